@@ -1,0 +1,139 @@
+"""Multi-head attention: projections, positions, cache and gate around a core."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from model.attention.cores import select_core
+from model.attention.masks import AtPositions, Mask
+from model.attention.scores import Scores
+from model.axes import pin
+from model.errors import UserError
+from model.layers import Linear, RMSNorm
+from model.positions import Rotation, rotate
+
+
+class KVCache(NamedTuple):
+    """Keys and values seen so far, both (B, S, G, K); slot s holds the token at position s."""
+
+    k_BSGK: jax.Array
+    v_BSGK: jax.Array
+
+    def write(self, k_BTGK: jax.Array, v_BTGK: jax.Array, positions_BT: jax.Array) -> "KVCache":
+        """The cache with the new tokens at their positions, which may differ from row to row."""
+        rows_B1 = jnp.arange(len(positions_BT))[:, None]
+        return KVCache(self.k_BSGK.at[rows_B1, positions_BT].set(k_BTGK), self.v_BSGK.at[rows_B1, positions_BT].set(v_BTGK))
+
+
+class MultiHeadAttention(nnx.Module):
+    """Attention with H query heads over G key/value heads (G = H: multi-head, 1 < G < H: grouped, G = 1: multi-query).
+
+    Vaswani et al. 2017, section 3.2.2; grouped queries: Ainslie et al. 2023; QK-norm: Dehghani et al. 2023, section 2.
+
+    Raises:
+        UserError: G does not divide H, the core is unknown, or the scale is negative.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        head_width: int,
+        *,
+        num_kv_heads: int = 0,
+        core: str = "auto",
+        scale: float = 0.0,
+        qk_norm: bool = False,
+        bias: bool = False,
+        dropout: float = 0.0,
+        gain: float = 1.0,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        num_kv_heads = num_kv_heads or num_heads
+        if num_kv_heads < 1 or num_heads % num_kv_heads:
+            raise UserError(f"--config.model.num_kv_heads={num_kv_heads} does not divide --config.model.num_heads={num_heads}.")
+        if scale < 0:
+            raise UserError(f"--config.model.scale={scale} is negative; give a factor > 0, or 0 for 1/sqrt(head width).")
+        self.core_name, self.core = select_core(core)
+        self.scale, self.dropout, self.dtype = scale or head_width**-0.5, dropout, dtype
+        self.kv_shape = (num_kv_heads, head_width)
+        heads, kv_heads = {"heads": num_heads, "head": head_width}, {"kv_heads": num_kv_heads, "head": head_width}
+        self.query = Linear({"embed": width}, heads, bias=bias, dtype=dtype, rngs=rngs)
+        self.key = Linear({"embed": width}, kv_heads, bias=bias, dtype=dtype, rngs=rngs)
+        self.value = Linear({"embed": width}, kv_heads, bias=bias, dtype=dtype, rngs=rngs)
+        self.output = Linear(heads, {"embed": width}, bias=bias, dtype=dtype, rngs=rngs, gain=gain)
+        self.query_norm = RMSNorm(head_width, rngs=rngs) if qk_norm else None
+        self.key_norm = RMSNorm(head_width, rngs=rngs) if qk_norm else None
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        mask: Mask,
+        *,
+        context_BSD: jax.Array | None = None,
+        rotation: Rotation | None = None,
+        context_rotation: Rotation | None = None,
+        dropout_keys_B: jax.Array | None = None,
+        head_gate_H: jax.Array | None = None,
+    ) -> jax.Array:
+        """What each token of x takes from the tokens of `context_BSD` (cross-attention) or of x itself; (B, T, D).
+
+        `head_gate_H` multiplies each head's output before the output projection (1: as is, 0: pruned).
+        """
+        context_rotation = rotation if context_BSD is None else context_rotation
+        q_BTHK = self._queries(x_BTD, rotation)
+        k_BSGK, v_BSGK = self._keys_values(x_BTD if context_BSD is None else context_BSD, context_rotation)
+        o_BTHK = self.core(q_BTHK, k_BSGK, v_BSGK, Scores(mask, self.scale, self.dropout, dropout_keys_B))
+        return self._out(o_BTHK, head_gate_H)
+
+    def decode(
+        self,
+        x_BTD: jax.Array,
+        mask: Mask,
+        cache: KVCache,
+        positions_BT: jax.Array,
+        rotation: Rotation | None = None,
+        head_gate_H: jax.Array | None = None,
+    ) -> tuple[jax.Array, KVCache]:
+        """The same for new tokens at `positions_BT`, whose keys and values join the cache; `mask` speaks of positions."""
+        cache = cache.write(*self._keys_values(x_BTD, rotation), positions_BT)
+        o_BTHK = self.core(self._queries(x_BTD, rotation), *cache, Scores(AtPositions(mask, positions_BT), self.scale))
+        return self._out(o_BTHK, head_gate_H), cache
+
+    def weights(self, x_BTD: jax.Array, mask: Mask, rotation: Rotation | None = None) -> jax.Array:
+        """The weights (B, H, T, T) that the core really applies to x.
+
+        A core is linear in v: with rows of the identity as values, K columns at a time, its output is its matrix.
+        """
+        q_BTHK, (k_BTGK, v_BTGK) = self._queries(x_BTD, rotation), self._keys_values(x_BTD, rotation)
+        (B, T, G, K), scores, slabs = k_BTGK.shape, Scores(mask, self.scale), []
+        for start in range(0, T, K):
+            columns_TK = jnp.eye(T, K, -start, dtype=v_BTGK.dtype)
+            values_BTGK = jnp.broadcast_to(columns_TK[None, :, None], (B, T, G, K))
+            slabs.append(self.core(q_BTHK, k_BTGK, values_BTGK, scores))
+        return jnp.concatenate(slabs, axis=-1)[..., :T].swapaxes(1, 2)
+
+    def init_cache(self, batch_size: int, length: int) -> KVCache:
+        """An empty cache for sequences of at most `length` tokens."""
+        zeros = jnp.zeros((batch_size, length, *self.kv_shape), self.dtype)
+        return KVCache(zeros, zeros)
+
+    def _queries(self, x_BTD: jax.Array, rotation: Rotation | None) -> jax.Array:
+        q_BTHK = self.query(x_BTD)
+        q_BTHK = q_BTHK if self.query_norm is None else self.query_norm(q_BTHK)
+        return pin(rotate(q_BTHK, rotation), "batch", "length", "heads", None)
+
+    def _keys_values(self, x_BSD: jax.Array, rotation: Rotation | None) -> tuple[jax.Array, jax.Array]:
+        k_BSGK, v_BSGK = self.key(x_BSD), self.value(x_BSD)
+        k_BSGK = k_BSGK if self.key_norm is None else self.key_norm(k_BSGK)
+        names = ("batch", "length", "kv_heads", None)
+        return pin(rotate(k_BSGK, rotation), *names), pin(v_BSGK, *names)
+
+    def _out(self, o_BTHK: jax.Array, head_gate_H: jax.Array | None) -> jax.Array:
+        if head_gate_H is not None:
+            o_BTHK = o_BTHK * head_gate_H.astype(o_BTHK.dtype)[None, None, :, None]
+        return self.output(pin(o_BTHK, "batch", "length", "heads", None))

@@ -1,0 +1,113 @@
+"""A causal language model (Radford et al. 2019) on the shared stack."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.attention import KVCache, parse_mask, segments
+from model.axes import pin
+from model.errors import UserError
+from model.layers import NORMS, Embedding, Linear, choose, dropout
+from model.positions import POSITIONS
+from model.stack import Context, Stack, StackConfig
+
+_EMBEDDING_SITE = 2**31  # the layer number under which the embeddings draw their dropout: no stack is that deep
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GPTConfig(StackConfig):
+    """A stack, a vocabulary of `vocab_size` tokens and sequences of at most `max_length`.
+
+    Raises:
+        UserError: as StackConfig, and for an unknown position or mask.
+    """
+
+    vocab_size: int
+    max_length: int
+    position: str = "rope"
+    mask: str = "causal"
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose(POSITIONS, self.position, "model.position")
+        parse_mask(self.mask)
+
+
+class GPT(nnx.Module):
+    """Tokens in, next-token logits out.
+
+    Raises:
+        UserError: see GPTConfig; when called, a sequence longer than learned positions.
+    """
+
+    def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
+        self.position = POSITIONS[config.position](config.width, config.head_width, config.max_length, rngs)
+        self.stack = Stack(config, rngs)
+        self.norm = NORMS[config.norm](config.width, bias=config.bias, rngs=rngs) if config.norm_place == "pre" else None
+        axes = {"embed": config.width}, {"vocab": config.vocab_size}
+        self.head = None if config.tied else Linear(*axes, bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        dropout_keys_B: jax.Array | None = None,
+        head_gate_LH: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits of the next token at each place, (B, T, V) in float32.
+
+        `segment_ids_BT` keeps packed documents apart, `positions_BT` restarts their positions, `dropout_keys_B` (one key per
+        row) turns dropout on, and `head_gate_LH` weighs each head's output.
+        """
+        x_BTD, context = self._start(tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B)
+        return self._logits(self.stack(x_BTD, context, head_gate_LH))
+
+    def decode(self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Logits (B, T, V) of new tokens at absolute positions, attending to the cache, and the cache with them in it."""
+        x_BTD, context = self._start(tokens_BT, None, positions_BT, None)
+        x_BTD, cache = self.stack.decode(x_BTD, context, cache, positions_BT)
+        return self._logits(x_BTD), cache
+
+    def init_cache(self, batch_size: int, length: int) -> KVCache:
+        """An empty cache for `batch_size` sequences of at most `length` tokens, (L, B, S, G, K)."""
+        return self.stack.init_cache(batch_size, length)
+
+    def attention_weights(
+        self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None, positions_BT: jax.Array | None = None
+    ) -> jax.Array:
+        """The weights that each layer and head gives to each token, (L, B, H, T, S); rows sum to 1."""
+        return self.stack.weights(*self._start(tokens_BT, segment_ids_BT, positions_BT, None))
+
+    def _start(
+        self,
+        tokens_BT: jax.Array,
+        segment_ids_BT: jax.Array | None,
+        positions_BT: jax.Array | None,
+        dropout_keys_B: jax.Array | None,
+    ) -> tuple[jax.Array, Context]:
+        B, T = tokens_BT.shape
+        if self.position.limited and self.config.max_length < T:
+            raise UserError(f"{T} tokens are more than the {self.config.max_length} learned positions; raise --config.data.length.")
+        if positions_BT is None:
+            positions_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
+        mask = parse_mask(self.config.mask)
+        if segment_ids_BT is not None:
+            mask = mask & segments(segment_ids_BT)
+        x_BTD = self.position.add(self.embed(tokens_BT), positions_BT)
+        if dropout_keys_B is not None:
+            embedding_keys_B = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys_B, _EMBEDDING_SITE)
+            x_BTD = dropout(x_BTD, self.config.dropout, embedding_keys_B, 0)
+        rotation = self.position.rotation(positions_BT)
+        return pin(x_BTD, "batch", "length", None), Context(mask, rotation, dropout_keys_B)
+
+    def _logits(self, x_BTD: jax.Array) -> jax.Array:
+        x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
+        logits_BTV = self.embed.logits(x_BTD) if self.head is None else self.head(x_BTD)
+        return pin(logits_BTV.astype(jnp.float32), "batch", "length", "vocab")

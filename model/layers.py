@@ -1,0 +1,151 @@
+"""The small layers that every family shares: linear maps, norms, MLPs, embeddings and dropout."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from model.axes import parameter, pin
+from model.errors import UserError
+
+Variant = TypeVar("Variant")
+
+
+def choose(table: dict[str, Variant], name: str, key: str) -> Variant:
+    """The entry of a table of variants.
+
+    Raises:
+        UserError: the name is not in the table; the sentence lists those that are.
+    """
+    if name not in table:
+        raise UserError(f"--config.{key}={name!r} is not one of: {', '.join(table)}.")
+    return table[name]
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel (+ bias) from the last `len(inputs)` axes of x to the axes `outputs`, computed in `dtype`.
+
+    The kernel keeps each axis, e.g. (D, H, K), so that heads can be sharded, pruned and normalised as heads.
+    Initialised from a normal distribution with standard deviation gain / sqrt(fan in); biases from zero.
+    """
+
+    def __init__(
+        self,
+        inputs: dict[str, int],
+        outputs: dict[str, int],
+        *,
+        bias: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        gain: float = 1.0,
+    ):
+        self.num_inputs, self.dtype = len(inputs), dtype
+        sizes, axes = (*inputs.values(), *outputs.values()), (*inputs, *outputs)
+        stddev = gain / math.sqrt(math.prod(inputs.values()))
+        self.kernel = parameter(rngs, nnx.initializers.normal(stddev), sizes, axes)
+        self.bias = parameter(rngs, nnx.initializers.zeros, tuple(outputs.values()), tuple(outputs)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(self.dtype)
+        axes = tuple(range(x.ndim - self.num_inputs, x.ndim)), tuple(range(self.num_inputs))
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel, (axes, ((), ())))
+        if self.bias is None:
+            return y
+        bias = self.bias[...].astype(self.dtype)
+        return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / sqrt(variance + 1e-6) * scale + bias over the last axis, in float32 (Ba et al. 2016, equation 4)."""
+
+    def __init__(self, width: int, *, bias: bool, rngs: nnx.Rngs):
+        self.scale = parameter(rngs, nnx.initializers.ones, (width,), ("norm",))
+        self.bias = parameter(rngs, nnx.initializers.zeros, (width,), ("norm",)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6) * _last(self.scale[...], x)
+        return (y if self.bias is None else y + _last(self.bias[...], x)).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x^2) + 1e-6) * scale over the last axis, in float32 (Zhang and Sennrich 2019, equation 4)."""
+
+    def __init__(self, width: int, *, bias: bool = False, rngs: nnx.Rngs):
+        self.scale = parameter(rngs, nnx.initializers.ones, (width,), ("norm",))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6) * _last(self.scale[...], x)
+        return y.astype(x.dtype)
+
+
+def _last(vector: jax.Array, x: jax.Array) -> jax.Array:
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+NORMS: dict[str, Callable[..., nnx.Module]] = {"layer": LayerNorm, "rms": RMSNorm}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": jax.nn.gelu, "geglu": jax.nn.gelu, "swiglu": jax.nn.silu}
+GATED = ("geglu", "swiglu")
+
+
+class MLP(nnx.Module):
+    """activation(x @ up) @ down; the gated kinds multiply by a second projection first (Shazeer 2020, equation 6)."""
+
+    def __init__(self, kind: str, width: int, hidden: int, *, bias: bool, dtype: DTypeLike, gain: float, rngs: nnx.Rngs):
+        self.activation = choose(ACTIVATIONS, kind, "model.mlp")
+        inner, outer = {"mlp": hidden}, {"embed": width}
+        self.up = Linear(outer, inner, bias=bias, dtype=dtype, rngs=rngs)
+        self.gate = Linear(outer, inner, bias=bias, dtype=dtype, rngs=rngs) if kind in GATED else None
+        self.down = Linear(inner, outer, bias=bias, dtype=dtype, rngs=rngs, gain=gain)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        if self.gate is None:
+            hidden_BTF = self.activation(self.up(x_BTD))
+        else:
+            hidden_BTF = self.activation(self.gate(x_BTD)) * self.up(x_BTD)
+        return self.down(pin(hidden_BTF, "batch", "length", "mlp"))
+
+
+class Embedding(nnx.Module):
+    """A table (V, D): ids to vectors, and, transposed, vectors to logits (tied head)."""
+
+    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.dtype = dtype
+        init = nnx.initializers.normal(1 / math.sqrt(width))
+        self.embedding = parameter(rngs, init, (vocab_size, width), ("vocab", "embed"))
+
+    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+        # Gathered over its width first: a lookup in a table split both ways makes XLA replicate the activations.
+        table_VD = pin(self.embedding[...].astype(self.dtype), "vocab", None)
+        return pin(jnp.take(table_VD, tokens_BT, axis=0, mode="clip"), "batch", "length", None)
+
+    def logits(self, x_BTD: jax.Array) -> jax.Array:
+        """Scores of each token of the vocabulary, (B, T, V)."""
+        return jnp.einsum("BTD,VD->BTV", x_BTD.astype(self.dtype), self.embedding[...].astype(self.dtype))
+
+
+def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> jax.Array:
+    """Zeroes entries with probability `rate` and scales the rest by 1 / (1 - rate); without keys it returns x.
+
+    Row b of the batch draws from its own key, folded with `site`, so that neither the split into micro-batches
+    nor the mesh changes a draw.
+    """
+    if keys_B is None or rate == 0.0:
+        return x
+    keep = row_bernoulli(keys_B, site, 1 - rate, x.shape[1:])
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def row_bernoulli(keys_B: jax.Array, site: int, probability: float, shape: Sequence[int]) -> jax.Array:
+    """Booleans (B, *shape), row b drawn from keys_B[b] folded with `site`."""
+
+    def draw(key: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(jax.random.fold_in(key, site), probability, tuple(shape))
+
+    return jax.vmap(draw)(keys_B)

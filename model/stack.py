@@ -1,0 +1,201 @@
+"""A stack of equal blocks, stored once with a leading layer axis and run by a scan."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.attention import KVCache, Mask, MultiHeadAttention
+from model.axes import pin
+from model.errors import UserError
+from model.layers import MLP, NORMS, choose, dropout
+from model.positions import Rotation
+
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """The sizes and choices of a stack; the keys are explained in configs/base.py.
+
+    Raises:
+        UserError: sizes that do not fit each other, or a choice that does not exist.
+    """
+
+    num_layers: int
+    width: int
+    num_heads: int
+    num_kv_heads: int = 0
+    mlp_width: int = 0
+    mlp: str = "gelu"
+    norm: str = "rms"
+    norm_place: str = "pre"
+    core: str = "auto"
+    scale: float = 0.0
+    qk_norm: bool = False
+    bias: bool = False
+    dropout: float = 0.0
+    remat: str = "none"
+    unroll: int = 1
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for key in ("num_layers", "width", "num_heads", "unroll"):
+            if getattr(self, key) < 1:
+                raise UserError(f"--config.model.{key}={getattr(self, key)} must be at least 1.")
+        if self.width % self.num_heads:
+            raise UserError(f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}.")
+        if self.mlp_width < 0:
+            raise UserError(f"--config.model.mlp_width={self.mlp_width} must be positive, or 0 for 4 x width.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"--config.model.dropout={self.dropout} must be at least 0 and below 1.")
+        choose(REMAT, self.remat, "model.remat")
+        choose(NORMS, self.norm, "model.norm")
+        choose({"pre": None, "post": None}, self.norm_place, "model.norm_place")
+        choose({"float32": None, "bfloat16": None, "float16": None}, self.dtype, "model.dtype")
+
+    @property
+    def head_width(self) -> int:
+        """K, the width of one head."""
+        return self.width // self.num_heads
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What every layer of a stack needs beside its input."""
+
+    mask: Mask
+    rotation: Rotation | None = None
+    dropout_keys_B: jax.Array | None = None
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each with a residual connection.
+
+    Pre-norm: x + f(norm(x)) (Xiong et al. 2020); post-norm: norm(x + f(x)) (Vaswani et al. 2017, section 3.1).
+    """
+
+    def __init__(self, config: StackConfig, rngs: nnx.Rngs):
+        norm = NORMS[config.norm]
+        dtype, bias = jnp.dtype(config.dtype), config.bias
+        # Every residual branch starts smaller, so that the sum over 2L of them keeps its variance (Radford et al. 2019, section 2.3).
+        gain = 1 / math.sqrt(2 * config.num_layers)
+        self.pre, self.rate = config.norm_place == "pre", config.dropout
+        self.attention = MultiHeadAttention(
+            config.width,
+            config.num_heads,
+            config.head_width,
+            num_kv_heads=config.num_kv_heads,
+            core=config.core,
+            scale=config.scale,
+            qk_norm=config.qk_norm,
+            bias=bias,
+            dropout=config.dropout,
+            gain=gain,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        hidden = config.mlp_width or 4 * config.width
+        self.mlp = MLP(config.mlp, config.width, hidden, bias=bias, dtype=dtype, gain=gain, rngs=rngs)
+        self.attention_norm = norm(config.width, bias=bias, rngs=rngs)
+        self.mlp_norm = norm(config.width, bias=bias, rngs=rngs)
+
+    def __call__(self, x_BTD: jax.Array, context: Context, head_gate_H: jax.Array | None) -> jax.Array:
+        """The block's output, (B, T, D)."""
+
+        def attend(y_BTD: jax.Array) -> jax.Array:
+            return self.attention(
+                y_BTD,
+                context.mask,
+                rotation=context.rotation,
+                dropout_keys_B=context.dropout_keys_B,
+                head_gate_H=head_gate_H,
+            )
+
+        return self._residuals(x_BTD, attend, context.dropout_keys_B)
+
+    def decode(self, x_BTD: jax.Array, context: Context, cache: KVCache, positions_BT: jax.Array) -> tuple[jax.Array, KVCache]:
+        """The block's output for new tokens, and the cache with them in it."""
+        caches = []
+
+        def attend(y_BTD: jax.Array) -> jax.Array:
+            o_BTD, new = self.attention.decode(y_BTD, context.mask, cache, positions_BT, context.rotation)
+            caches.append(new)
+            return o_BTD
+
+        return self._residuals(x_BTD, attend, None), caches[0]
+
+    def weights(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """The attention weights of this block for its input x, (B, H, T, T)."""
+        y_BTD = self.attention_norm(x_BTD) if self.pre else x_BTD
+        return self.attention.weights(y_BTD, context.mask, context.rotation)
+
+    def _residuals(self, x: jax.Array, attend: Callable[[jax.Array], jax.Array], keys_B: jax.Array | None) -> jax.Array:
+        for site, branch, norm in ((1, attend, self.attention_norm), (2, self.mlp, self.mlp_norm)):
+            y = branch(norm(x) if self.pre else x)
+            x = x + dropout(y, self.rate, keys_B, site)
+            x = pin(x if self.pre else norm(x), "batch", "length", None)
+        return x
+
+
+class Stack(nnx.Module):
+    """L blocks whose parameters are stored as one, with a leading layer axis, and run by `lax.scan`.
+
+    `unroll` layers run per iteration of the scan (L: no loop is left); storage, and so optimizers and checkpoints, do not change.
+    """
+
+    def __init__(self, config: StackConfig, rngs: nnx.Rngs):
+        keys_L = jax.random.split(rngs.params(), config.num_layers)
+        blocks = nnx.vmap(lambda key: Block(config, nnx.Rngs(params=key)))(keys_L)
+        for variable in jax.tree.leaves(nnx.state(blocks, nnx.Param), is_leaf=lambda leaf: isinstance(leaf, nnx.Param)):
+            variable.set_metadata(axes=("layers", *variable.axes))
+        self.blocks, self.config = blocks, config
+
+    def __call__(self, x_BTD: jax.Array, context: Context, head_gate_LH: jax.Array | None = None) -> jax.Array:
+        """All blocks in order, (B, T, D) to (B, T, D)."""
+
+        def body(x: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, None]:
+            block, keys_B, gate_H = layer
+            return block(x, dataclasses.replace(context, dropout_keys_B=keys_B), gate_H), None
+
+        return self._scan(body, x_BTD, self._keys_LB(context.dropout_keys_B), head_gate_LH)[0]
+
+    def decode(self, x_BTD: jax.Array, context: Context, cache: KVCache, positions_BT: jax.Array) -> tuple[jax.Array, KVCache]:
+        """All blocks for new tokens; the caches of the layers are stacked, (L, B, S, G, K)."""
+        return self._scan(lambda x, layer: layer[0].decode(x, context, layer[1], positions_BT), x_BTD, cache)
+
+    def weights(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """The attention weights of every layer, (L, B, H, T, T)."""
+        return self._scan(lambda x, layer: (layer[0](x, context, None), layer[0].weights(x, context)), x_BTD)[1]
+
+    def init_cache(self, batch_size: int, length: int) -> KVCache:
+        """An empty cache for all layers, (L, B, S, G, K)."""
+        one = self.blocks.attention.init_cache(batch_size, length)
+        return jax.tree.map(lambda x: jnp.zeros((self.config.num_layers, *x.shape), x.dtype), one)
+
+    def _scan(self, body: Callable[..., tuple[jax.Array, Any]], x: jax.Array, *per_layer: Any) -> tuple[jax.Array, Any]:
+        graphdef, params = nnx.split(self.blocks)
+
+        def step(x: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
+            return body(x, (nnx.merge(graphdef, layer[0]), *layer[1:]))
+
+        policy = REMAT[self.config.remat]
+        if policy is not None:
+            step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+        unroll = min(self.config.unroll, self.config.num_layers)
+        return jax.lax.scan(step, x, (params, *per_layer), unroll=unroll, length=self.config.num_layers)
+
+    def _keys_LB(self, keys_B: jax.Array | None) -> jax.Array | None:
+        if keys_B is None:
+            return None
+        fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))
+        return fold(keys_B, jnp.arange(self.config.num_layers))
