@@ -1,0 +1,50 @@
+"""GPT, a causal Transformer, on text.
+
+    python -m launch.train --config=configs/gpt.py:quickstart --workdir=runs/quickstart
+
+Each variant below tells its own story: command, hardware, time and score.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def quickstart(config: ConfigDict) -> None:
+    """A first run, on the source of Python's standard library.
+
+    make quickstart
+    """
+    config.train.steps = 600
+
+
+def cpu(config: ConfigDict) -> None:
+    """The best of half an hour on two cores.
+
+    python -m launch.train --config=configs/gpt.py:cpu --workdir=runs/cpu
+    """
+    config.train.steps = 4000
+
+
+def gpt2(config: ConfigDict) -> None:
+    """GPT-2 small: 124M parameters, T=1024, bfloat16, for one pod slice such as v5e:4x4.
+
+    python -m launch.train --config=configs/gpt.py:gpt2 --workdir=runs/gpt2 --config.data.name=lm1b
+    """
+    model, data, train = config.model, config.data, config.train
+    model.num_layers, model.width, model.num_heads = 12, 768, 12
+    model.norm, model.position, model.bias = "layer", "learned", True
+    model.remat, model.dtype = "dots", "bfloat16"
+    data.vocab_size, data.length, data.batch_size = 50257, 1024, 512
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 6e-4, 2000
+    train.steps, train.evaluate_every, train.checkpoint_every = 100_000, 1000, 1000
+
+
+VARIANTS = {"quickstart": quickstart, "cpu": cpu, "gpt2": gpt2}
+
+
+def get_config(variant: str = "quickstart") -> ConfigDict:
+    """Returns the base config with the changes of one variant."""
+    config = base.get_config()
+    VARIANTS[variant](config)
+    return config

@@ -1,0 +1,136 @@
+"""Configs, from a file, a run's folder, or the command line, checked and locked in the same way."""
+
+import difflib
+import importlib.util
+import inspect
+import json
+import math
+import numbers
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import configs
+from configs import base
+from model.errors import UserError
+
+Value = int | float | str | bool
+_KEY_LINE = re.compile(r"^ {4}(\w+\.\w+) = .+?  # (.+)$", re.MULTILINE)
+_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def load(name: str, **overrides: Value) -> ConfigDict:
+    """Returns the locked config of a file and variant, such as 'gpt:quickstart', with some keys changed.
+
+    `name` is a file of `configs/` ('gpt', 'gpt:cpu') or a path ('configs/gpt.py:cpu', 'mine.py'). `overrides` are
+    written `**{'train.steps': 9}`; strings are read as on the command line ('9').
+
+    Raises:
+      UserError: there is no such file, variant or key, or a value is not of its key's type.
+    """
+    file, _, variant = name.partition(":")
+    module = _module(_find(file))
+    variants = vars(module).get("VARIANTS", {})
+    if variant and variant not in variants:
+        raise UserError(f"--config={name}: {file} has no variant {variant!r}{_nearest(variant, variants)}.")
+    config = module.get_config(variant) if variant else module.get_config()
+    return _resolve(flatten(config) | overrides)
+
+
+def load_run(folder: str | Path, **overrides: Value) -> ConfigDict:
+    """Returns the locked config that a run's folder was written with, with some keys changed.
+
+    Raises:
+      UserError: the folder holds no config, or one of another version, or an override is wrong.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise UserError(f"--workdir={folder} holds no config.json: give the folder of a run.")
+    return _resolve(flatten(json.loads(path.read_text())) | overrides)
+
+
+def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {'section.key': value} of a config, or of the dict it was saved as."""
+    return {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
+
+
+def comments() -> dict[str, str]:
+    """Returns {'section.key': its comment in configs/base.py}."""
+    return dict(_KEY_LINE.findall(inspect.getsource(base)))
+
+
+def help_text() -> str:
+    """Returns one line per key: flag, default, and the comment from configs/base.py."""
+    defaults, texts = flatten(base.get_config()), comments()
+    return "\n".join(f"  {f'--config.{key}={defaults[key]}':<44} {text}" for key, text in texts.items())
+
+
+def _find(file: str) -> Path:
+    """Returns the file that a config's name stands for, from any working directory."""
+    package = Path(inspect.getfile(configs)).parent
+    places = [Path(file), package.parent / file, package / f"{file}.py"]
+    for place in places:
+        if place.suffix == ".py" and place.is_file():
+            return place
+    known = [path.stem for path in package.glob("*.py") if path.stem not in ("__init__", "base")]
+    raise UserError(f"--config={file}: there is no such config file{_nearest(file, known)}.")
+
+
+def _module(path: Path) -> ModuleType:
+    """Runs a config file, which need not be in a package."""
+    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={path}: this is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={path}: a config file defines get_config(), and this one does not.")
+    return module
+
+
+def _resolve(values: Mapping[str, Any]) -> ConfigDict:
+    """Returns the locked config of the base's keys, each checked against its type there."""
+    defaults = flatten(base.get_config())
+    for key in values:
+        if key not in defaults:
+            raise UserError(f"--config.{key}: there is no such key{_nearest(key, defaults)}.")
+    tree: dict[str, dict[str, Value]] = {}
+    for key, default in defaults.items():
+        section, name = key.split(".")
+        tree.setdefault(section, {})[name] = _convert(key, values.get(key, default), default)
+    return ConfigDict(tree).lock()
+
+
+def _convert(key: str, value: Any, default: Value) -> Value:
+    """Returns a value as the type of its key's default; only int to float, and text to each type, is a conversion."""
+    kind, text = type(default), isinstance(value, str)
+    if kind is str and text:
+        return value
+    if kind is bool and (isinstance(value, bool) or (text and value.lower() in _BOOLS)):
+        return _BOOLS[str(value).lower()]
+    numeric = numbers.Integral if kind is int else numbers.Real
+    if kind in (int, float) and (text or (isinstance(value, numeric) and not isinstance(value, bool))):
+        try:
+            number = kind(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    rule = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}[kind]
+    raise UserError(f"--config.{key}={value!r}: {rule} is needed, such as {default!r}.")
+
+
+def _nearest(word: str, known: Collection[str]) -> str:
+    """Returns '; the nearest is ...', or what there is when nothing is near, or '' when that would be long."""
+    inside = [name for name in known if name.startswith(f"{word}.")]
+    by_end = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(word, known, n=1)
+    near = near or [by_end[end] for end in difflib.get_close_matches(word.rpartition(".")[2], by_end, n=1)]
+    if near and not inside:
+        return f"; the nearest is {near[0]}"
+    names = inside or known
+    return f"; there are: {', '.join(names)}" if len(names) < 25 else "; --help lists them all"
