@@ -1,0 +1,1 @@
+"""How it learns: state, step, loop, sharding, optimizers, checkpoints and data."""

@@ -1,0 +1,131 @@
+"""From a config to the things that training needs, all built before anything runs."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from model import GPT, GPTConfig
+from model.errors import UserError
+from train.data import Windows, batches
+from train.optimizers import make_optimizer
+from train.schedules import make_schedule
+from train.sharding import Rules, batch_sharding, born_sharded, check_fit, local_rows, make_init, make_mesh, make_rules, place_batch, placed
+from train.state import Params, State
+from train.step import Metrics, make_step, population
+from train.tasks import Batch, language_model, token_sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a config stands for. `step` and `sums` are jitted and must run inside of `placed(mesh, rules)`.
+
+    step(state, batch) -> (state, metrics); sums(params, batch) -> (nats, targets); make_state() -> the state before update 1.
+    `abstract` is the state's shapes and shardings; rows are those of a global batch that this process loads.
+    """
+
+    config: ConfigDict
+    model_config: GPTConfig
+    mesh: Mesh
+    rules: Rules
+    abstract: State
+    make_state: Callable[[], State]
+    step: Callable[[State, Batch], tuple[State, Metrics]]
+    sums: Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
+    schedule: optax.Schedule
+    sharding: NamedSharding
+    rows: np.ndarray
+
+    def place(self, batch: dict[str, np.ndarray]) -> Batch:
+        """This process's rows of a global batch, put on the mesh."""
+        return place_batch(batch, self.sharding, self.config.data.batch_size, self.rows)
+
+    def batches(self, windows: Windows, start: int) -> Iterator[Batch]:
+        """Global batches on the mesh, from number `start` on."""
+        data = self.config.data
+        read = batches(windows, data.batch_size, data.seed, start=start, prefetch=data.prefetch, rows=self.rows)
+        return map(self.place, read)
+
+
+def make_experiment(config: ConfigDict, vocab_size: int) -> Experiment:
+    """Builds model, optimizer, mesh and step; no array is made yet.
+
+    Raises:
+        UserError: sizes that do not fit each other or the devices, or a choice that does not exist.
+    """
+    seeds, train = config.train.seeds, config.train
+    model_config = GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)
+    _check_train(config)
+    optimizer, schedule = make_optimizer(config.optimizer, train.steps), make_schedule(config.optimizer, train.steps)
+    mesh, rules = make_mesh(dict(config.mesh)), make_rules(seeds)
+    check_fit(mesh, rules, _sizes(config, model_config), seeds)
+    model = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
+    graphdef = nnx.graphdef(model)
+    loss = language_model(graphdef, label_smoothing=train.label_smoothing, z_loss=train.z_loss)
+    step, sums = make_step(loss, optimizer, train.accumulate), token_sums(graphdef)
+    if seeds > 1:
+        step, sums = population(step), jax.vmap(sums, in_axes=(0, None), spmd_axis_name="replica")
+    with placed(mesh, rules):
+        init = make_init(lambda rngs: GPT(model_config, rngs=rngs), optimizer.init)
+        make_state, abstract = born_sharded(init, model, train.seed, seeds, mesh)
+        sharding = batch_sharding(mesh)
+    return Experiment(
+        config=config,
+        model_config=model_config,
+        mesh=mesh,
+        rules=rules,
+        abstract=abstract,
+        make_state=make_state,
+        step=jax.jit(step, donate_argnums=0),
+        sums=jax.jit(sums),
+        schedule=schedule,
+        sharding=sharding,
+        rows=local_rows(sharding, (config.data.batch_size, config.data.length)),
+    )
+
+
+def bind(model_config: GPTConfig, params: Params) -> GPT:
+    """A model to call, with these parameters (of one seed)."""
+    abstract = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
+    return nnx.merge(nnx.graphdef(abstract), params)
+
+
+def flops_per_token(config: GPTConfig) -> float:
+    """Floating-point operations of one training step per target token, the model's own, without recomputation.
+
+    6 x (parameters of all matrices, the output head included, the embedding lookup not) + 6 L T D for attention, whose
+    products are counted causally: half of 12 L T D (Chowdhery et al. 2022, appendix B).
+    """
+    model = nnx.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0)))
+    leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(model.stack, nnx.Param)))
+    matrices = sum(leaf.size for leaf in leaves if leaf.ndim >= 3)
+    head = config.vocab_size * config.width
+    return 6.0 * (matrices + head) + 6.0 * config.num_layers * config.max_length * config.width
+
+
+def _check_train(config: ConfigDict) -> None:
+    for key in ("steps", "seeds", "accumulate", "log_every", "evaluate_every", "checkpoint_every"):
+        if config.train[key] < 1:
+            raise UserError(f"--config.train.{key}={config.train[key]} must be at least 1.")
+    rows, parts = config.data.batch_size, config.train.accumulate
+    if rows % parts:
+        raise UserError(f"--config.train.accumulate={parts} does not divide --config.data.batch_size={rows}.")
+
+
+def _sizes(config: ConfigDict, model: GPTConfig) -> dict[str, tuple[int, str]]:
+    """Logical axis to its size and the key that sets it; a batch must divide also after it is split into micro-batches."""
+    return {
+        "batch": (config.data.batch_size // config.train.accumulate, "data.batch_size / train.accumulate"),
+        "length": (model.max_length, "data.length"),
+        "embed": (model.width, "model.width"),
+        "heads": (model.num_heads, "model.num_heads"),
+        "kv_heads": (model.num_kv_heads or model.num_heads, "model.num_kv_heads"),
+        "mlp": (model.mlp_width or 4 * model.width, "model.mlp_width"),
+        "vocab": (model.vocab_size, "data.vocab_size"),
+    }
+

@@ -1,0 +1,132 @@
+"""The loop around the step: when to log, evaluate, save and stop."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from model.errors import UserError
+from train.state import Params, State
+from train.step import Metrics, groups
+from train.tasks import Batch
+
+Values = dict[str, Any]
+
+
+class Hooks(Protocol):
+    """What the loop calls; a step number is the number of updates that the state has seen."""
+
+    def evaluate(self, step: int, state: State) -> Values:
+        """Measures the state; returns names and values, empty when it was told to stop."""
+
+    def save(self, step: int, state: State, values: Values) -> None:
+        """Starts to write a checkpoint."""
+
+    def record(self, step: int, values: Values, waited: float) -> None:
+        """Takes a step's metrics, and the seconds for which the step waited for its batch."""
+
+
+def train(
+    step: Callable[[State, Batch], tuple[State, Metrics]],
+    state: State,
+    batches: Iterator[Batch],
+    hooks: Hooks,
+    *,
+    start: int,
+    steps: int,
+    evaluate_every: int,
+    checkpoint_every: int,
+    should_stop: Callable[[int], bool],
+) -> State:
+    """Runs updates start + 1 to `steps`, or fewer when it is told to stop; the last state is always saved.
+
+    Raises:
+        UserError: a loss, a gradient or a parameter is not finite; nothing of it has been saved.
+    """
+    finite = jax.jit(_finite)
+    pending: tuple[int, Metrics, float] | None = None
+
+    def flush() -> None:
+        nonlocal pending
+        if pending is not None:
+            number, metrics, waited = pending
+            pending = None
+            values = jax.device_get(metrics)
+            check_finite(number, values)
+            hooks.record(number, values, waited)
+
+    def save(number: int, state: State, values: Values) -> None:
+        flush()
+        check_finite(number, jax.device_get(finite(state.params)))
+        hooks.save(number, state, values)
+
+    n = start
+    while n < steps and not should_stop(n):
+        # The order matters. What is due for the state of n updates comes before batch n is taken, so the data is never ahead of
+        # the weights. Metrics of update n - 1 are read while update n runs, so the device never waits for the host.
+        if n > start:
+            values = hooks.evaluate(n, state) if n % evaluate_every == 0 else {}
+            if n % checkpoint_every == 0:
+                save(n, state, values)
+        began = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - began
+        state, metrics = step(state, batch)
+        flush()
+        n += 1
+        pending = (n, metrics, waited)
+    flush()
+    if n > start:
+        save(n, state, hooks.evaluate(n, state) if n == steps else {})
+    return state
+
+
+def check_finite(step: int, values: Values) -> None:
+    """Refuses values that are not finite, by the names of their parts of the model.
+
+    Raises:
+        UserError: names the parts and the step.
+    """
+    bad = [name.removeprefix("grad_norm/") for name, value in values.items() if not np.all(np.isfinite(value))]
+    if bad:
+        raise UserError(
+            f"step {step} is not finite in {', '.join(bad)}: nothing of it was saved and earlier checkpoints are intact; "
+            "lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm."
+        )
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[int], bool]]:
+    """Inside, SIGTERM and the first Ctrl-C make `should_stop(step)` true instead of killing; a second Ctrl-C interrupts at once.
+
+    On several processes all of them hear of it at the same step, through the preemption service of `jax.distributed`.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    heard: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        heard.append(number)
+        signal.signal(number, before[number])
+
+    try:
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread (some notebooks): there, the host program owns the signals
+        before = {}
+    try:
+        yield lambda step: bool(heard)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _finite(params: Params) -> Metrics:
+    """By group, 0 where every parameter is finite, else not finite."""
+    return {name: sum(jax.numpy.sum(leaf * 0) for leaf in jax.tree.leaves(part)) for name, part in groups(params).items()}
+

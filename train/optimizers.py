@@ -1,0 +1,153 @@
+"""Optimizers over the parameters of a model whose layers are stored stacked.
+
+Parameters are nested dicts. Leaves below a key 'stack' have a leading layer axis L, and are updated layer by layer:
+what an optimizer measures of a matrix (Adafactor's RMS, Muon's orthogonalisation) never mixes layers. Leaves named
+'kernel' are matrices; all others (norms, biases, embeddings, learned positions) are never decayed.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from model.errors import UserError
+from train.schedules import ScheduleConfig, make_schedule
+
+Params = Any  # a nested dict of arrays
+
+
+class OptimizerConfig(ScheduleConfig, Protocol):
+    """The keys of `config.optimizer`."""
+
+    name: str
+    beta1: float
+    beta2: float
+    weight_decay: float
+    clip_norm: float
+
+
+Maker = Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns clipping by global norm, then the named optimizer with its schedule, for a run of `steps` updates.
+
+    Raises:
+        UserError: the optimizer or the schedule is unknown, or a number is out of its range.
+    """
+    _check(config)
+    schedule = make_schedule(config, steps)
+    matrices, others = OPTIMIZERS[config.name]
+    groups = {
+        "layer matrices": per_layer(matrices(config, schedule)),
+        "layer others": per_layer(others(config, schedule)),
+        "others": others(config, schedule),
+    }
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    return optax.chain(clip, optax.partition(groups, group_labels))
+
+
+def per_layer(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns the optimizer that treats row l of every leaf (L, ...) as a parameter of its own, with its own count."""
+
+    def init(params: Params) -> Any:
+        # A model may lack a group altogether, and vmap needs an array to know L.
+        return jax.vmap(optimizer.init)(params) if jax.tree.leaves(params) else optax.EmptyState()
+
+    def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
+        return jax.vmap(optimizer.update)(updates, state, params) if jax.tree.leaves(updates) else (updates, state)
+
+    return optax.GradientTransformation(init, update)
+
+
+def group_labels(params: Params) -> Params:
+    """Returns the group of each leaf: matrices of the stack's layers, their other leaves, or leaves outside of it."""
+
+    def label(path: tuple[Any, ...], leaf: Any) -> str:
+        if "stack" not in _names(path):
+            return "others"
+        return "layer matrices" if _names(path)[-1] == "kernel" else "layer others"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def decayed(params: Params) -> Params:
+    """Returns True for the leaves that weight decay applies to: the kernels."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _names(path)[-1] == "kernel", params)
+
+
+def matrix_axes(params: Params) -> Params:
+    """Returns which axes of each kernel are its rows and columns; those of one layer, without the axis L.
+
+    Attention kernels are matrices over all heads: query, key, value (D, H, K) are D x HK, output (H, K, D) is HK x D.
+    """
+
+    def axes(path: tuple[Any, ...], leaf: jax.Array) -> MuonDimensionNumbers:
+        rows = leaf.ndim - 1 if _names(path)[-2] == "output" else 1
+        return MuonDimensionNumbers(tuple(range(rows)), tuple(range(rows, leaf.ndim)))
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def _adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2)."""
+    return optax.adamw(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=decayed)
+
+
+def _lion(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Lion (Chen et al. 2023, algorithm 2): the learning rate is usually 3 to 10 times smaller than AdamW's."""
+    return optax.lion(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=decayed)
+
+
+def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (Jordan 2024) for matrices, with Nesterov momentum beta1.
+
+    An update has root mean square 0.2 x learning rate, whatever the shape (Liu et al. 2025, section 2.2), which is
+    about AdamW's: so one learning rate serves the matrices and the rest, and AdamW's is a good first guess.
+    """
+    return muon(
+        schedule,
+        beta=config.beta1,
+        weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=matrix_axes,
+        consistent_rms=0.2,
+    )
+
+
+def _adafactor(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Adafactor (Shazeer and Stern 2018, algorithm 5): the learning rate is relative to the RMS of each parameter."""
+    return optax.adafactor(
+        schedule,
+        momentum=config.beta1 or None,
+        # optax applies this rate as it is; the other optimizers' decay is times the learning rate.
+        weight_decay_rate=lambda step: config.weight_decay * schedule(step),
+        weight_decay_mask=decayed,
+    )
+
+
+# For the matrices of the layers, and for everything else.
+OPTIMIZERS: dict[str, tuple[Maker, Maker]] = {
+    "adamw": (_adamw, _adamw),
+    "lion": (_lion, _lion),
+    "muon": (_muon, _adamw),
+    "adafactor": (_adafactor, _adafactor),
+}
+
+
+def _names(path: tuple[Any, ...]) -> list[str]:
+    return [key.key for key in path]
+
+
+def _check(config: OptimizerConfig) -> None:
+    """Refuses an unknown name, and numbers out of their range."""
+    flag = "--config.optimizer"
+    if config.name not in OPTIMIZERS:
+        raise UserError(f"{flag}.name={config.name!r} is not one of: {', '.join(OPTIMIZERS)}.")
+    for key in ("beta1", "beta2"):
+        if not 0 <= getattr(config, key) < 1:
+            raise UserError(f"{flag}.{key}={getattr(config, key)} is not between 0 (included) and 1.")
+    for key in ("weight_decay", "clip_norm"):
+        if getattr(config, key) < 0:
+            raise UserError(f"{flag}.{key}={getattr(config, key)} is negative; 0 turns it off.")

@@ -1,0 +1,102 @@
+"""Learning rates over the steps of a run: a linear warm-up, then one of a table of shapes."""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from model.errors import UserError
+
+
+class ScheduleConfig(Protocol):
+    """The keys of `config.optimizer` that a schedule reads."""
+
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    decay_fraction: float
+    final_fraction: float
+
+
+def constant(config: ScheduleConfig, steps: int, decay_steps: int) -> optax.Schedule:
+    """The learning rate, unchanged."""
+    return optax.constant_schedule(config.learning_rate)
+
+
+def cosine(config: ScheduleConfig, steps: int, decay_steps: int) -> optax.Schedule:
+    """Half a cosine from the learning rate to final_fraction of it (Loshchilov and Hutter 2017, equation 5)."""
+    return optax.cosine_decay_schedule(config.learning_rate, steps, config.final_fraction)
+
+
+def linear(config: ScheduleConfig, steps: int, decay_steps: int) -> optax.Schedule:
+    """A straight line from the learning rate to final_fraction of it."""
+    return optax.linear_schedule(config.learning_rate, config.learning_rate * config.final_fraction, steps)
+
+
+def wsd(config: ScheduleConfig, steps: int, decay_steps: int) -> optax.Schedule:
+    """Warm-up, stable, decay: constant, and a straight line in the last steps (Hu et al. 2024, section 4)."""
+    decay = linear(config, decay_steps, decay_steps)
+    return optax.join_schedules([constant(config, steps, decay_steps), decay], [steps - decay_steps])
+
+
+def inverse_sqrt(config: ScheduleConfig, steps: int, decay_steps: int) -> optax.Schedule:
+    """learning_rate x sqrt(W / step) at step >= W = max(warmup_steps, 1) (Vaswani et al. 2017, section 5.3)."""
+    start = max(config.warmup_steps, 1)
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        return config.learning_rate * jnp.sqrt(start / (start + jnp.maximum(step, 0)))
+
+    return schedule
+
+
+SCHEDULES: dict[str, Callable[[ScheduleConfig, int, int], optax.Schedule]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "linear": linear,
+    "wsd": wsd,
+    "inverse_sqrt": inverse_sqrt,
+}
+
+
+def make_schedule(config: ScheduleConfig, steps: int) -> optax.Schedule:
+    """Returns the learning rate as a function of the number of updates done, for a run of `steps` updates.
+
+    A run shorter than its warm-up ends inside it, and a WSD decay never begins before the warm-up has ended.
+
+    Raises:
+        UserError: the schedule is unknown, or a number is out of its range.
+    """
+    _check(config, steps)
+    warmup = config.warmup_steps
+    if warmup >= steps:
+        logging.getLogger(__name__).warning(
+            "--config.optimizer.warmup_steps=%d is not below --config.train.steps=%d: the run ends in its warm-up.",
+            warmup,
+            steps,
+        )
+    rest = max(steps - warmup, 1)
+    decay_steps = min(max(round(config.decay_fraction * steps), 1), rest)
+    shape = SCHEDULES[config.schedule](config, rest, decay_steps)
+    if not warmup:
+        return shape
+    return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), shape], [warmup])
+
+
+def _check(config: ScheduleConfig, steps: int) -> None:
+    """Refuses numbers that make no schedule."""
+    flag = "--config.optimizer"
+    if config.schedule not in SCHEDULES:
+        raise UserError(f"{flag}.schedule={config.schedule!r} is not one of: {', '.join(SCHEDULES)}.")
+    if steps < 1:
+        raise UserError(f"--config.train.steps={steps} is not a positive number of updates.")
+    if config.warmup_steps < 0:
+        raise UserError(f"{flag}.warmup_steps={config.warmup_steps} is negative; 0 is no warm-up.")
+    if config.learning_rate < 0:
+        raise UserError(f"{flag}.learning_rate={config.learning_rate} is negative.")
+    for key in ("decay_fraction", "final_fraction"):
+        value = getattr(config, key)
+        if not 0 <= value <= 1:
+            raise UserError(f"{flag}.{key}={value} is a share, between 0 and 1.")

@@ -1,0 +1,140 @@
+"""Where arrays live: the mesh, which logical axis goes to which mesh axis, and a state that is born in its place."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from flax.core import spmd
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from model.axes import partition_spec
+from model.errors import UserError
+from train.state import State, parameter_key
+
+AXES = ("replica", "fsdp", "tensor", "context")
+Rules = Sequence[tuple[str, Any]]
+
+
+def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices as a grid of replica x fsdp x tensor x context; one axis may be -1, for all devices that remain.
+
+    Raises:
+        UserError: the product does not fit the devices; the sentence gives the arithmetic.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = [sizes[name] for name in AXES]
+    product = " x ".join(f"{name}={size}" for name, size in zip(AXES, shape, strict=True))
+    if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
+        raise UserError(f"the mesh {product} needs sizes of at least 1, and at most one -1; change --config.mesh.*.")
+    fixed = math.prod(size for size in shape if size != -1)
+    if fixed > len(devices) or (-1 in shape and len(devices) % fixed):
+        raise UserError(f"the mesh {product} = {fixed} devices does not fit the {len(devices)} here; change --config.mesh.*.")
+    shape = [len(devices) // fixed if size == -1 else size for size in shape]
+    used = math.prod(shape)
+    if used < len(devices) and jax.process_count() > 1:
+        raise UserError(f"the mesh {product} uses {used} of {len(devices)} devices, and pods need all; change --config.mesh.*.")
+    if used < len(devices):
+        logging.getLogger("heed").warning("the mesh %s leaves %d of %d devices idle", product, len(devices) - used, len(devices))
+    grid = np.array(devices).reshape(shape) if used == len(devices) else np.array(devices[:used]).reshape(shape)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def make_rules(seeds: int) -> Rules:
+    """Logical axis to mesh axis. With a population of seeds `replica` carries the seeds, else it shares the batch."""
+    return (
+        ("batch", "fsdp" if seeds > 1 else ("replica", "fsdp")),
+        ("length", "context"),
+        ("embed", "fsdp"),
+        ("heads", "tensor"),
+        ("kv_heads", "tensor"),
+        ("mlp", "tensor"),
+        ("vocab", "tensor"),
+    )
+
+
+@contextlib.contextmanager
+def placed(mesh: Mesh, rules: Rules) -> Iterator[None]:
+    """Inside, the model's axis names mean axes of this mesh."""
+    with jax.set_mesh(mesh), spmd.logical_axis_rules(rules):
+        yield
+
+
+def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds: int) -> None:
+    """Refuses sizes that the mesh does not divide; `sizes` maps a logical axis to its size and its config key.
+
+    Raises:
+        UserError: an axis that does not divide evenly, or seeds that `replica` does not divide.
+    """
+    if seeds > 1 and seeds % mesh.shape["replica"]:
+        raise UserError(f"--config.mesh.replica={mesh.shape['replica']} does not divide --config.train.seeds={seeds}.")
+    for name, target in rules:
+        size, key = sizes[name]
+        axes = (target,) if isinstance(target, str) else target
+        ways = math.prod(mesh.shape[axis] for axis in axes)
+        if size % ways:
+            grid = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
+            raise UserError(f"--config.{key}={size} does not divide evenly over the mesh's {grid}; change it or --config.mesh.*.")
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """How a batch (B, T) is spread, by the ambient rules."""
+    return NamedSharding(mesh, partition_spec(("batch", "length")))
+
+
+def place_batch(batch: dict[str, np.ndarray], sharding: NamedSharding, rows: int, local: np.ndarray) -> dict[str, jax.Array]:
+    """A global batch of `rows` rows on the mesh, of which this process has loaded those numbered in `local`."""
+    where = np.full(rows, -1)
+    where[local] = np.arange(len(local))
+
+    def put(x: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(
+            (rows, *x.shape[1:]), sharding, lambda index: x[where[index[0]]][(slice(None), *index[1:])]
+        )
+
+    return {name: put(x) for name, x in batch.items()}
+
+
+def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> np.ndarray:
+    """The numbers of the rows of a global batch that this process's devices need."""
+    rows = np.arange(shape[0])
+    return np.unique(np.concatenate([rows[index[0]] for index in sharding.addressable_devices_indices_map(shape).values()]))
+
+
+def make_init(make_model: Callable[[nnx.Rngs], nnx.Module], init_optimizer: Callable[[Any], Any]) -> Callable[[jax.Array], State]:
+    """`init(rng) -> state`, pure, to be jitted."""
+
+    def init(rng: jax.Array) -> State:
+        params = nnx.to_pure_dict(nnx.state(make_model(nnx.Rngs(params=parameter_key(rng))), nnx.Param))
+        return State(jax.numpy.zeros((), "int32"), params, init_optimizer(params), rng)
+
+    return init
+
+
+def born_sharded(
+    init: Callable[[jax.Array], State], model: nnx.Module, seed: int, seeds: int, mesh: Mesh
+) -> tuple[Callable[[], State], State]:
+    """(a function that makes the state in its place, the abstract state with shardings), by the ambient rules.
+
+    `model` is abstract: only its parameters' axis names are read. Seed i of a population is the run with `seed + i`.
+    """
+    axes = {path: variable.axes for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    rngs = jax.vmap(jax.random.key)(np.arange(seed, seed + seeds, dtype=np.uint32))
+    many, rng = (jax.vmap(init), rngs) if seeds > 1 else (init, rngs[0])
+    shapes = jax.eval_shape(many, rng)
+    lead = ("replica",) if seeds > 1 else ()
+
+    def sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        # An optimizer's moments end in their parameter's path; whatever has another shape (counts, factored moments) is not split.
+        names = tuple(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None))) for key in path)
+        spec = next((partition_spec(axes[names[i:]]) for i in range(len(names)) if names[i:] in axes), PartitionSpec())
+        fits = len(spec) + len(lead) == len(leaf.shape)
+        return NamedSharding(mesh, PartitionSpec(*lead, *(spec if fits else ())))
+
+    shardings = jax.tree_util.tree_map_with_path(sharding, shapes)
+    abstract = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings)
+    return lambda: jax.jit(many, out_shardings=shardings)(rng), abstract

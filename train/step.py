@@ -1,0 +1,75 @@
+"""One training step: a pure function of state and batch. Every choice is made here, when it is built."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train.state import Params, State, dropout_keys
+from train.tasks import Batch, Loss, Sums
+
+Metrics = dict[str, jax.Array]
+Step = Callable[[State, Batch], tuple[State, Metrics]]
+Gradients = Callable[[Params, Batch, jax.Array], tuple[Params, Sums]]
+
+
+def make_step(loss: Loss, optimizer: optax.GradientTransformation, accumulate: int = 1) -> Step:
+    """`step(state, batch) -> (state, metrics)`: no I/O, no config, no branch.
+
+    The gradient of the summed loss is divided once by the number of targets, so `accumulate` micro-batches give the update of one
+    big batch however their targets are spread. Metrics: each sum over its count, and the gradient's norm, whole and per group.
+    """
+    gradients = _accumulated(_gradients(loss), accumulate) if accumulate > 1 else _gradients(loss)
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        keys_B = dropout_keys(state.rng, state.step, len(batch["tokens"]))
+        grads, sums = gradients(state.params, batch, keys_B)
+        count = jnp.maximum(sums["loss"][1], 1)
+        grads = jax.tree.map(lambda grad: grad / count, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {name: total / jnp.maximum(number, 1) for name, (total, number) in sums.items()}
+        metrics |= {f"grad_norm/{name}": optax.global_norm(group) for name, group in groups(grads).items()}
+        return State(state.step + 1, params, opt_state, state.rng), metrics
+
+    return step
+
+
+def population(step: Step) -> Step:
+    """The step for N seeds at once: every leaf of the state has a leading axis N, spread over the mesh axis `replica`.
+
+    All seeds see the same batch, and no collective crosses `replica`.
+    """
+    return jax.vmap(step, in_axes=(0, None), spmd_axis_name="replica")
+
+
+def groups(params: Params) -> dict[str, Any]:
+    """The parameters by part of the model: embed, stack/attention, stack/mlp, ..."""
+    parts = {f"stack/{name}": part for name, part in params["stack"]["blocks"].items()}
+    return {**{name: part for name, part in params.items() if name != "stack"}, **parts}
+
+
+def _gradients(loss: Loss) -> Gradients:
+    def total(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[jax.Array, Sums]:
+        sums = loss(params, batch, keys_B)
+        return sums["loss"][0], sums
+
+    return jax.grad(total, has_aux=True)
+
+
+def _accumulated(gradients: Gradients, parts: int) -> Gradients:
+    """Sums over `parts` micro-batches, one after the other; micro-batch a takes rows a, a + parts, ..., so rows stay on their device."""
+
+    def accumulated(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, Sums]:
+        micro = jax.tree.map(lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), (batch, keys_B))
+        shapes = jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], micro))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def body(carry: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, carry, gradients(params, *part)), None
+
+        return jax.lax.scan(body, zeros, micro)[0]
+
+    return accumulated

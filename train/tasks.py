@@ -1,0 +1,50 @@
+"""What is learned: a task turns a model and a batch into sums and counts, which add over micro-batches, devices and hosts."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.errors import UserError
+from train.state import Params
+
+Batch = dict[str, jax.Array]
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+Loss = Callable[[Params, Batch, jax.Array | None], Sums]
+
+
+def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Loss:
+    """The loss of next-token prediction: `loss(params, batch, dropout_keys_B)`.
+
+    The batch has tokens, targets, segment_ids, positions (int32) and weights (float32), all (B, T). Of the sums, `loss` is what is
+    minimised (nats; with smoothing, the target is mixed with the uniform distribution, Szegedy et al. 2016, section 7; z_loss
+    adds z_loss * log(Z)^2, Chowdhery et al. 2022, section 5) and `nll` the plain negative log-likelihood; both are per token.
+
+    Raises:
+        UserError: label_smoothing outside of [0, 1), or a negative z_loss.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"--config.train.label_smoothing={label_smoothing} must be at least 0 and below 1.")
+    if z_loss < 0:
+        raise UserError(f"--config.train.z_loss={z_loss} must not be negative.")
+
+    def loss(params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> Sums:
+        model = nnx.merge(graphdef, params)
+        logits_BTV = model(batch["tokens"], batch["segment_ids"], batch["positions"], dropout_keys_B)
+        log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+        nll_BT = log_z_BT - jnp.take_along_axis(logits_BTV, batch["targets"][..., None], axis=-1)[..., 0]
+        uniform_BT = log_z_BT - jnp.mean(logits_BTV, axis=-1)
+        objective_BT = (1 - label_smoothing) * nll_BT + label_smoothing * uniform_BT + z_loss * log_z_BT**2
+        weights_BT = batch["weights"]
+        count = jnp.sum(weights_BT)
+        return {"loss": (jnp.sum(objective_BT * weights_BT), count), "nll": (jnp.sum(nll_BT * weights_BT), count)}
+
+    return loss
+
+
+def token_sums(graphdef: nnx.GraphDef) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
+    """(summed negative log-likelihood in nats, number of targets) of a batch, without dropout: what evaluation adds up."""
+    loss = language_model(graphdef)
+    return lambda params, batch: loss(params, batch, None)["nll"]
+
