@@ -1,0 +1,43 @@
+PYTHON ?= python3
+# Two workers on two cores: most of a test is tracing and compiling, in one thread. 0: in one process (for --pdb).
+WORKERS ?= 2
+TESTS ?= tests
+RUN = .venv/bin/python -m
+COMPILE = .cache/uv/bin/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-emit-index-url \
+  --custom-compile-command 'make lock'
+
+.PHONY: .venv quickstart test lint format lock
+
+.venv: .venv/ready
+
+# The stamp is written last, so that an interrupted set-up starts again.
+.venv/ready: requirements-build.txt requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d, heed needs 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(RUN) pip install --quiet --require-hashes --requirement requirements-build.txt
+	$(RUN) pip install --quiet --require-hashes --no-build-isolation --requirement requirements.txt
+	$(RUN) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+quickstart: .venv
+	$(RUN) launch.train --config=configs/gpt.py:quickstart --workdir=runs/quickstart
+
+test: .venv
+	$(RUN) pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=10 $(TESTS)
+
+lint: .venv
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+format: .venv
+	$(RUN) ruff check --fix-only .
+	$(RUN) ruff format .
+
+# Not in .venv, which a lock that cannot be installed would break. The locks hold for Python 3.11 and newer on every
+# platform, and name no index: packages come from wherever pip is told to look.
+lock:
+	$(PYTHON) -m venv .cache/uv
+	.cache/uv/bin/python -m pip install --quiet 'uv>=0.13,<0.14'
+	$(COMPILE) --group build --output-file requirements-build.txt
+	$(COMPILE) --extra dev --extra plan --output-file requirements.txt pyproject.toml

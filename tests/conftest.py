@@ -1,0 +1,36 @@
+"""The machine that the tests believe they run on: eight devices of a CPU, strict JAX, no network.
+
+All of it is set in the environment before jax is imported, so that the processes which tests start inherit it.
+"""
+
+import os
+from pathlib import Path
+
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache"
+
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    XLA_FLAGS=" ".join(
+        [
+            "--xla_force_host_platform_device_count=8",
+            # Eight devices on two busy cores may wait long for one another; XLA aborts the process after 40 s.
+            "--xla_cpu_collective_call_terminate_timeout_seconds=300",
+        ]
+    ),
+    JAX_NUMPY_RANK_PROMOTION="raise",
+    JAX_COMPILATION_CACHE_DIR=str(CACHE / "xla"),
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.2",
+    TFDS_DATA_DIR=str(CACHE / "tensorflow_datasets"),  # not the home folder
+    XDG_CACHE_HOME=str(CACHE),  # where heed keeps the matrix rate and the baselines
+    HF_HUB_OFFLINE="1",
+    MPLBACKEND="agg",
+)
+# The README's paths are relative to the root.
+os.chdir(ROOT)
+
+# The same examples each time; a first example that compiles is no reason to fail.
+settings.register_profile("heed", derandomize=True, deadline=None, database=None)
+settings.load_profile("heed")
