@@ -1,0 +1,1 @@
+"""What it learned: evaluators, baselines, generation and pictures of attention."""

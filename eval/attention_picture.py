@@ -1,0 +1,111 @@
+"""What each layer and head looks at, as one picture."""
+
+import jax
+import numpy as np
+from flax import nnx
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+
+from eval.generation import prompt_tokens
+from model import GPT
+from model.errors import UserError
+from train.data import Tokenizer
+
+LABELLED = 40  # at most so many tokens are written beside the axes: more cannot be read
+SHOWN = {"\n": "↵", " ": "·", "\t": "→"}
+NORM = PowerNorm(0.5, 0, 1)  # the square root of a weight, so that weak ones are seen
+COLORS, MASKED = "viridis", "white"
+
+
+def attention_figure(model: GPT, tokenizer: Tokenizer, prompt: str) -> Figure:
+    """One panel per layer (rows) and head (columns): how much each token of the prompt (down) looks at each (across).
+
+    The first token is the end of the document before, as in training. What a causal model cannot see is left white.
+    `attention_figure(...).savefig('attention.png')` writes the picture; a notebook shows it by itself.
+
+    Raises:
+        UserError: an empty prompt, one with a character outside of the vocabulary, or one longer than the model takes.
+    """
+    tokens = prompt_tokens(tokenizer, prompt)
+    if len(tokens) > model.config.max_length:
+        most = model.config.max_length
+        raise UserError(f"the prompt has {len(tokens) - 1} tokens, and the model takes fewer than {most}; shorten it.")
+    weights_LHTS = np.asarray(_weights(*nnx.split(model), np.array([tokens]))[:, 0], np.float32)
+    return draw(weights_LHTS, [token_label(tokenizer, token) for token in tokens], prompt)
+
+
+def draw(weights_LHTS: np.ndarray, labels: list[str], title: str) -> Figure:
+    """The figure of any causal attention weights, (L, H, T, T), with a label for each token."""
+    L, H, T, _ = weights_LHTS.shape
+    # Labels need a line each; without them the panels can be small.
+    figure, panels_LH, bar = _layout(L, H, side=max(1.6, 0.13 * T) if T <= LABELLED else 2.2)
+    for layer in range(L):
+        for head in range(H):
+            _panel(panels_LH[layer, head], weights_LHTS[layer, head], f"layer {layer}, head {head}")
+    if T <= LABELLED:
+        _label(panels_LH, [shortened(label, 12) for label in labels])
+    figure.suptitle(f"What each token (down) looks at (across): {shortened(title, 60)}", fontsize=9, parse_math=False)
+    figure.colorbar(panels_LH[0, 0].images[0], cax=bar, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1])
+    bar.set_ylabel("attention weight", fontsize=8)
+    bar.tick_params(labelsize=7)
+    return figure
+
+
+def token_label(tokenizer: Tokenizer, token: int) -> str:
+    """The text of one token with its blanks made visible; bytes that are no character as hexadecimal digits."""
+    if token == tokenizer.end:
+        return "(start)"
+    data = tokenizer.token_bytes(token)
+    try:
+        return visible(data.decode())
+    except UnicodeDecodeError:
+        return data.hex(" ")
+
+
+def visible(text: str) -> str:
+    """The text on one line, with marks for blanks and the code of each character that the font cannot draw."""
+    font = get_font(findfont("DejaVu Sans"))
+    drawn = (SHOWN.get(character, character) for character in text)
+    return "".join(c if c.isprintable() and font.get_char_index(ord(c)) else f"<{ord(c):x}>" for c in drawn)
+
+
+def shortened(text: str, most: int) -> str:
+    """The visible text, cut to `most` characters."""
+    text = visible(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@jax.jit(static_argnums=0)
+def _weights(graphdef: nnx.GraphDef, params: nnx.State, tokens_BT: jax.Array) -> jax.Array:
+    return nnx.merge(graphdef, params).attention_weights(tokens_BT)
+
+
+def _layout(rows: int, columns: int, side: float) -> tuple[Figure, np.ndarray, Axes]:
+    """A figure of square panels and a colour bar, measured in inches: constrained layout takes seconds."""
+    left, right, bottom, top, gap = 0.9, 0.9, 0.8, 0.3, 0.3
+    width, height = (left + columns * (side + gap) + right, bottom + rows * (side + gap) + top)
+    figure = Figure(figsize=(width, height))
+    grid = {"left": left / width, "right": 1 - (right + gap) / width, "bottom": bottom / height}
+    grid |= {"top": 1 - (top + gap) / height, "wspace": gap / side, "hspace": gap / side}
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True, gridspec_kw=grid)
+    bar_height = min(2.5, side) / height
+    return figure, panels, figure.add_axes((1 - right / width, grid["top"] - bar_height, 0.15 / width, bar_height))
+
+
+def _panel(panel: Axes, weights_TS: np.ndarray, title: str) -> None:
+    unseen_TS = np.triu(np.ones(weights_TS.shape, bool), 1)
+    panel.imshow(np.ma.array(weights_TS, mask=unseen_TS), norm=NORM, cmap=COLORS, interpolation="nearest")
+    panel.set_title(title, fontsize=8, pad=3)
+    panel.set_facecolor(MASKED)
+    panel.tick_params(length=0, labelsize=6)
+    panel.spines[:].set_visible(False)
+
+
+def _label(panels_LH: np.ndarray, labels: list[str]) -> None:
+    at = range(len(labels))
+    for panel in panels_LH[-1]:
+        panel.set_xticks(at, labels, rotation=90, parse_math=False)
+    for panel in panels_LH[:, 0]:
+        panel.set_yticks(at, labels, parse_math=False)

@@ -1,0 +1,52 @@
+"""How well a language model predicts held-out text: loss, perplexity, and bits per byte."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from train.data import Windows, eval_batches
+
+Sums = Callable[[Any, Any], tuple[Any, Any]]
+Value = float | np.ndarray
+
+
+class Likelihood:
+    """Sums the negative log-likelihood of every target of `windows` once, the ends of documents included.
+
+    `sums(params, batch)` gives (nats, number of targets) of one batch, plain: without dropout, label smoothing or
+    z-loss; with N seeds, both are (N,). `place` puts a host batch on the devices; `rows` are those of each batch that
+    this process loads.
+    """
+
+    def __init__(
+        self,
+        sums: Sums,
+        windows: Windows,
+        batch_size: int,
+        place: Callable[[dict[str, np.ndarray]], Any] = lambda batch: batch,
+        rows: Sequence[int] | np.ndarray | None = None,
+    ):
+        self.sums, self.windows, self.batch_size, self.place, self.rows = sums, windows, batch_size, place, rows
+
+    def __call__(self, params: Any, should_stop: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, Value]]:
+        """Yields val/loss (nats per token), val/perplexity and val/bits_per_byte: floats, or (N,) with seeds.
+
+        Bits per byte: all nats / (ln 2 x UTF-8 bytes of the text). Stopped early, it yields nothing.
+        """
+        nats: Any = np.float64(0)
+        targets: Any = np.float64(0)
+        for batch in eval_batches(self.windows, self.batch_size, self.rows):
+            if should_stop():
+                return
+            batch_nats, batch_targets = self.sums(params, self.place(batch))
+            nats, targets = nats + np.asarray(batch_nats, np.float64), targets + np.asarray(batch_targets, np.float64)
+        loss = nats / targets
+        yield "val/loss", _plain(loss)
+        yield "val/perplexity", _plain(np.exp(loss))
+        yield "val/bits_per_byte", _plain(nats / (math.log(2) * self.windows.num_bytes))
+
+
+def _plain(value: Any) -> Value:
+    return float(value) if np.ndim(value) == 0 else value

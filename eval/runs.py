@@ -1,0 +1,63 @@
+"""A trained run, read back from its folder."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from model import GPT, UserError
+from train.checkpoints import Checkpoints
+from train.data import Data, Tokenizer, load_tokenizer, open_data
+from train.experiment import bind, make_experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run has learned: the model (of the first seed, where there are several) after `step` updates."""
+
+    config: ConfigDict
+    model: GPT
+    tokenizer: Tokenizer
+    step: int
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """The run's data set, opened when it is first asked for; a prompt needs none.
+
+        Raises:
+            UserError: the data set cannot be had, or its text has changed so much that it is read as other tokens.
+        """
+        data = open_data(self.config.data)
+        if data.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise UserError(
+                "the text of --config.data has changed since this run began, and its tokens with it: restore it."
+            )
+        return data
+
+
+def open_run(workdir: str | Path) -> Run:
+    """The newest good checkpoint of a run, on one device, whatever mesh it was trained on.
+
+    Raises:
+        UserError: the folder is no run's, or holds no checkpoint that can be read.
+    """
+    folder = Path(workdir)
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"--workdir={workdir} holds no {name}: give the folder of a run.")
+    config = ConfigDict(json.loads((folder / "config.json").read_text()))
+    config.mesh = ConfigDict({"replica": 1, "fsdp": 1, "tensor": 1, "context": 1})
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    experiment = make_experiment(config, tokenizer.vocab_size, jax.local_devices()[:1])
+    found = None
+    if (folder / "checkpoints").is_dir():
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            found = checkpoints.restore({"params": experiment.abstract.params})
+    if found is None:
+        raise UserError(f"--workdir={workdir} holds no checkpoint yet: give the folder of a run that has saved one.")
+    params, _, step = found
+    first = jax.tree.map(lambda x: x[0], params["params"]) if config.train.seeds > 1 else params["params"]
+    return Run(config, bind(experiment.model_config, first), tokenizer, step)

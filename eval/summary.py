@@ -1,0 +1,73 @@
+"""How a run ended: its score beside n-grams and compressors, a sample, a picture, and where everything is."""
+
+import json
+import shlex
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from eval.attention_picture import attention_figure
+from eval.generation import generate
+from eval.runs import Run, open_run
+from model.errors import UserError
+from train.state import State
+
+SAMPLE_TOKENS = 96
+
+
+def summarize(config: ConfigDict, state: State, folder: Path, command: str) -> str:
+    """The closing words of a run; writes attention.png into its folder."""
+    step = int(jax.device_get(state.step).ravel()[0]) if config.train.seeds > 1 else int(state.step)
+    if jax.process_index() != 0:
+        return f"process {jax.process_index()} ends at step {step}"
+    if step < config.train.steps:
+        return f"stopped at step {step} of {config.train.steps}; the same command goes on from there:\n  {command}"
+    run = open_run(folder)
+    parts = [
+        _comparison(folder, step),
+        _sample(run, config.train.prompt, folder),
+        _places(folder, config.train.prompt, command),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def compare(bits_per_byte: float, baselines: dict[str, float]) -> str:
+    """A table of bits per byte, worst first, with the model in its place."""
+    rows = {name: bits for name, bits in baselines.items() if name != "train_bytes"} | {"this model": bits_per_byte}
+    lines = [f"  {name:<12} {bits:.4f}" for name, bits in sorted(rows.items(), key=lambda row: -row[1])]
+    return "\n".join(["bits per byte of the validation text (less is better):", *lines])
+
+
+def _comparison(folder: Path, step: int) -> str:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    bits = [line["val/bits_per_byte"] for line in lines if line["step"] == step and "val/bits_per_byte" in line]
+    if not bits:  # told to stop in the last evaluation
+        return f"step {step} is not evaluated yet:\n  python -m launch.evaluate --workdir={shlex.quote(str(folder))}"
+    return compare(float(np.mean(bits[-1])), json.loads((folder / "baselines.json").read_text()))
+
+
+def _sample(run: Run, prompt: str, folder: Path) -> str:
+    if not prompt:
+        return ""
+    try:
+        attention_figure(run.model, run.tokenizer, prompt).savefig(folder / "attention.png", dpi=120)
+        room = run.model.config.max_length - len(run.tokenizer.encode(prompt))
+        most = min(SAMPLE_TOKENS, room)
+        text = generate(run.model, run.tokenizer, prompt, max_new_tokens=most, temperature=0.8, top_p=0.95)[0]
+    except UserError as error:  # the run itself has ended well
+        return f"no sample of --config.train.prompt: {error}"
+    return f"sample (temperature 0.8, top_p 0.95):\n{prompt}{text}"
+
+
+def _places(folder: Path, prompt: str, command: str) -> str:
+    place = shlex.quote(str(folder))
+    rows = {
+        "everything": f"{folder}",
+        "curves": f"{folder}/metrics.jsonl, tensorboard --logdir={shlex.quote(f'{folder}/tensorboard')}",
+        "attention": f"{folder}/attention.png",
+        "more text": f"python -m launch.generate --workdir={place} --prompt={shlex.quote(prompt or 'def main(')}",
+        "go on": f"{command} --extend --config.train.steps=N",
+    }
+    return "\n".join(f"{name:<11} {text}" for name, text in rows.items())

@@ -1,0 +1,75 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import nnx
+from matplotlib.figure import Figure
+
+from eval.attention_picture import LABELLED, attention_figure, draw, shortened, token_label
+from model import GPT, GPTConfig, UserError
+from train.data import ByteTokenizer
+
+L, H, LENGTH = 2, 3, 53
+PROMPT = "def $f$(x):\n\té😀\x07"
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    config = GPTConfig(vocab_size=256, max_length=LENGTH, num_layers=L, width=30, num_heads=H, scale=7.0)
+    return GPT(config, rngs=nnx.Rngs(1))
+
+
+@pytest.fixture(scope="module")
+def figure(model: GPT) -> Figure:
+    return attention_figure(model, ByteTokenizer(), PROMPT)
+
+
+def panels(figure: Figure) -> list[Any]:
+    return [axes for axes in figure.axes if axes.get_title()]
+
+
+def test_one_panel_for_each_layer_and_head_shows_its_weights(model: GPT, figure: Figure) -> None:
+    assert [axes.get_title() for axes in panels(figure)] == [f"layer {i}, head {j}" for i in range(L) for j in range(H)]
+    tokens = [255, *PROMPT.encode()]
+    weights_LHTS = np.asarray(model.attention_weights(np.array([tokens])))[:, 0]
+    for axes, weights_TS in zip(panels(figure), weights_LHTS.reshape(-1, *weights_LHTS.shape[2:]), strict=True):
+        shown_TS = axes.images[0].get_array()
+        np.testing.assert_array_equal(shown_TS.mask, np.triu(np.ones_like(weights_TS, bool), 1))
+        np.testing.assert_allclose(shown_TS.filled(0), weights_TS, atol=1e-6)
+        np.testing.assert_allclose(shown_TS.sum(1), 1, atol=1e-5)
+
+
+def test_tokens_are_named_on_the_outer_axes(figure: Figure) -> None:
+    labels = ["(start)", *"def·$f$(x):↵→", "c3", "a9", "f0", "9f", "98", "80", "<7>"]
+    first, *_, last = panels(figure)
+    assert [label.get_text() for label in first.get_yticklabels()] == labels
+    assert [label.get_text() for label in last.get_xticklabels()] == labels
+    assert "def·$f$(x):↵→é😀<7>" in figure.get_suptitle()
+
+
+def test_is_a_png(figure: Figure, tmp_path: Path) -> None:
+    figure.savefig(tmp_path / "attention.png", dpi=20)  # a missing glyph would warn
+    assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_many_tokens_are_numbered() -> None:
+    T = LABELLED + 1
+    figure = draw(np.eye(T)[None, None], ["a"] * T, "a" * T)
+    assert "a" not in {label.get_text() for label in panels(figure)[0].get_yticklabels()}
+
+
+def test_labels() -> None:
+    tokenizer = ByteTokenizer()
+    assert [token_label(tokenizer, token) for token in (0x41, 0x20, 0xE4, 255)] == ["A", "·", "e4", "(start)"]
+    assert shortened("中\u200b", 60) == "<4e2d><200b>"
+    assert shortened("abcdefg", 5) == "abcd…"
+
+
+def test_refusals(model: GPT) -> None:
+    for prompt, sentence in (
+        ("", "the prompt is empty"),
+        ("a" * LENGTH, "53 tokens, and the model takes fewer than 53"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            attention_figure(model, ByteTokenizer(), prompt)
