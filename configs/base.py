@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     model.num_heads = 4  # H, query heads; divides width
     model.num_kv_heads = 0  # G, key and value heads; divides num_heads; 0: as num_heads
     model.mlp_width = 0  # F, hidden width of the MLP; 0: 4 x width
-    model.mlp = "gelu"  # gelu, geglu or swiglu
+    model.mlp = "gelu"  # gelu, relu2, geglu or swiglu
     model.norm = "rms"  # rms or layer
     model.norm_place = "pre"  # pre or post: normalise before each block, or after the residual sum
     model.position = "rope"  # rope, learned, sinusoidal or none

@@ -40,7 +40,18 @@ def gpt2(config: ConfigDict) -> None:
     train.steps, train.evaluate_every, train.checkpoint_every = 100_000, 1000, 1000
 
 
-VARIANTS = {"quickstart": quickstart, "cpu": cpu, "gpt2": gpt2}
+def bench(config: ConfigDict) -> None:
+    """What `launch.bench` times beside a bare function, and the README beside nanodo: L6 D384 H6 T256 B16 V256, float32.
+
+    python -m launch.bench --config=configs/gpt.py:bench
+    """
+    model, data = config.model, config.data
+    model.num_layers, model.width, model.num_heads, model.unroll = 6, 384, 6, 6
+    model.norm, model.position = "layer", "learned"
+    data.tokenizer, data.length, data.batch_size = "bytes", 256, 16
+
+
+VARIANTS = {"quickstart": quickstart, "cpu": cpu, "gpt2": gpt2, "bench": bench}
 
 
 def get_config(variant: str = "quickstart") -> ConfigDict:

@@ -1,13 +1,18 @@
 """What all commands share: flags, config overrides, and one sentence for an error of the user's."""
 
 import argparse
+import contextlib
 import difflib
+import io
+import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from launch import configs
 from model.errors import UserError
+from train.runfolder import FullDisk
 
 _PREFIX = "--config."
 
@@ -24,18 +29,19 @@ class Parser(argparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings]
 
 
-def make_parser(command: str, description: str, config: bool = True) -> Parser:
-    """Returns the parser of `python -m launch.<command>`, with --workdir, and with --config if it takes one."""
+def make_parser(command: str, description: str, config: bool = True, workdir: bool = True) -> Parser:
+    """Returns the parser of `python -m launch.<command>`, with --config and --workdir where it takes them."""
     parser = Parser(
         prog=f"python -m launch.{command}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        epilog=f"keys of a config, and their defaults (configs/base.py):\n{configs.help_text()}",
+        epilog=f"keys of a config, and their defaults (configs/base.py):\n{configs.help_text()}" if config else None,
     )
     if config:
         parser.add_argument("--config", required=True, help="file and variant, such as configs/gpt.py:quickstart")
-    parser.add_argument("--workdir", required=True, help="the run's folder, such as runs/try")
+    if workdir:
+        parser.add_argument("--workdir", required=True, help="the run's folder, such as runs/try")
     return parser
 
 
@@ -43,7 +49,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
     """Returns the flags, and the overrides {'train.steps': '9'} given as --config.train.steps=9.
 
     Raises:
-      UserError: a flag is unknown, misses its value, or is missing.
+      UserError: a flag is unknown, misses its value, or is missing, or the folder's name is empty.
     """
     rest, overrides = split_overrides(argv)
     # Unknown flags first: a misspelt required flag would otherwise be reported as missing.
@@ -53,7 +59,10 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
             near = difflib.get_close_matches(flag, known + [_PREFIX + key for key in configs.comments()], n=1)
             hint = f"; the nearest is {near[0]}" if near else ""
             raise UserError(f"{flag}: there is no such flag{hint}; see {parser.prog} --help.")
-    return parser.parse_args(rest), overrides
+    flags = parser.parse_args(rest)
+    if getattr(flags, "workdir", None) == "":
+        raise UserError("--workdir is empty: give the run's folder, such as --workdir=runs/try.")
+    return flags, overrides
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -79,9 +88,33 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a command on the words of the command line; a UserError is its last line on stderr, and exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # text that the terminal cannot write is no reason to end
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        main(sys.argv[1:])
+        with _plain_stderr():
+            main(sys.argv[1:])
     except UserError as error:
         sys.stdout.flush()
         print(error, file=sys.stderr, flush=True)
+        if isinstance(error, FullDisk):
+            os._exit(2)  # what is open cannot be flushed, of which Python would tell with tracebacks
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _plain_stderr() -> Iterator[None]:
+    """Inside, what heed warns of is a plain line on stderr, and a save that fails is told of once."""
+    log, handler, hook = logging.getLogger("heed"), logging.StreamHandler(), sys.unraisablehook
+
+    def unraisable(error: "sys.UnraisableHookArgs") -> None:
+        # When one file of a checkpoint cannot be written, Orbax no longer listens to those that write the others.
+        if "Event loop is closed" not in str(error.exc_value):
+            hook(error)
+
+    log.addHandler(handler)
+    log.propagate, sys.unraisablehook = False, unraisable
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate, sys.unraisablehook = True, hook

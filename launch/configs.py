@@ -1,9 +1,8 @@
-"""Configs, from a file, a run's folder, or the command line, checked and locked in the same way."""
+"""Configs, from a file or from the command line, checked and locked in the same way."""
 
 import difflib
 import importlib.util
 import inspect
-import json
 import math
 import numbers
 import re
@@ -39,18 +38,6 @@ def load(name: str, **overrides: Value) -> ConfigDict:
         raise UserError(f"--config={name}: {file} has no variant {variant!r}{_nearest(variant, variants)}.")
     config = module.get_config(variant) if variant else module.get_config()
     return _resolve(flatten(config) | overrides)
-
-
-def load_run(folder: str | Path, **overrides: Value) -> ConfigDict:
-    """Returns the locked config that a run's folder was written with, with some keys changed.
-
-    Raises:
-      UserError: the folder holds no config, or one of another version, or an override is wrong.
-    """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise UserError(f"--workdir={folder} holds no config.json: give the folder of a run.")
-    return _resolve(flatten(json.loads(path.read_text())) | overrides)
 
 
 def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:

@@ -188,10 +188,10 @@ class Stack(nnx.Module):
         def step(x: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
             return body(x, (nnx.merge(graphdef, layer[0]), *layer[1:]))
 
-        policy = REMAT[self.config.remat]
+        policy, unroll = REMAT[self.config.remat], min(self.config.unroll, self.config.num_layers)
         if policy is not None:
-            step = jax.checkpoint(step, policy=policy, prevent_cse=False)
-        unroll = min(self.config.unroll, self.config.num_layers)
+            # Where no loop is left to keep forward and backward apart, XLA would merge what is computed twice.
+            step = jax.checkpoint(step, policy=policy, prevent_cse=unroll == self.config.num_layers)
         return jax.lax.scan(step, x, (params, *per_layer), unroll=unroll, length=self.config.num_layers)
 
     def _keys_LB(self, keys_B: jax.Array | None) -> jax.Array | None:

@@ -1,7 +1,7 @@
 """From a config to the things that training needs, all built before anything runs."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -52,8 +52,10 @@ class Experiment:
         return map(self.place, read)
 
 
-def make_experiment(config: ConfigDict, vocab_size: int) -> Experiment:
+def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """Builds model, optimizer, mesh and step; no array is made yet.
+
+    `devices` are all that this program sees, or those of a machine that is only planned for.
 
     Raises:
         UserError: sizes that do not fit each other or the devices, or a choice that does not exist.
@@ -62,7 +64,7 @@ def make_experiment(config: ConfigDict, vocab_size: int) -> Experiment:
     model_config = GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)
     _check_train(config)
     optimizer, schedule = make_optimizer(config.optimizer, train.steps), make_schedule(config.optimizer, train.steps)
-    mesh, rules = make_mesh(dict(config.mesh)), make_rules(seeds)
+    mesh, rules = make_mesh(dict(config.mesh), devices), make_rules(seeds)
     check_fit(mesh, rules, _sizes(config, model_config), seeds)
     model = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
     graphdef = nnx.graphdef(model)

@@ -71,18 +71,22 @@ def make_schedule(config: ScheduleConfig, steps: int) -> optax.Schedule:
     """
     _check(config, steps)
     warmup = config.warmup_steps
-    if warmup >= steps:
-        logging.getLogger(__name__).warning(
-            "--config.optimizer.warmup_steps=%d is not below --config.train.steps=%d: the run ends in its warm-up.",
-            warmup,
-            steps,
-        )
     rest = max(steps - warmup, 1)
     decay_steps = min(max(round(config.decay_fraction * steps), 1), rest)
     shape = SCHEDULES[config.schedule](config, rest, decay_steps)
     if not warmup:
         return shape
     return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), shape], [warmup])
+
+
+def warn_if_short(config: ScheduleConfig, steps: int) -> None:
+    """Warns of a run that ends in its warm-up; said where a run begins, because schedules are made at many places."""
+    if config.warmup_steps >= steps:
+        logging.getLogger("heed").warning(
+            "--config.optimizer.warmup_steps=%d is not below --config.train.steps=%d: the run ends in its warm-up.",
+            config.warmup_steps,
+            steps,
+        )
 
 
 def _check(config: ScheduleConfig, steps: int) -> None:

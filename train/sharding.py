@@ -102,7 +102,8 @@ def place_batch(batch: dict[str, np.ndarray], sharding: NamedSharding, rows: int
 def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> np.ndarray:
     """The numbers of the rows of a global batch that this process's devices need."""
     rows = np.arange(shape[0])
-    return np.unique(np.concatenate([rows[index[0]] for index in sharding.addressable_devices_indices_map(shape).values()]))
+    mine = sharding.addressable_devices_indices_map(shape).values()
+    return np.unique(np.concatenate([rows[:0], *(rows[index[0]] for index in mine)]))  # none, on devices that are only planned for
 
 
 def make_init(make_model: Callable[[nnx.Rngs], nnx.Module], init_optimizer: Callable[[Any], Any]) -> Callable[[jax.Array], State]:
@@ -123,9 +124,13 @@ def born_sharded(
     `model` is abstract: only its parameters' axis names are read. Seed i of a population is the run with `seed + i`.
     """
     axes = {path: variable.axes for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    rngs = jax.vmap(jax.random.key)(np.arange(seed, seed + seeds, dtype=np.uint32))
-    many, rng = (jax.vmap(init), rngs) if seeds > 1 else (init, rngs[0])
-    shapes = jax.eval_shape(many, rng)
+    numbers = np.arange(seed, seed + seeds, dtype=np.uint32)
+
+    def one(number: jax.Array) -> State:  # the key is made in here, so that nothing runs before the state is asked for
+        return init(jax.random.key(number))
+
+    many, number = (jax.vmap(one), numbers) if seeds > 1 else (one, numbers[0])
+    shapes = jax.eval_shape(many, number)
     lead = ("replica",) if seeds > 1 else ()
 
     def sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -137,4 +142,4 @@ def born_sharded(
 
     shardings = jax.tree_util.tree_map_with_path(sharding, shapes)
     abstract = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings)
-    return lambda: jax.jit(many, out_shardings=shardings)(rng), abstract
+    return lambda: jax.jit(many, out_shardings=shardings)(number), abstract

@@ -31,7 +31,7 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, accumulate: i
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {name: total / jnp.maximum(number, 1) for name, (total, number) in sums.items()}
-        metrics |= {f"grad_norm/{name}": optax.global_norm(group) for name, group in groups(grads).items()}
+        metrics |= {f"grad_norm/{name}": optax.tree.norm(group) for name, group in groups(grads).items()}
         return State(state.step + 1, params, opt_state, state.rng), metrics
 
     return step

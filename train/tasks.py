@@ -34,8 +34,12 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
         logits_BTV = model(batch["tokens"], batch["segment_ids"], batch["positions"], dropout_keys_B)
         log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
         nll_BT = log_z_BT - jnp.take_along_axis(logits_BTV, batch["targets"][..., None], axis=-1)[..., 0]
-        uniform_BT = log_z_BT - jnp.mean(logits_BTV, axis=-1)
-        objective_BT = (1 - label_smoothing) * nll_BT + label_smoothing * uniform_BT + z_loss * log_z_BT**2
+        objective_BT = nll_BT
+        if label_smoothing:  # decided when the step is built: XLA does not remove a multiplication by 0
+            uniform_BT = log_z_BT - jnp.mean(logits_BTV, axis=-1)
+            objective_BT = (1 - label_smoothing) * nll_BT + label_smoothing * uniform_BT
+        if z_loss:
+            objective_BT += z_loss * log_z_BT**2
         weights_BT = batch["weights"]
         count = jnp.sum(weights_BT)
         return {"loss": (jnp.sum(objective_BT * weights_BT), count), "nll": (jnp.sum(nll_BT * weights_BT), count)}

@@ -20,7 +20,7 @@ def select_core(name: str) -> tuple[str, Core]:
     Raises:
         UserError: there is no core of that name.
     """
+    core = choose({"auto": dense, **CORES}, name, "model.core")
     chosen = "dense" if name == "auto" else name
-    core = choose(CORES, chosen, "model.core")
     logging.getLogger("heed").debug("attention core: %s (asked for: %s)", chosen, name)
     return chosen, core

@@ -208,7 +208,7 @@ def _both(first: Mask, second: Mask) -> Mask:
 
 def _gather(values_BS: jax.Array, index: jax.Array | np.ndarray) -> jax.Array:
     rows = np.arange(values_BS.shape[0])[:, None, None, None]
-    return values_BS[rows, jnp.asarray(index)]
+    return jnp.asarray(values_BS)[rows, index]
 
 
 def _fits(what: str, array: jax.Array, length: int) -> None:

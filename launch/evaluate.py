@@ -1,0 +1,43 @@
+"""Measures a run's newest checkpoint on its validation text: `python -m launch.evaluate --workdir=runs/try`."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from eval.baselines import known_baselines
+from eval.likelihood import Likelihood, Value
+from eval.runs import Run, open_run
+from launch import cli
+from model.errors import UserError
+from train.tasks import token_sums
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints loss, perplexity and bits per byte, beside those of n-grams and compressors on the same text."""
+    flags, overrides = cli.parse(cli.make_parser("evaluate", __doc__ or "", config=False), argv)
+    if overrides:
+        raise UserError(
+            f"--config.{next(iter(overrides))}: a run keeps the config it was trained with; leave this out."
+        )
+    run = open_run(flags.workdir)
+    values, windows = evaluate(run), run.data.windows("validation")
+    print(f"{flags.workdir}, step {run.step}, {windows.num_tokens} tokens, {windows.num_bytes} bytes:")
+    for name, value in values.items():
+        print(f"  {name:<18} {value:.4f}")
+    print("bits per byte of the same text:")
+    named = known_baselines(run.data) | {"this model": values["val/bits_per_byte"]}
+    named.pop("train_bytes")
+    for name, bits in sorted(named.items(), key=lambda item: -item[1]):
+        print(f"  {name:<18} {bits:.4f}")
+
+
+def evaluate(run: Run) -> dict[str, Value]:
+    """Returns val/loss, val/perplexity and val/bits_per_byte of a run's validation text, all by one device."""
+    graphdef, params = nnx.split(run.model)
+    sums = jax.jit(token_sums(graphdef))
+    return dict(Likelihood(sums, run.data.windows("validation"), run.config.data.batch_size)(params))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,72 @@
+"""Writes on from a prompt: `python -m launch.generate --workdir=runs/try --prompt='def main('`."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from eval.attention_picture import attention_figure
+from eval.generation import DEFAULT_NEW_TOKENS, generate
+from eval.runs import open_run
+from launch import cli
+from model.errors import UserError
+
+Write = Callable[..., list[str]]
+FLAGS = (
+    ("max_new_tokens", int, None, f"most tokens to write, default {DEFAULT_NEW_TOKENS} or as many as the model takes"),
+    ("temperature", float, 1.0, "0 always takes the likeliest token"),
+    ("top_k", int, 0, "draw from the k likeliest tokens; 0: from all"),
+    ("top_p", float, 1.0, "draw from the likeliest tokens that hold this share of the probability"),
+    ("min_p", float, 0.0, "draw from the tokens at least this many times as probable as the likeliest"),
+    ("seed", int, 0, "of the draws"),
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints each prompt and what the run's model makes of it; one prompt is written on while you watch."""
+    parser = cli.make_parser("generate", __doc__ or "", config=False)
+    parser.add_argument("--prompt", action="append", default=[], help="text to go on from; may be given several times")
+    parser.add_argument("--attention", metavar="FILE.png", help="write what the first prompt's tokens look at")
+    for name, kind, default, text in FLAGS:
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    flags, overrides = cli.parse(parser, argv)
+    if overrides:
+        raise UserError(
+            f"--config.{next(iter(overrides))}: a run keeps the config it was trained with; leave this out."
+        )
+    if not all(flags.prompt) or not flags.prompt:
+        raise UserError("the prompt is empty; give some text: --prompt=TEXT.")
+    picture = _picture_path(flags.attention) if flags.attention else None
+    run = open_run(flags.workdir)
+    settings = {name: getattr(flags, name) for name, *_ in FLAGS}
+    write: Write = functools.partial(generate, run.model, run.tokenizer, **settings)
+    if len(flags.prompt) == 1:
+        _print_one(write, flags.prompt[0])
+    else:
+        for prompt, text in zip(flags.prompt, write(flags.prompt), strict=True):
+            print(f"=== {prompt!r}\n{prompt}{text}")
+    if picture:
+        attention_figure(run.model, run.tokenizer, flags.prompt[0]).savefig(picture, dpi=120)
+        print(f"attention: {picture}")
+
+
+def _print_one(write: Write, prompt: str) -> None:
+    shown = False
+
+    def show(index: int, text: str) -> None:
+        nonlocal shown
+        print(text if shown else prompt + text, end="", flush=True)
+        shown = True
+
+    write(prompt, stream=show)
+    print("" if shown else prompt, flush=True)
+
+
+def _picture_path(name: str) -> Path:
+    path = Path(name)
+    if path.suffix != ".png" or not path.parent.is_dir():
+        raise UserError(f"--attention={name} must be a .png file in a folder that exists.")
+    return path
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,161 @@
+"""Trains a model: `python -m launch.train --config=configs/gpt.py:quickstart --workdir=runs/try`.
+
+From a notebook: `state, history = fit(config)`.
+"""
+
+import contextlib
+import dataclasses
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from eval.baselines import known_baselines
+from eval.likelihood import Likelihood
+from eval.summary import summarize
+from launch import cli
+from launch.configs import load
+from model.attention import select_core
+from train.checkpoints import Checkpoints
+from train.data import open_data
+from train.experiment import Experiment, flops_per_token, make_experiment
+from train.loop import Values, check_finite, stop_signals, train
+from train.machine import machine_rate, use_compilation_cache
+from train.profiler import profiler
+from train.report import Report
+from train.runfolder import RunFolder, passport
+from train.schedules import warn_if_short
+from train.sharding import placed
+from train.state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """A run in progress, as the loop sees it; a notebook's run has no checkpoints."""
+
+    experiment: Experiment
+    likelihood: Likelihood
+    report: Report
+    checkpoints: Checkpoints | None
+    recorded: Callable[[int], None]
+    should_stop: Callable[[int], bool]
+
+    def evaluate(self, step: int, state: State) -> Values:
+        """Loss, perplexity and bits per byte of the validation text."""
+        # Asked between two batches only where it costs no agreement among processes.
+        stop = (lambda: self.should_stop(step)) if jax.process_count() == 1 else (lambda: False)
+        values = dict(self.likelihood(state.params, stop))
+        if values:
+            self.report.evaluation(step, values)
+            check_finite(step, {"val/loss": values["val/loss"]})
+        return values
+
+    def save(self, step: int, state: State, values: Values) -> None:
+        """Starts to write the state; the best is the one of the lowest validation loss, the mean over seeds."""
+        if self.checkpoints is not None:
+            metric = float(np.mean(values["val/loss"])) if values else None
+            self.checkpoints.save(step, state, {"batches": step}, metric)
+
+    def record(self, step: int, values: Values, waited: float) -> None:
+        """Shows and writes the metrics of a step."""
+        if self.checkpoints is not None:
+            self.checkpoints.check()
+        self.recorded(step)
+        rate = {"train/learning_rate": float(self.experiment.schedule(step - 1))}
+        self.report.step(step, {f"train/{name}": value for name, value in values.items()} | rate, waited)
+
+
+def fit(
+    config: ConfigDict, workdir: str | None = None, *, extend: bool = False, profile_steps: str = ""
+) -> tuple[State, list[Values]]:
+    """Trains as the config says; returns the last state and the history of logged values.
+
+    With a `workdir` the run has its folder there and goes on from its newest checkpoint; without one it leaves nothing.
+    `extend` allows more `train.steps` than the run began with; `profile_steps='10:13'` traces those steps.
+
+    Raises:
+        UserError: a config, a data set or a folder that cannot be used, or a step that is not finite.
+    """
+    cache = use_compilation_cache()
+    experiment = check(config)
+    with contextlib.ExitStack() as stack:
+        recorded = stack.enter_context(profiler(profile_steps, workdir))
+        should_stop = stack.enter_context(stop_signals())
+        folder = stack.enter_context(RunFolder(workdir, config, extend=extend)) if workdir else None
+        data = open_data(config.data)
+        windows, validation = data.windows("train"), data.windows("validation")
+        # A short text makes fewer tokens than asked for.
+        if data.tokenizer.vocab_size != experiment.model_config.vocab_size:
+            experiment = make_experiment(config, data.tokenizer.vocab_size)
+        stack.enter_context(placed(experiment.mesh, experiment.rules))
+        checkpoints = None
+        if folder is not None:
+            folder.write_passport(passport(config, data.fingerprint, select_core(config.model.core)[0]))
+            folder.write("baselines.json", known_baselines(data))
+            folder.write_with("tokenizer.json", data.tokenizer.save)
+            keep = config.train.keep_last, config.train.keep_best
+            checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints", *keep))
+        state, start = _begin(experiment, checkpoints)
+        report = stack.enter_context(_report(experiment, folder, start))
+        report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")
+        likelihood = Likelihood(experiment.sums, validation, config.data.batch_size, experiment.place, experiment.rows)
+        state = train(
+            experiment.step,
+            state,
+            experiment.batches(windows, start),
+            Session(experiment, likelihood, report, checkpoints, recorded, should_stop),
+            start=start,
+            steps=config.train.steps,
+            evaluate_every=config.train.evaluate_every,
+            checkpoint_every=config.train.checkpoint_every,
+            should_stop=should_stop,
+        )
+    return state, report.history
+
+
+def check(config: ConfigDict) -> Experiment:
+    """The experiment, with the vocabulary that is asked for; refuses what can be refused before any data is read."""
+    experiment = make_experiment(config, 256 if config.data.tokenizer == "bytes" else config.data.vocab_size)
+    warn_if_short(config.optimizer, config.train.steps)
+    return experiment
+
+
+def _begin(experiment: Experiment, checkpoints: Checkpoints | None) -> tuple[State, int]:
+    """The state to start from and the number of batches it has seen: the newest checkpoint's, or a new one's."""
+    found = checkpoints.restore(experiment.abstract) if checkpoints is not None else None
+    if found is None:
+        return experiment.make_state(), 0
+    state, extra, _ = found
+    return state, extra["batches"]
+
+
+def _report(experiment: Experiment, folder: RunFolder | None, start: int) -> Report:
+    config, seeds = experiment.config, experiment.config.train.seeds
+    return Report(
+        None if folder is None else folder.path,
+        config.train.steps,
+        start=start,
+        log_every=config.train.log_every,
+        tokens_per_step=config.data.batch_size * config.data.length * seeds,
+        flops_per_token=flops_per_token(experiment.model_config),
+        rate=machine_rate(config.model.dtype),
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains, or goes on with, the run of a folder, and tells how it ended."""
+    parser = cli.make_parser("train", __doc__ or "")
+    parser.add_argument("--extend", action="store_true", help="let a run go on to more train.steps than it began with")
+    parser.add_argument("--profile_steps", default="", metavar="10:13", help="trace these steps for xprof")
+    flags, overrides = cli.parse(parser, argv)
+    config = load(flags.config, **overrides)
+    state, _ = fit(config, flags.workdir, extend=flags.extend, profile_steps=flags.profile_steps)
+    command = f"python -m launch.train {shlex.join(argv)}"
+    print(summarize(config, state, Path(flags.workdir), command))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,221 @@
+"""Configs: every committed one parses, every key is read, and mistakes are answered in one sentence."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import base
+from launch import cli
+from launch.configs import comments, flatten, help_text, load
+from model.errors import UserError
+from train.sharding import AXES
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base"))
+
+
+def variants() -> Iterator[str]:
+    for file in FILES:
+        tree = ast.parse(file.read_text())
+        tables = [node for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "VARIANTS"]
+        yield from (f"{file.relative_to(ROOT)}:{key.value}" for table in tables for key in table.value.keys)
+
+
+VARIANTS = list(variants())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_committed_config_parses_and_tells_its_story(name: str) -> None:
+    config = load(name)
+    assert config.is_locked
+    assert flatten(config).keys() == flatten(base.get_config()).keys()
+    file, _, variant = name.partition(":")
+    functions = {
+        node.name: node for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)
+    }
+    story = ast.get_docstring(functions[variant]) or ""
+    assert "python -m launch." in story or "make " in story
+
+
+def test_the_first_variant_is_the_default() -> None:
+    assert load("gpt") == load("gpt:quickstart") == load(str(ROOT / "configs/gpt.py"))
+
+
+def test_every_key_has_a_comment_and_there_are_not_many() -> None:
+    defaults = flatten(base.get_config())
+    assert comments().keys() == defaults.keys()
+    assert len(defaults) <= 60
+    assert all(type(value) in (int, float, str, bool) for value in defaults.values())
+    for key, text in comments().items():
+        assert any(
+            f"--config.{key}={defaults[key]} " in line and line.endswith(text) for line in help_text().splitlines()
+        )
+
+
+def reads(*rooms: str) -> set[str]:
+    """'holder.key' of each attribute that is read, and '"key"' of each name that is an index or that a loop visits."""
+    found = set()
+    for path in (path for room in rooms for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                found.add(f"{getattr(node.value, 'attr', getattr(node.value, 'id', ''))}.{node.attr}")
+            elif isinstance(node, (ast.For, ast.comprehension)) and isinstance(node.iter, ast.Tuple):
+                found |= {f'"{name.value}"' for name in node.iter.elts if isinstance(name, ast.Constant)}
+            elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                found.add(f'"{node.slice.value}"')
+    return found
+
+
+def unread(keys: list[str]) -> list[str]:
+    """The keys that nothing reads: model keys inside of the model, the others in training, evaluation or a command."""
+    inside, outside = reads("model"), reads("train", "eval", "launch")
+    missing = [key for key in keys if key.startswith("mesh.") and key.removeprefix("mesh.") not in AXES]
+    keys = [key for key in keys if not key.startswith("mesh.")]
+    for section, _, name in (key.partition(".") for key in keys):
+        holders = {"model": ("config", "self")}.get(section, ("config", section, f"{section}_config"))
+        wanted = {f"{holder}.{name}" for holder in holders} | {f'"{name}"'}
+        if not wanted & (inside if section == "model" else outside):
+            missing.append(f"{section}.{name}")
+    return missing
+
+
+def test_every_key_is_read() -> None:
+    assert unread(list(flatten(base.get_config()))) == []
+    assert unread(["mesh.never", "model.never", "train.never"]) == ["mesh.never", "model.never", "train.never"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("train.steps", "9", 9),
+        ("train.steps", 9, 9),
+        ("train.steps", np.int64(9), 9),
+        ("optimizer.learning_rate", "1e-3", 1e-3),
+        ("optimizer.learning_rate", 1, 1.0),
+        ("model.tied", "False", False),
+        ("model.tied", "1", True),
+        ("model.tied", False, False),
+        ("data.path", "a=b:c", "a=b:c"),
+        ("data.name", "7", "7"),
+    ],
+)
+def test_overrides_are_read_by_the_type_of_their_key(key: str, value: object, wanted: object) -> None:
+    got = flatten(load("gpt", **{key: value}))[key]
+    assert got == wanted
+    assert type(got) is type(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "sentence"),
+    [
+        ("gpt:quikstart", {}, "--config=gpt:quikstart: gpt has no variant 'quikstart'; the nearest is quickstart."),
+        ("gtp", {}, "--config=gtp: there is no such config file; the nearest is gpt."),
+        ("gpt", {"train.step": 9}, "--config.train.step: there is no such key; the nearest is train.steps."),
+        ("gpt", {"num_head": 9}, "--config.num_head: there is no such key; the nearest is model.num_heads."),
+        ("gpt", {"mesh": 9}, "there are: mesh.context, mesh.fsdp, mesh.replica, mesh.tensor."),
+        ("gpt", {"train.steps": 9.0}, "--config.train.steps=9.0: a whole number is needed, such as 1000."),
+        ("gpt", {"train.steps": "9.5"}, "--config.train.steps='9.5': a whole number is needed"),
+        ("gpt", {"train.steps": True}, "--config.train.steps=True: a whole number is needed"),
+        ("gpt", {"optimizer.clip_norm": "nan"}, "--config.optimizer.clip_norm='nan': a finite number is needed"),
+        ("gpt", {"model.tied": "maybe"}, "--config.model.tied='maybe': true or false is needed"),
+        ("gpt", {"model.mlp": 3}, "--config.model.mlp=3: text is needed, such as 'gelu'."),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(name: str, overrides: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(name, **overrides)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_of_ones_own_is_checked_like_an_override(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    text = (
+        "from configs import base\n\n\ndef get_config():\n    config = base.get_config()\n    {}\n    return config\n"
+    )
+    file.write_text(text.format("config.train.steps = 7"))
+    assert load(str(file)).train.steps == 7
+    file.write_text(text.format("config.train.stepz = 7"))
+    with pytest.raises(UserError, match=r"train.stepz: there is no such key; the nearest is train.steps"):
+        load(str(file))
+    file.write_text(text.format("config.train.steps = 'many'"))
+    with pytest.raises(UserError, match=r"train.steps='many': a whole number"):
+        load(str(file))
+    file.write_text("x = 1\n")
+    with pytest.raises(UserError, match="get_config"):
+        load(str(file))
+
+
+def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load("configs/gpt.py:cpu") == load("gpt:cpu")
+
+
+def test_flags_and_overrides_are_told_apart() -> None:
+    parser = cli.make_parser("train", "Trains a model.")
+    parser.add_argument("--extend", action="store_true")
+    words = [
+        "--config",
+        "gpt:cpu",
+        "--workdir=runs/x",
+        "--config.mesh.fsdp",
+        "-1",
+        "--extend",
+        "--config.data.path=a=b",
+    ]
+    flags, overrides = cli.parse(parser, words)
+    assert (flags.config, flags.workdir, flags.extend) == ("gpt:cpu", "runs/x", True)
+    assert overrides == {"mesh.fsdp": "-1", "data.path": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--confg=gpt"], "--confg: there is no such flag; the nearest is --config;"),
+        (["--config_train.steps=4"], "the nearest is --config.train.steps;"),
+        (["--config=gpt"], "required: --workdir"),
+        (["--config=gpt", "--workdir=x", "--config.train.steps"], "--config.train.steps has no value"),
+        (["--config.train.steps", "--config=gpt", "--workdir=x"], "--config.train.steps has no value"),
+        (["--config=gpt", "--workdir=x", "stray"], "unrecognized arguments: stray"),
+    ],
+)
+def test_wrong_flags_are_refused_with_the_nearest(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        cli.parse(cli.make_parser("train", "Trains a model."), words)
+    assert sentence in str(error.value)
+
+
+COMMAND = """
+from launch import cli
+from launch.configs import load
+
+def main(words):
+    flags, overrides = cli.parse(cli.make_parser("train", "Trains a model."), words)
+    print(load(flags.config, **overrides).train.steps)
+    if flags.workdir == "defect":
+        raise ValueError("a defect of ours")
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "out", "last", "trace"),
+    [
+        ("--config=gpt --workdir=x --config.train.steps=9", 0, "9\n", "", False),
+        ("--config=gpt --workdir=x --config.train.stps=9", 2, "", "the nearest is train.steps.", False),
+        ("--config=gpt --workdir=defect --config.train.steps=9", 1, "9\n", "ValueError: a defect of ours", True),
+        ("--help", 0, "divides num_heads", "", False),
+    ],
+)
+def test_a_command_ends_with_one_sentence(words: str, status: int, out: str, last: str, trace: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", COMMAND, *words.split()], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == status
+    assert out in done.stdout
+    assert (done.stderr.splitlines() or [""])[-1].endswith(last)
+    assert ("Traceback" in done.stderr) == trace

@@ -1,0 +1,149 @@
+"""A run's folder: one owner, one config, and errors in one sentence."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from launch.configs import flatten, load
+from model.errors import UserError
+from train.runfolder import RunFolder, full_disk, learned_changes, passport
+
+
+def config(**overrides: object) -> ConfigDict:
+    return load("gpt:quickstart", **overrides)
+
+
+def test_a_folder_holds_the_config_and_the_passport(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "a/b", config()) as folder:
+        folder.write_passport(
+            passport(config(**{"train.seed": 5, "train.seeds": 3, "data.seed": 7}), "f1n6er", "dense")
+        )
+    assert json.loads((tmp_path / "a/b/config.json").read_text()) == config().to_dict()
+    found = json.loads((tmp_path / "a/b/passport.json").read_text())
+    assert found["seeds"] == [5, 6, 7]
+    assert found["data"] == {"fingerprint": "f1n6er", "seed": 7}
+    assert found["attention_core"] == "dense"
+    assert found["devices"]["count"] == 8
+    assert found["packages"]["jax"]
+    assert "host_platform_device_count" in found["flags"]["XLA_FLAGS"]
+
+
+def test_what_is_learned_may_not_change_and_the_rest_may(tmp_path: Path) -> None:
+    """Every key is tried, against a list that is written here a second time."""
+    free = {"log_every", "evaluate_every", "checkpoint_every", "keep_last", "keep_best", "prompt", "prefetch", "dir"}
+    for key, value in flatten(config()).items():
+        other = {bool: not value, int: 3, float: 0.123, str: "other"}[type(value)]
+        changes = learned_changes(config().to_dict(), config(**{key: other}).to_dict())
+        section, name = key.split(".")
+        assert changes == ({} if section == "mesh" or name in free else {key: (value, other)}), key
+
+
+def begin(path: Path, **overrides: object) -> None:
+    """Makes the folder of a run that has saved a checkpoint."""
+    RunFolder(path, config(**overrides)).close()
+    (path / "checkpoints/20").mkdir(parents=True)
+
+
+def test_a_changed_config_is_refused_with_the_difference(tmp_path: Path) -> None:
+    begin(tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match=r"model.width: \d+ -> 96, optimizer.beta1: 0.9 -> 0.5\)"):
+        RunFolder(tmp_path, config(**{"model.width": 96, "optimizer.beta1": 0.5, "train.log_every": 3}))
+    assert (tmp_path / "config.json").read_text() == before
+    RunFolder(tmp_path, config(**{"train.log_every": 3, "mesh.tensor": 2})).close()
+    assert json.loads((tmp_path / "config.json").read_text())["mesh"]["tensor"] == 2
+
+
+def test_only_extend_allows_more_steps(tmp_path: Path) -> None:
+    begin(tmp_path, **{"train.steps": 50})
+    with pytest.raises(UserError, match=r"train.steps: 50 -> 60.*--extend"):
+        RunFolder(tmp_path, config(**{"train.steps": 60}))
+    with pytest.raises(UserError, match="train.steps: 50 -> 40"):
+        RunFolder(tmp_path, config(**{"train.steps": 40}), extend=True)
+    with pytest.raises(UserError, match="model.width"):
+        RunFolder(tmp_path, config(**{"train.steps": 60, "model.width": 96}), extend=True)
+    RunFolder(tmp_path, config(**{"train.steps": 60}), extend=True).close()
+    RunFolder(tmp_path, config(**{"train.steps": 60})).close()
+
+
+OWNER = """
+import os, sys
+from launch.configs import load
+from train.runfolder import RunFolder
+folder = RunFolder(sys.argv[1], load("gpt:quickstart"))
+child = os.fork()  # a loader, which outlives its killed parent
+if child == 0:
+    sys.stdin.read()
+    os._exit(0)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_owner_until_it_dies(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", OWNER, str(tmp_path)]
+    # Warnings are ignored: jax has threads in the parent of this fork, but the child only reads.
+    owner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match=f"in use by another process .number {owner.pid}."):
+            RunFolder(tmp_path, config())
+        owner.kill()
+        owner.wait()
+        RunFolder(tmp_path, config()).close()
+    finally:
+        owner.kill()
+        owner.communicate()
+
+
+def test_a_run_that_has_saved_nothing_may_change(tmp_path: Path) -> None:
+    RunFolder(tmp_path, config()).close()
+    (tmp_path / "checkpoints").mkdir()
+    RunFolder(tmp_path, config(**{"model.width": 96})).close()
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["width"] == 96
+
+
+def test_a_run_does_not_go_on_with_other_text(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with RunFolder(tmp_path, config()) as folder:
+        folder.write_passport(passport(config(), "f1n6er", "dense"))
+        folder.write_passport(passport(config(), "f1n6er", "dense"))
+        with pytest.raises(UserError, match="text has changed .*f1n6er -> 0ther"):
+            folder.write_passport(passport(config(), "0ther", "dense"))
+    assert json.loads((tmp_path / "passport.json").read_text())["data"]["fingerprint"] == "f1n6er"
+
+
+def test_a_refused_config_gives_the_lock_back(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with pytest.raises(UserError):
+        RunFolder(tmp_path, config(**{"model.width": 96}))
+    again = "import sys; from launch.configs import load; from train.runfolder import RunFolder\n"
+    again += "RunFolder(sys.argv[1], load('gpt'))"
+    subprocess.run([sys.executable, "-c", again, str(tmp_path)], check=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file/run", Path("/proc/run")):
+        with pytest.raises(UserError, match=f"--workdir={path} cannot be written"):
+            RunFolder(path, config())
+
+
+def test_a_full_disk_is_told_from_other_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=f"the disk under {tmp_path} is full"), full_disk(tmp_path):
+        with open("/dev/full", "w") as file:
+            file.write("x")
+    # The words of TensorStore, through which Orbax writes.
+    with pytest.raises(UserError, match="is full"), full_disk(tmp_path):
+        raise ValueError(f"RESOURCE_EXHAUSTED: Failed to write 9 bytes to file 8: {os.strerror(errno.ENOSPC)}")
+    with pytest.raises(ValueError, match="another"), full_disk(tmp_path):
+        raise ValueError("another")
+    with pytest.raises(FileNotFoundError), full_disk(tmp_path):
+        (tmp_path / "absent").read_text()

@@ -1,0 +1,72 @@
+"""Learning rates against their formulas in NumPy."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from model.errors import UserError
+from train.schedules import SCHEDULES, make_schedule, warn_if_short
+
+
+def optimizer_config(**changes: object) -> ConfigDict:
+    config = base.get_config().optimizer
+    config.update(changes)
+    return config
+
+
+def expected(name: str, step: int, steps: int, warmup: int, peak: float, final: float, decay: int) -> float:
+    """The formula of each schedule, one step at a time."""
+    if step < warmup:
+        return peak * step / warmup
+    done, rest = step - warmup, steps - warmup
+    share = min(done / rest, 1)
+    return {
+        "constant": peak,
+        "linear": peak * (1 - share * (1 - final)),
+        "cosine": peak * (final + (1 - final) * (1 + math.cos(math.pi * share)) / 2),
+        "wsd": peak if step < steps - decay else peak * (1 - (1 - final) * min(step - steps + decay, decay) / decay),
+        "inverse_sqrt": peak * math.sqrt(max(warmup, 1) / (max(warmup, 1) + done)),
+    }[name]
+
+
+@pytest.mark.parametrize("warmup", [0, 7])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_equals_its_formula(name: str, warmup: int) -> None:
+    config = optimizer_config(
+        schedule=name, warmup_steps=warmup, learning_rate=0.3, final_fraction=0.1, decay_fraction=0.2
+    )
+    schedule = make_schedule(config, 53)
+    steps = [0, 1, 6, 7, 8, 23, 41, 42, 43, 44, 52, 53, 59]
+    wanted = [expected(name, step, 53, warmup, 0.3, 0.1, 11) for step in steps]
+    np.testing.assert_allclose([float(schedule(step)) for step in steps], wanted, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_run_shorter_than_its_warmup_ends_inside_it(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    config = optimizer_config(schedule=name, warmup_steps=20, learning_rate=1.0)
+    np.testing.assert_allclose(float(make_schedule(config, 9)(8)), 8 / 20, rtol=1e-6)
+    with caplog.at_level(logging.WARNING):
+        warn_if_short(config, 21)
+        assert not caplog.text
+        warn_if_short(config, 20)
+    assert "ends in its warm-up" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "flag"),
+    [
+        ({"schedule": "cosin"}, 9, "optimizer.schedule='cosin'"),
+        ({}, 0, "train.steps=0"),
+        ({"warmup_steps": -1}, 9, "warmup_steps=-1"),
+        ({"learning_rate": -0.1}, 9, "learning_rate=-0.1"),
+        ({"decay_fraction": 1.5}, 9, "decay_fraction=1.5"),
+        ({"final_fraction": -0.5}, 9, "final_fraction=-0.5"),
+    ],
+)
+def test_impossible_numbers_are_refused_by_flag(changes: dict[str, object], steps: int, flag: str) -> None:
+    with pytest.raises(UserError, match=flag):
+        make_schedule(optimizer_config(**changes), steps)

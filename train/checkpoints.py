@@ -1,0 +1,229 @@
+"""Checkpoints: a state and its data position in one atomic step of Orbax, the newest and the best kept.
+
+A step is a folder `<step>/` that appears by one rename. Before that rename, `files.json` in it lists the size of every
+file: a step that lost some of its bytes is told from a good one without reading it.
+"""
+
+import contextlib
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+from model.errors import UserError
+from train.named_arrays import difference, plain, typed
+from train.runfolder import full_disk
+
+log = logging.getLogger("heed")
+_FILES = "files.json"
+_BAD = (ValueError, OSError, KeyError)  # what Orbax and TensorStore raise for files that are cut, missing or garbled
+
+
+class _WithoutOrbax(logging.Filter):
+    """Orbax logs every error that it raises, with its traceback; the one that is raised is enough."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return f"{Path('/orbax/checkpoint')}" not in record.pathname + record.getMessage()
+
+
+for _logger in ("absl", "asyncio"):  # asyncio speaks of the tasks that a failed save has left
+    logging.getLogger(_logger).addFilter(_WithoutOrbax())
+
+
+class Checkpoints:
+    """The checkpoints of a run, in `folder`.
+
+    A writer (`keep_last` given) makes the folder, deletes what an interrupted save left, keeps the `keep_last` newest
+    steps and the `keep_best` of lowest metric, and moves broken steps aside to `broken-<step>`. A reader changes
+    nothing, so it may look at a run that goes on.
+
+    Raises:
+        UserError: keep_last is below 1, or keep_best below 0.
+    """
+
+    def __init__(self, folder: str | Path, keep_last: int | None = None, keep_best: int = 0):
+        if keep_last is not None and keep_last < 1:
+            raise UserError(
+                f"--config.train.keep_last={keep_last} is below 1: a run resumes from its newest checkpoint."
+            )
+        if keep_best < 0:
+            raise UserError(f"--config.train.keep_best={keep_best} is negative; 0 keeps no best one.")
+        self.folder = Path(folder).absolute()
+        self._writes, self._saving = keep_last is not None, 0
+        if self._writes:
+            self._set_aside_damaged()
+        with full_disk(self.folder):
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=_options(keep_last, keep_best, self._write_sizes),
+                item_handlers={"state": ocp.PyTreeCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()},
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What is being saved is finished also when the run is refused; then the first error is the one to tell.
+        with contextlib.suppress(UserError) if kind else contextlib.nullcontext():
+            self.close()
+
+    def steps(self) -> list[int]:
+        """The steps that are saved or being saved, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, extra: Mapping[str, Any], metric: float | None = None) -> None:
+        """Copies a state to the host and returns; a thread writes it. A step that is already saved is left as it is.
+
+        state: any pytree of arrays. extra: what else the run needs to go on, as JSON. metric: lower is better.
+
+        Raises:
+            UserError: the disk is full, in this save or in the one before.
+        """
+        if step in self.steps():
+            return
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(plain(state)), extra=ocp.args.JsonSave(dict(extra)))
+        with full_disk(self.folder):
+            self._manager.wait_until_finished()
+            self._saving = step
+            # Without a metric a step is the worst: it is kept only while it is among the newest.
+            self._manager.save(step, args=items, metrics={"metric": math.inf if metric is None else metric}, force=True)
+
+    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any], int] | None:
+        """Returns the newest good state, its extra and its step; None where there is no checkpoint.
+
+        abstract_state: a pytree of jax.ShapeDtypeStruct with shardings: all of the saved state, or a dict of some of
+        its fields, such as {'params': ...}. Broken steps are reported, one line each, and passed over.
+
+        Raises:
+            UserError: the checkpoint is of another model (the first leaf that differs), or every step is broken.
+        """
+        wanted = plain(abstract_state)
+        steps = _steps(self.folder)
+        for at, step in reversed(list(enumerate(steps))):
+            try:
+                _check_sizes(self.folder / str(step))
+                arrays, extra = self._read(step, wanted)
+            except UserError:
+                raise
+            except _BAD as error:
+                self._warn(step, error)
+                continue
+            self._set_aside(steps[at + 1 :])
+            self._manager.reload()
+            return typed(arrays, abstract_state), extra, step
+        if steps:
+            raise self._nothing_left()
+        return None
+
+    def check(self) -> None:
+        """Raises the error of a save that has failed in the background; UserError if the disk is full."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Blocks until what is being saved is on disk; raises as `check`."""
+        with full_disk(self.folder):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and ends the threads; raises as `check`."""
+        with full_disk(self.folder):
+            self._manager.close()
+
+    def _read(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        saved = self._manager.item_metadata(step)["state"]
+        if saved is None:
+            raise FileNotFoundError("the list of its arrays is missing")
+        differs = difference(saved.tree, wanted)
+        if differs:
+            raise UserError(
+                f"checkpoint {step} of {self.folder} is of another model: {differs}; "
+                "give the --config it was trained with, or another --workdir."
+            )
+        arrays = ocp.args.PyTreeRestore(
+            item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+        )
+        items = self._manager.restore(step, args=ocp.args.Composite(state=arrays, extra=ocp.args.JsonRestore()))
+        return items["state"], items["extra"]
+
+    def _set_aside_damaged(self) -> None:
+        """Moves steps with files missing or cut out of the way of Orbax, which reads some of every step."""
+        damaged = []
+        for step in _steps(self.folder):
+            try:
+                _check_sizes(self.folder / str(step))
+            except ValueError as error:
+                self._warn(step, error)
+                damaged.append(step)
+        if damaged and damaged == _steps(self.folder):
+            raise self._nothing_left()
+        self._set_aside(damaged)
+
+    def _set_aside(self, broken: Sequence[int]) -> None:
+        """Renames broken steps, so that their numbers can be saved again; a reader leaves them."""
+        if not (broken and self._writes):
+            return
+        if jax.process_index() == 0:
+            for step in broken:
+                names = (self.folder / f"broken-{step}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+                (self.folder / str(step)).rename(next(name for name in names if not name.exists()))
+        multihost_utils.sync_global_devices("broken checkpoints are set aside")
+
+    def _warn(self, step: int, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
+        log.warning("checkpoint %d of %s is broken (%s): the one before is taken.", step, self.folder, reason)
+
+    def _nothing_left(self) -> UserError:
+        return UserError(f"{self.folder} holds no checkpoint that can be read: give another --workdir to begin anew.")
+
+    def _write_sizes(self) -> None:
+        """Lists the files of the step that is about to be renamed to its final name."""
+        for folder in self.folder.glob(f"{self._saving}.*"):
+            (folder / _FILES).write_text(json.dumps(_sizes(folder)))
+
+
+def _options(keep_last: int | None, keep_best: int, before_rename: Callable[[], None]) -> ocp.CheckpointManagerOptions:
+    best = keep.BestN(get_metric_fn=_metric, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False)
+    return ocp.CheckpointManagerOptions(
+        create=keep_last is not None,
+        cleanup_tmp_directories=keep_last is not None,
+        best_fn=_metric,
+        best_mode="min",
+        preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(keep_last), best]),
+        async_options=ocp.AsyncOptions(post_finalization_callback=before_rename),
+        lightweight_initialize=keep_last is None,
+    )
+
+
+def _metric(metrics: Mapping[str, float]) -> float:
+    return metrics["metric"]
+
+
+def _steps(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file of the items; those beside them are Orbax's own notes, which it changes later."""
+    files = [path for path in folder.glob("*/**/*") if path.is_file() and path.name != "commit_success.txt"]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _check_sizes(folder: Path) -> None:
+    """Raises ValueError if a file of a step is not as long as it was written; steps without a list are not checked."""
+    if not (folder / _FILES).is_file():
+        return
+    found = _sizes(folder)
+    for name, size in json.loads((folder / _FILES).read_text()).items():
+        if found.get(name) != size:
+            raise ValueError(f"{name} has {found.get(name, 0)} of {size} bytes")

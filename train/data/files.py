@@ -1,0 +1,68 @@
+"""Files that several processes may want at once: each is made once, whole or not at all, and without noise."""
+
+import contextlib
+import fcntl
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from model.errors import UserError
+
+
+def make_folder(folder: Path) -> Path:
+    """Makes `folder` with its parents and returns it.
+
+    Raises:
+        UserError: the folder cannot be made or written.
+    """
+    reason = "permission denied"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        writable, reason = False, str(error.strerror)
+    if not writable:
+        raise UserError(f"the data folder {folder} cannot be written ({reason}): choose another with --config.data.dir")
+    return folder
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps TFDS from printing and warning about what is normal here: data sets without a download or metadata."""
+    tfds.disable_progress_bar()
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file `path`, waiting for whoever holds it; the kernel frees it when its holder dies."""
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def make_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """Returns `target`, a file or a folder, which `make(path)` writes if it is not there yet.
+
+    It is written beside its place and renamed, under a lock: no process ever sees a half of it, and only one works.
+    """
+    if target.exists():
+        return target
+    with locked(target.with_name(target.name + ".lock")):
+        if not target.exists():
+            partial = target.with_name(target.name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)  # what a killed process left; ours alone under the lock
+            make(partial)
+            os.replace(partial, target)
+    return target

@@ -1,0 +1,116 @@
+"""One call from a config to windows: `open_data(config.data)`."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+
+from model.errors import UserError
+from train.data.files import make_folder
+from train.data.owntext import OwnText
+from train.data.pipeline import check_batching
+from train.data.sources import Source, tfds_source
+from train.data.tokenizers import ByteTokenizer, Tokenizer, cached_bpe
+from train.data.windows import TokenFile, Windows, tokenise
+
+
+class Data:
+    """A data set with its tokenizer.
+
+    Attributes:
+        tokenizer: text to ids and back.
+        length: T, of the windows.
+        fingerprint: a hash of the text of both splits.
+    """
+
+    def __init__(self, source: Source, splits: dict[str, str], tokenizer: Tokenizer, length: int, cache: Path) -> None:
+        """Takes the source, its names of our 'train' and 'validation', and the folder of token files."""
+        self._source = source
+        self._splits = splits
+        self._cache = cache
+        self._files: dict[str, TokenFile] = {}
+        self.tokenizer = tokenizer
+        self.length = length
+        self._fingerprints = {split: source.fingerprint(name) for split, name in splits.items()}
+        self.fingerprint = hashlib.sha256("".join(self._fingerprints.values()).encode()).hexdigest()
+
+    def windows(self, split: str) -> Windows:
+        """Returns the windows of 'train' or 'validation', tokenised the first time.
+
+        Raises:
+            UserError: the split holds fewer tokens than one window.
+        """
+        stream = self._tokens(split).stream
+        if len(stream) - 1 < self.length:
+            raise UserError(
+                f"the split {self._splits[split]!r} holds {len(stream) - 1} tokens, fewer than one window "
+                f"of data.length={self.length}: lower --config.data.length or add text"
+            )
+        return Windows(stream, self.tokenizer.end, self.length, int(self.byte_offsets(split)[-1]))
+
+    def documents(self, split: str) -> Iterator[str]:
+        """Yields the documents of 'train' or 'validation' in their order."""
+        return self._source.documents(self._splits[split])
+
+    def text(self, split: str) -> bytes:
+        """Returns the UTF-8 bytes of all documents of a split, end to end; `byte_offsets` says where each begins."""
+        return b"".join(document.encode() for document in self.documents(split))
+
+    def byte_offsets(self, split: str) -> np.ndarray:
+        """Returns where each document begins in `text(split)`, and at last its length: int64, documents + 1."""
+        return self._tokens(split).byte_offsets
+
+    def _tokens(self, split: str) -> TokenFile:
+        if split not in self._files:
+            name = f"tokens-{self._fingerprints[split][:16]}-{self.tokenizer.fingerprint[:16]}"
+            self._files[split] = tokenise(self.documents(split), self.tokenizer, self._cache / name)
+        return self._files[split]
+
+
+def open_data(config: ConfigDict) -> Data:
+    """Returns the data set that `config.data` names, prepared and with its tokenizer trained if they were not yet.
+
+    Raises:
+        UserError: a value cannot be used, or the data set cannot be had.
+    """
+    check_batching(config.batch_size, config.seed, config.prefetch)
+    _check(config)
+    folder = make_folder(data_folder(config.dir))
+    cache = make_folder(folder / "heed")
+    source: Source = OwnText(config.path) if config.path else tfds_source(config.name, folder, config.feature)
+    source.check(config.train_split, "train_split")
+    source.check(config.validation_split, "validation_split")
+    tokenizer: Tokenizer = ByteTokenizer()
+    if config.tokenizer == "bpe":
+        fingerprint = source.fingerprint(config.train_split)
+        tokenizer = cached_bpe(source.documents(config.train_split), config.vocab_size, fingerprint, cache)
+    splits = {"train": config.train_split, "validation": config.validation_split}
+    return Data(source, splits, tokenizer, config.length, cache)
+
+
+def data_folder(folder: str) -> Path:
+    """Returns the folder of prepared data sets: `folder`, or where TFDS keeps them ($TFDS_DATA_DIR).
+
+    Raises:
+        UserError: `folder` is a URL.
+    """
+    if "://" in folder:
+        raise UserError(f"data.dir={folder!r} is no folder of this machine: mount it, and change --config.data.dir")
+    return Path(folder or tfds.core.constants.DATA_DIR).expanduser().absolute()
+
+
+def _check(config: ConfigDict) -> None:
+    if config.length < 1:
+        raise UserError(f"data.length={config.length} must be at least 1: change --config.data.length")
+    if config.tokenizer not in ("bpe", "bytes"):
+        raise UserError(
+            f"data.tokenizer={config.tokenizer!r} is neither 'bpe' nor 'bytes': change --config.data.tokenizer"
+        )
+    if config.tokenizer == "bpe" and config.vocab_size < 257:
+        raise UserError(
+            f"data.vocab_size={config.vocab_size} must be at least 257, the bytes and the end of a "
+            f"document: change --config.data.vocab_size"
+        )

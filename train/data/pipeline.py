@@ -1,0 +1,64 @@
+"""From windows to batches, by Grain: shuffle first, shard after, so the number of processes changes no batch."""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from model.errors import UserError
+from train.data.order import shuffled
+from train.data.windows import Windows
+
+THREADS = 1  # a batch is made in less than a millisecond: more threads would only fight the step for the interpreter
+
+
+def batches(
+    windows: Windows, batch_size: int, seed: int, start: int = 0, prefetch: int = 8, rows: Sequence[int] | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields shuffled batches for ever, from batch `start` on; batch k depends on (seed, k) alone.
+
+    Each epoch is another order of all windows, drawn from (seed, epoch). A batch may straddle two epochs, so none is
+    lost. The only state is the number of batches taken; starting anywhere costs the same.
+
+    Args:
+        windows: what is shuffled, one window a row.
+        batch_size: rows B of the global batch.
+        seed: fixes the order, any integer >= 0.
+        start: how many batches were taken before.
+        prefetch: how many batches are made ahead, in threads; 0 for none.
+        rows: which rows of the global batch this process loads (default: all).
+
+    Raises:
+        UserError: batch_size, seed or prefetch is out of range.
+    """
+    check_batching(batch_size, seed, prefetch)
+    taken = np.arange(batch_size) if rows is None else np.asarray(rows)
+
+    def batch(number: int) -> dict[str, np.ndarray]:
+        return windows.rows(shuffled(number * batch_size + taken, len(windows), seed))
+
+    iterator = iter(_read(grain.MapDataset.range(sys.maxsize // batch_size).map(batch), prefetch))
+    iterator.set_state({"next_index": start})
+    return iterator
+
+
+def eval_batches(
+    windows: Windows, batch_size: int, rows: Sequence[int] | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields every window once, in order; the last batch is filled up with rows of weight 0."""
+    check_batching(batch_size)
+    taken = np.arange(batch_size) if rows is None else np.asarray(rows)
+    numbers = grain.MapDataset.range(-(-len(windows) // batch_size))
+    return iter(_read(numbers.map(lambda k: windows.rows(k * batch_size + taken)), prefetch=2))
+
+
+def check_batching(batch_size: int, seed: int = 0, prefetch: int = 0) -> None:
+    """Raises UserError where a value cannot be used."""
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("prefetch", prefetch, 0)):
+        if value < least:
+            raise UserError(f"data.{name}={value} must be at least {least}: change --config.data.{name}")
+
+
+def _read(dataset: grain.MapDataset, prefetch: int) -> grain.IterDataset:
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=prefetch))

@@ -1,0 +1,111 @@
+"""Windows of the fixed concatenation `E d1 E d2 E ...`: any of them at once, and each token a target exactly once."""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from train.data.files import make_once
+from train.data.tokenizers import Tokenizer
+
+CHUNK = 2**22  # characters that are tokenised together: enough to keep every core busy
+
+
+class Windows:
+    """Window i holds the stream's tokens i*T .. i*T+T: inputs are all but the last, targets all but the first.
+
+    An `end` among the inputs opens a segment, where positions restart at 0; so does a window's first token. The last
+    window is padded with weight 0 and segment 0; real segments count from 1.
+
+    Attributes:
+        num_tokens: targets in one pass, closing `end`s included.
+        num_bytes: UTF-8 bytes of the text.
+        length: T.
+    """
+
+    def __init__(self, stream: np.ndarray, end: int, length: int, num_bytes: int) -> None:
+        """Takes the stream itself: a 1-D integer array that begins and closes with `end`."""
+        self._stream = stream
+        self._end = end
+        self.length = length
+        self.num_bytes = num_bytes
+        self.num_tokens = len(stream) - 1
+
+    def __len__(self) -> int:
+        return -(-self.num_tokens // self.length)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Returns window `index`: int32 tokens, targets, segment_ids and positions, float32 weights, all (T)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        return {name: array_BT[0] for name, array_BT in self.rows([index]).items()}
+
+    def rows(self, indices: Iterable[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Returns many windows, as (B, T) arrays; an index past the last window gives a row of padding."""
+        start_B = np.asarray(indices, np.int64) * self.length
+        at_BS = start_B[:, None] + np.arange(self.length + 1)
+        tokens_BS = self._stream[np.minimum(at_BS, self.num_tokens)].astype(np.int32)  # so padding is `end`
+        tokens_BT = np.ascontiguousarray(tokens_BS[:, :-1])
+        real_BT = at_BS[:, 1:] <= self.num_tokens
+        opens_BT = tokens_BT == self._end
+        opens_BT[:, 0] = True
+        at_T = np.arange(self.length, dtype=np.int32)
+        opened_BT = np.maximum.accumulate(np.where(opens_BT, at_T, 0), axis=1)
+        return {
+            "tokens": tokens_BT,
+            "targets": np.ascontiguousarray(tokens_BS[:, 1:]),
+            "segment_ids": np.cumsum(opens_BT, axis=1, dtype=np.int32) * real_BT,
+            "positions": (at_T - opened_BT) * real_BT,
+            "weights": real_BT.astype(np.float32),
+        }
+
+
+class TokenFile:
+    """A split that was tokenised once: its stream as a memory-mapped file, and where its documents lie.
+
+    Attributes:
+        stream: the tokens `E d1 E d2 E ...`.
+        token_offsets: where the first token of each document is in the stream, then the stream's length.
+        byte_offsets: where the first byte of each document is in the split's text, then the text's length.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        """Opens what `tokenise` wrote to `folder` with the same tokenizer."""
+        self.stream = np.asarray(np.memmap(folder / "tokens.raw", _dtype(tokenizer), mode="r"))
+        self.token_offsets, self.byte_offsets = np.load(folder / "offsets.npy")
+
+
+def tokenise(documents: Iterable[str], tokenizer: Tokenizer, folder: Path) -> TokenFile:
+    """Returns the token file in `folder`, made once among all processes; the documents are streamed."""
+    return TokenFile(make_once(folder, lambda partial: _write(documents, tokenizer, partial)), tokenizer)
+
+
+def _dtype(tokenizer: Tokenizer) -> np.dtype:
+    return np.min_scalar_type(tokenizer.vocab_size - 1)
+
+
+def _write(documents: Iterable[str], tokenizer: Tokenizer, folder: Path) -> None:
+    folder.mkdir()
+    dtype = _dtype(tokenizer)
+    token_counts, byte_counts = array("q", [1]), array("q", [0])
+    with open(folder / "tokens.raw", "wb") as file:
+        file.write(dtype.type(tokenizer.end).tobytes())
+        for texts in _chunks(documents):
+            for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+                file.write(np.append(ids, tokenizer.end).astype(dtype).tobytes())
+                token_counts.append(len(ids) + 1)
+                byte_counts.append(len(text.encode()))
+    np.save(folder / "offsets.npy", np.cumsum([token_counts, byte_counts], axis=1))
+
+
+def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
+    texts: list[str] = []
+    size = 0
+    for text in documents:
+        texts.append(text)
+        size += len(text)
+        if size >= CHUNK:
+            yield texts
+            texts, size = [], 0
+    yield texts

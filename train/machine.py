@@ -1,0 +1,76 @@
+"""What this machine can do, measured once and kept; and where things are kept."""
+
+import json
+import logging
+import os
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+log = logging.getLogger("heed")
+_SECONDS = 1.0  # of measuring; compiling comes on top
+
+
+def cache_folder() -> Path:
+    """Returns the folder of what can be made again: $XDG_CACHE_HOME/heed, by default ~/.cache/heed."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heed"
+
+
+def use_compilation_cache() -> Path:
+    """Turns on the cache of compiled programs, unless JAX_COMPILATION_CACHE_DIR has done so; returns its folder."""
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    return Path(jax.config.values["jax_compilation_cache_dir"])
+
+
+def machine_rate(dtype: str) -> float:
+    """Returns the FLOP/s of matrix products on all devices together; those that a CPU is split into share its rate."""
+    return matrix_rate(dtype) * (jax.process_count() if jax.default_backend() == "cpu" else jax.device_count())
+
+
+def matrix_rate(dtype: str) -> float:
+    """Returns the FLOP/s of a large square matrix product on one device, measured in 2 seconds if it is not known yet.
+
+    Kept in the cache folder by device kind, number of CPU cores, dtype and version of jax, until the file is deleted.
+    """
+    file = cache_folder() / "matrix_rate.json"
+    device = jax.local_devices()[0]
+    key = f"{device.device_kind}, {os.cpu_count()} cores, {dtype}, jax {jax.__version__}"
+    known = _read(file)
+    if key not in known:
+        known[key] = _measure(dtype, device)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            new = file.with_name(f"{file.name}.{os.getpid()}")
+            new.write_text(json.dumps(known, indent=2))
+            new.replace(file)
+        except OSError as error:
+            log.warning(
+                "the matrix rate cannot be kept in %s (%s): it is measured at each start.", file, error.strerror
+            )
+    return known[key]
+
+
+def _read(file: Path) -> dict[str, float]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError):  # not there, or cut: it is measured again
+        return {}
+
+
+def _measure(dtype: str, device: jax.Device) -> float:
+    """2 n^3 / the median time of x @ y: random numbers, because some chips are faster on zeros."""
+    n = 1024 if device.platform == "cpu" else 8192
+    with jax.default_device(device):
+        x, y = (jax.random.normal(key, (n, n), dtype) for key in jax.random.split(jax.random.key(0)))
+        product = jax.jit(jnp.matmul)
+        product(x, y).block_until_ready()
+        times: list[float] = []
+        while sum(times) < _SECONDS and len(times) < 50:
+            began = time.perf_counter()
+            product(x, y).block_until_ready()
+            times.append(time.perf_counter() - began)
+    return 2 * n**3 / statistics.median(times)

@@ -1,0 +1,243 @@
+"""A run's folder: one owner at a time, one config, and a passport that says what made it."""
+
+import contextlib
+import errno
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+from ml_collections import ConfigDict
+
+from model.errors import UserError
+
+# What changes the thing that is learned; every other key may change between two starts of a run.
+_LEARNED = (
+    "model",
+    "data",
+    "optimizer",
+    "train.steps",
+    "train.accumulate",
+    "train.seed",
+    "train.seeds",
+    "train.label_smoothing",
+    "train.z_loss",
+)
+_FREE = ("data.prefetch", "data.dir")  # where the same data lies, and how far ahead it is read
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_PACKAGES = (
+    "heed",
+    "jax",
+    "jaxlib",
+    "libtpu",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "numpy",
+)
+
+
+class FullDisk(UserError):
+    """The disk is full; the libraries' threads will complain of it, too."""
+
+
+@contextlib.contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Turns the errors of a full disk into a FullDisk, and leaves all others as they are."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # TensorStore raises ValueError, with the text of the system's error
+        codes = {os.strerror(code) for code in _NO_SPACE}
+        if getattr(error, "errno", None) in _NO_SPACE or any(text in str(error) for text in codes):
+            raise FullDisk(
+                f"--workdir: the disk under {path} is full; what was saved before is intact: "
+                "make room and start again, or give another --workdir."
+            ) from error
+        raise
+
+
+class RunFolder:
+    """The folder of a run, made if need be, and locked until it is closed or the process dies.
+
+    The lock is the kernel's (a POSIX record lock): it cannot outlive its process, and forked loaders do not inherit it.
+    On several processes the first one owns the folder; the others write nothing. A run that has saved nothing has
+    learned nothing: the next one may learn something else in its place.
+
+    Raises:
+        UserError: the folder cannot be made or written, another process uses it, or it holds a run whose config learns
+            something else.
+    """
+
+    def __init__(self, path: str | Path, config: ConfigDict, extend: bool = False):
+        self.path = Path(path).absolute()
+        self._owner, self._lock = jax.process_index() == 0, None
+        if self._owner:
+            self._lock = self._take_lock()
+        try:
+            self._write_config(config.to_dict(), extend)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_passport(self, values: Mapping[str, Any]) -> None:
+        """Writes passport.json: what this start of the run was made of.
+
+        Raises:
+            UserError: a run that has begun would go on with other text.
+        """
+        file = self.path / "passport.json"
+        if self._has_begun() and file.is_file():
+            old, new = json.loads(file.read_text())["data"]["fingerprint"], values["data"]["fingerprint"]
+            if old != new:
+                raise UserError(
+                    f"the text has changed since {self.path} began (fingerprint {old[:12]} -> {new[:12]}): "
+                    "restore it, or give another --workdir."
+                )
+        self.write("passport.json", values)
+
+    def _take_lock(self) -> int:
+        file = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Not deleted at the end: two processes could then hold locks on two files of one name.
+            file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(file, 0)
+            os.write(file, str(os.getpid()).encode())
+        except OSError as error:
+            if file is not None:
+                os.close(file)
+            raise _refusal(self.path, error) from error
+        return file
+
+    def _write_config(self, config: dict[str, Any], extend: bool) -> None:
+        file = self.path / "config.json"
+        if file.is_file() and self._has_begun():
+            changes = learned_changes(json.loads(file.read_text()), config)
+            if extend and changes.keys() == {"train.steps"} and changes["train.steps"][0] < changes["train.steps"][1]:
+                changes = {}
+            if changes:
+                text = ", ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changes.items())
+                more = " or --extend for more train.steps," if "train.steps" in changes else ""
+                raise UserError(
+                    f"{self.path} holds a run that learns something else ({text}): "
+                    f"give its --config again,{more} or another --workdir."
+                )
+        self.write("config.json", config)
+
+    def _has_begun(self) -> bool:
+        """Whether there is a checkpoint, be it broken."""
+        folder = self.path / "checkpoints"
+        return folder.is_dir() and any(folder.iterdir())
+
+    def write(self, name: str, values: Mapping[str, Any]) -> None:
+        """Writes values as a JSON file of the folder, as `write_with`."""
+        self.write_with(name, lambda path: path.write_text(json.dumps(values, indent=2) + "\n"))
+
+    def write_with(self, name: str, save: Callable[[Path], object]) -> None:
+        """Lets `save(path)` write a file of the folder, whole or not at all; only the owner does."""
+        if not self._owner:
+            return
+        new = self.path / f".{name}.new"
+        with full_disk(self.path):
+            save(new)
+            new.replace(self.path / name)
+
+
+def learned_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns {'section.key': (old, new)} of the keys that change what is learned, of two configs as nested dicts."""
+
+    def learned(config: Mapping[str, Any]) -> dict[str, Any]:
+        flat = {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
+        return {
+            key: value for key, value in flat.items() if {key, key.partition(".")[0]} & {*_LEARNED} and key not in _FREE
+        }
+
+    before, after = learned(old), learned(new)
+    keys = [*before, *(key for key in after if key not in before)]
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def passport(config: ConfigDict, data_fingerprint: str, core: str) -> dict[str, Any]:
+    """Returns what a run is made of: code, packages, devices, flags, data, seeds, and the attention core that runs."""
+    device = jax.devices()[0]
+    return {
+        "command": sys.argv,
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "devices": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
+        "processes": jax.process_count(),
+        "cpus": os.cpu_count(),
+        "flags": {
+            name: value
+            for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS")
+            if (value := os.environ.get(name))
+        },
+        "data": {"fingerprint": data_fingerprint, "seed": config.data.seed},
+        "seeds": [config.train.seed + i for i in range(config.train.seeds)],
+        "attention_core": core,
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of this code, and whether files differ from it; None where it is not a git checkout."""
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+        except (FileNotFoundError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    return None if commit is None else {"commit": commit, "changed": bool(changed)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _refusal(path: Path, error: OSError) -> UserError:
+    """The sentence for a folder that cannot be used."""
+    if (
+        error.errno in (errno.EAGAIN, errno.EACCES)
+        and (path / ".lock").is_file()
+        and os.access(path / ".lock", os.W_OK)
+    ):
+        owner = (path / ".lock").read_text() or "unknown"
+        return UserError(
+            f"--workdir={path} is in use by another process (number {owner}): wait for it, or give another folder."
+        )
+    if error.errno in _NO_SPACE:
+        return UserError(f"--workdir={path}: the disk is full: make room, or give a folder on another disk.")
+    return UserError(f"--workdir={path} cannot be written ({error.strerror}): give a folder that you may write.")
