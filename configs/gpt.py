@@ -41,7 +41,8 @@ def gpt2(config: ConfigDict) -> None:
 
 
 def bench(config: ConfigDict) -> None:
-    """What `launch.bench` times beside a bare function, and the README beside nanodo: L6 D384 H6 T256 B16 V256, float32.
+    """What `launch.bench` times beside a bare function, and the README beside nanodo: L6 D384 H6 T256 B16 V256,
+    float32.
 
     python -m launch.bench --config=configs/gpt.py:bench
     """

@@ -59,5 +59,4 @@ def open_run(workdir: str | Path) -> Run:
     if found is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint yet: give the folder of a run that has saved one.")
     params, _, step = found
-    first = jax.tree.map(lambda x: x[0], params["params"]) if config.train.seeds > 1 else params["params"]
-    return Run(config, bind(experiment.model_config, first), tokenizer, step)
+    return Run(config, bind(config, params["params"]), tokenizer, step)

@@ -1,4 +1,5 @@
-"""What is computed: modules and pure functions that know no mesh, no device, no data set, no config object and no file."""
+"""What is computed: modules and pure functions that know no mesh, no device, no data set, no config object and no
+file."""
 
 from model.errors import UserError
 from model.gpt import GPT, GPTConfig

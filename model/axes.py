@@ -24,6 +24,8 @@ def pin(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(names))
 
 
-def parameter(rngs: nnx.Rngs, init: Callable[..., jax.Array], shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+def parameter(
+    rngs: nnx.Rngs, init: Callable[..., jax.Array], shape: tuple[int, ...], axes: tuple[str, ...]
+) -> nnx.Param:
     """A float32 parameter that remembers the logical names of its axes (metadata `axes`)."""
     return nnx.Param(init(rngs.params(), shape), axes=axes)

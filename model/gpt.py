@@ -49,7 +49,9 @@ class GPT(nnx.Module):
         self.embed = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
         self.position = POSITIONS[config.position](config.width, config.head_width, config.max_length, rngs)
         self.stack = Stack(config, rngs)
-        self.norm = NORMS[config.norm](config.width, bias=config.bias, rngs=rngs) if config.norm_place == "pre" else None
+        self.norm = (
+            NORMS[config.norm](config.width, bias=config.bias, rngs=rngs) if config.norm_place == "pre" else None
+        )
         axes = {"embed": config.width}, {"vocab": config.vocab_size}
         self.head = None if config.tied else Linear(*axes, bias=False, dtype=dtype, rngs=rngs)
 
@@ -63,14 +65,14 @@ class GPT(nnx.Module):
     ) -> jax.Array:
         """Logits of the next token at each place, (B, T, V) in float32.
 
-        `segment_ids_BT` keeps packed documents apart, `positions_BT` restarts their positions, `dropout_keys_B` (one key per
-        row) turns dropout on, and `head_gate_LH` weighs each head's output.
-        """
+        `segment_ids_BT` keeps packed documents apart, `positions_BT` restarts their positions, `dropout_keys_B` (one
+        key per row) turns dropout on, and `head_gate_LH` weighs each head's output."""
         x_BTD, context = self._start(tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B)
         return self._logits(self.stack(x_BTD, context, head_gate_LH))
 
     def decode(self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Logits (B, T, V) of new tokens at absolute positions, attending to the cache, and the cache with them in it."""
+        """Logits (B, T, V) of new tokens at absolute positions, attending to the cache, and the cache with them in
+        it."""
         x_BTD, context = self._start(tokens_BT, None, positions_BT, None)
         x_BTD, cache = self.stack.decode(x_BTD, context, cache, positions_BT)
         return self._logits(x_BTD), cache
@@ -94,7 +96,9 @@ class GPT(nnx.Module):
     ) -> tuple[jax.Array, Context]:
         B, T = tokens_BT.shape
         if self.position.limited and self.config.max_length < T:
-            raise UserError(f"{T} tokens are more than the {self.config.max_length} learned positions; raise --config.data.length.")
+            raise UserError(
+                f"{T} tokens are more than the {self.config.max_length} learned positions; raise --config.data.length."
+            )
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
         mask = parse_mask(self.config.mask)

@@ -50,6 +50,7 @@ class Linear(nnx.Module):
         self.bias = parameter(rngs, nnx.initializers.zeros, tuple(outputs.values()), tuple(outputs)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The map of x, from its last axes to the output axes."""
         kernel = self.kernel[...].astype(self.dtype)
         axes = tuple(range(x.ndim - self.num_inputs, x.ndim)), tuple(range(self.num_inputs))
         y = jax.lax.dot_general(x.astype(self.dtype), kernel, (axes, ((), ())))
@@ -67,6 +68,7 @@ class LayerNorm(nnx.Module):
         self.bias = parameter(rngs, nnx.initializers.zeros, (width,), ("norm",)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """x normalised, in the dtype of x."""
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6) * _last(self.scale[...], x)
@@ -80,6 +82,7 @@ class RMSNorm(nnx.Module):
         self.scale = parameter(rngs, nnx.initializers.ones, (width,), ("norm",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """x normalised, in the dtype of x."""
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6) * _last(self.scale[...], x)
         return y.astype(x.dtype)
@@ -109,7 +112,9 @@ GATED = ("geglu", "swiglu")
 class MLP(nnx.Module):
     """activation(x @ up) @ down; the gated kinds multiply by a second projection first (Shazeer 2020, equation 6)."""
 
-    def __init__(self, kind: str, width: int, hidden: int, *, bias: bool, dtype: DTypeLike, gain: float, rngs: nnx.Rngs):
+    def __init__(
+        self, kind: str, width: int, hidden: int, *, bias: bool, dtype: DTypeLike, gain: float, rngs: nnx.Rngs
+    ):
         self.activation = choose(ACTIVATIONS, kind, "model.mlp")
         inner, outer = {"mlp": hidden}, {"embed": width}
         self.up = Linear(outer, inner, bias=bias, dtype=dtype, rngs=rngs)
@@ -117,6 +122,7 @@ class MLP(nnx.Module):
         self.down = Linear(inner, outer, bias=bias, dtype=dtype, rngs=rngs, gain=gain)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """(B, T, D) to (B, T, D)."""
         if self.gate is None:
             hidden_BTF = self.activation(self.up(x_BTD))
         else:
@@ -133,6 +139,7 @@ class Embedding(nnx.Module):
         self.embedding = parameter(rngs, init, (vocab_size, width), ("vocab", "embed"))
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+        """The vectors of the tokens, (B, T, D)."""
         # Gathered over its width first: a lookup in a table split both ways makes XLA replicate the activations.
         table_VD = pin(self.embedding[...].astype(self.dtype), "vocab", None)
         return pin(jnp.take(table_VD, tokens_BT, axis=0, mode="clip"), "batch", "length", None)

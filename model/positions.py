@@ -57,7 +57,9 @@ class Learned(NoPosition):
     limited = True
 
     def __init__(self, width: int, head_width: int, max_length: int, rngs: nnx.Rngs):
-        self.table = parameter(rngs, nnx.initializers.normal(1 / math.sqrt(width)), (max_length, width), ("position", "embed"))
+        self.table = parameter(
+            rngs, nnx.initializers.normal(1 / math.sqrt(width)), (max_length, width), ("position", "embed")
+        )
 
     def add(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """The embeddings plus the learned rows."""
@@ -71,7 +73,8 @@ class Rotary(NoPosition):
     def __init__(self, width: int, head_width: int, max_length: int, rngs: nnx.Rngs):
         if head_width % 2:
             raise UserError(
-                f"rotary positions need an even head width, not {head_width} = --config.model.width / --config.model.num_heads."
+                f"rotary positions need an even head width, not {head_width}: --config.model.width / "
+                "--config.model.num_heads."
             )
         self.half = head_width // 2
 
@@ -94,4 +97,9 @@ def _frequencies(half: int) -> np.ndarray:
     return (10000.0 ** -(np.arange(half) / half)).astype(np.float32)[None, None]
 
 
-POSITIONS: dict[str, type[NoPosition]] = {"rope": Rotary, "learned": Learned, "sinusoidal": Sinusoidal, "none": NoPosition}
+POSITIONS: dict[str, type[NoPosition]] = {
+    "rope": Rotary,
+    "learned": Learned,
+    "sinusoidal": Sinusoidal,
+    "none": NoPosition,
+}

@@ -52,7 +52,9 @@ class StackConfig:
             if getattr(self, key) < 1:
                 raise UserError(f"--config.model.{key}={getattr(self, key)} must be at least 1.")
         if self.width % self.num_heads:
-            raise UserError(f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}.")
+            raise UserError(
+                f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}."
+            )
         if self.mlp_width < 0:
             raise UserError(f"--config.model.mlp_width={self.mlp_width} must be positive, or 0 for 4 x width.")
         if not 0 <= self.dropout < 1:
@@ -87,7 +89,8 @@ class Block(nnx.Module):
     def __init__(self, config: StackConfig, rngs: nnx.Rngs):
         norm = NORMS[config.norm]
         dtype, bias = jnp.dtype(config.dtype), config.bias
-        # Every residual branch starts smaller, so that the sum over 2L of them keeps its variance (Radford et al. 2019, section 2.3).
+        # Every residual branch starts smaller, so that the sum over 2L of them keeps its variance (Radford et al.
+        # 2019, section 2.3).
         gain = 1 / math.sqrt(2 * config.num_layers)
         self.pre, self.rate = config.norm_place == "pre", config.dropout
         self.attention = MultiHeadAttention(
@@ -123,7 +126,9 @@ class Block(nnx.Module):
 
         return self._residuals(x_BTD, attend, context.dropout_keys_B)
 
-    def decode(self, x_BTD: jax.Array, context: Context, cache: KVCache, positions_BT: jax.Array) -> tuple[jax.Array, KVCache]:
+    def decode(
+        self, x_BTD: jax.Array, context: Context, cache: KVCache, positions_BT: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
         """The block's output for new tokens, and the cache with them in it."""
         caches = []
 
@@ -150,8 +155,8 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     """L blocks whose parameters are stored as one, with a leading layer axis, and run by `lax.scan`.
 
-    `unroll` layers run per iteration of the scan (L: no loop is left); storage, and so optimizers and checkpoints, do not change.
-    """
+    `unroll` layers run per iteration of the scan (L: no loop is left); storage, and so optimizers and checkpoints, do
+    not change."""
 
     def __init__(self, config: StackConfig, rngs: nnx.Rngs):
         keys_L = jax.random.split(rngs.params(), config.num_layers)
@@ -169,7 +174,9 @@ class Stack(nnx.Module):
 
         return self._scan(body, x_BTD, self._keys_LB(context.dropout_keys_B), head_gate_LH)[0]
 
-    def decode(self, x_BTD: jax.Array, context: Context, cache: KVCache, positions_BT: jax.Array) -> tuple[jax.Array, KVCache]:
+    def decode(
+        self, x_BTD: jax.Array, context: Context, cache: KVCache, positions_BT: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
         """All blocks for new tokens; the caches of the layers are stacked, (L, B, S, G, K)."""
         return self._scan(lambda x, layer: layer[0].decode(x, context, layer[1], positions_BT), x_BTD, cache)
 

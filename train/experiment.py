@@ -15,7 +15,18 @@ from model.errors import UserError
 from train.data import Windows, batches
 from train.optimizers import make_optimizer
 from train.schedules import make_schedule
-from train.sharding import Rules, batch_sharding, born_sharded, check_fit, local_rows, make_init, make_mesh, make_rules, place_batch, placed
+from train.sharding import (
+    Rules,
+    batch_sharding,
+    born_sharded,
+    check_fit,
+    local_rows,
+    make_init,
+    make_mesh,
+    make_rules,
+    place_batch,
+    placed,
+)
 from train.state import Params, State
 from train.step import Metrics, make_step, population
 from train.tasks import Batch, language_model, token_sums
@@ -25,9 +36,9 @@ from train.tasks import Batch, language_model, token_sums
 class Experiment:
     """What a config stands for. `step` and `sums` are jitted and must run inside of `placed(mesh, rules)`.
 
-    step(state, batch) -> (state, metrics); sums(params, batch) -> (nats, targets); make_state() -> the state before update 1.
-    `abstract` is the state's shapes and shardings; rows are those of a global batch that this process loads.
-    """
+    step(state, batch) -> (state, metrics); sums(params, batch) -> (nats, targets); make_state() -> the state before
+    update 1. `abstract` is the state's shapes and shardings; rows are those of a global batch that this process
+    loads."""
 
     config: ConfigDict
     model_config: GPTConfig
@@ -61,7 +72,7 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
         UserError: sizes that do not fit each other or the devices, or a choice that does not exist.
     """
     seeds, train = config.train.seeds, config.train
-    model_config = GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)
+    model_config = _model_config(config, vocab_size)
     _check_train(config)
     optimizer, schedule = make_optimizer(config.optimizer, train.steps), make_schedule(config.optimizer, train.steps)
     mesh, rules = make_mesh(dict(config.mesh), devices), make_rules(seeds)
@@ -91,10 +102,17 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
     )
 
 
-def bind(model_config: GPTConfig, params: Params) -> GPT:
-    """A model to call, with these parameters (of one seed)."""
+def bind(config: ConfigDict, params: Params, seed: int = 0) -> GPT:
+    """A model to call, with the parameters of a state; of a population, those of seed number `seed`."""
+    if config.train.seeds > 1:
+        params = jax.tree.map(lambda x: x[seed], params)
+    model_config = _model_config(config, len(params["embed"]["embedding"]))
     abstract = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
     return nnx.merge(nnx.graphdef(abstract), params)
+
+
+def _model_config(config: ConfigDict, vocab_size: int) -> GPTConfig:
+    return GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)
 
 
 def flops_per_token(config: GPTConfig) -> float:
@@ -120,7 +138,8 @@ def _check_train(config: ConfigDict) -> None:
 
 
 def _sizes(config: ConfigDict, model: GPTConfig) -> dict[str, tuple[int, str]]:
-    """Logical axis to its size and the key that sets it; a batch must divide also after it is split into micro-batches."""
+    """Logical axis to its size and the key that sets it; a batch must divide also after it is split into micro-
+    batches."""
     return {
         "batch": (config.data.batch_size // config.train.accumulate, "data.batch_size / train.accumulate"),
         "length": (model.max_length, "data.length"),
@@ -130,4 +149,3 @@ def _sizes(config: ConfigDict, model: GPTConfig) -> dict[str, tuple[int, str]]:
         "mlp": (model.mlp_width or 4 * model.width, "model.mlp_width"),
         "vocab": (model.vocab_size, "data.vocab_size"),
     }
-

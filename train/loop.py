@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -67,8 +68,9 @@ def train(
 
     n = start
     while n < steps and not should_stop(n):
-        # The order matters. What is due for the state of n updates comes before batch n is taken, so the data is never ahead of
-        # the weights. Metrics of update n - 1 are read while update n runs, so the device never waits for the host.
+        # The order matters. What is due for the state of n updates comes before batch n is taken, so the data is
+        # never ahead of the weights. Metrics of update n - 1 are read while update n runs, so the device never waits
+        # for the host.
         if n > start:
             values = hooks.evaluate(n, state) if n % evaluate_every == 0 else {}
             if n % checkpoint_every == 0:
@@ -95,15 +97,16 @@ def check_finite(step: int, values: Values) -> None:
     bad = [name.removeprefix("grad_norm/") for name, value in values.items() if not np.all(np.isfinite(value))]
     if bad:
         raise UserError(
-            f"step {step} is not finite in {', '.join(bad)}: nothing of it was saved and earlier checkpoints are intact; "
-            "lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm."
+            f"step {step} is not finite in {', '.join(bad)}: nothing of it was saved, earlier checkpoints are intact;"
+            " lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm."
         )
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Inside, SIGTERM and the first Ctrl-C make `should_stop(step)` true instead of killing; a second Ctrl-C interrupts at once.
+    """Inside, SIGTERM and the first Ctrl-C make `should_stop(step)` true instead of killing.
 
+    A second Ctrl-C interrupts at once.
     On several processes all of them hear of it at the same step, through the preemption service of `jax.distributed`.
     """
     if jax.process_count() > 1:
@@ -113,7 +116,7 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
 
     def handler(number: int, frame: Any) -> None:
         heard.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     try:
         before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -128,5 +131,5 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
 
 def _finite(params: Params) -> Metrics:
     """By group, 0 where every parameter is finite, else not finite."""
-    return {name: sum(jax.numpy.sum(leaf * 0) for leaf in jax.tree.leaves(part)) for name, part in groups(params).items()}
-
+    leaves = {name: jax.tree.leaves(part) for name, part in groups(params).items()}
+    return {name: sum((jnp.sum(leaf * 0) for leaf in part), jnp.zeros(())) for name, part in leaves.items()}

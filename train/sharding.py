@@ -33,13 +33,19 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None
         raise UserError(f"the mesh {product} needs sizes of at least 1, and at most one -1; change --config.mesh.*.")
     fixed = math.prod(size for size in shape if size != -1)
     if fixed > len(devices) or (-1 in shape and len(devices) % fixed):
-        raise UserError(f"the mesh {product} = {fixed} devices does not fit the {len(devices)} here; change --config.mesh.*.")
+        raise UserError(
+            f"the mesh {product} = {fixed} devices does not fit the {len(devices)} here; change --config.mesh.*."
+        )
     shape = [len(devices) // fixed if size == -1 else size for size in shape]
     used = math.prod(shape)
     if used < len(devices) and jax.process_count() > 1:
-        raise UserError(f"the mesh {product} uses {used} of {len(devices)} devices, and pods need all; change --config.mesh.*.")
+        raise UserError(
+            f"the mesh {product} uses {used} of {len(devices)} devices, and pods need all; change --config.mesh.*."
+        )
     if used < len(devices):
-        logging.getLogger("heed").warning("the mesh %s leaves %d of %d devices idle", product, len(devices) - used, len(devices))
+        logging.getLogger("heed").warning(
+            "the mesh %s leaves %d of %d devices idle", product, len(devices) - used, len(devices)
+        )
     grid = np.array(devices).reshape(shape) if used == len(devices) else np.array(devices[:used]).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -78,7 +84,9 @@ def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds
         ways = math.prod(mesh.shape[axis] for axis in axes)
         if size % ways:
             grid = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
-            raise UserError(f"--config.{key}={size} does not divide evenly over the mesh's {grid}; change it or --config.mesh.*.")
+            raise UserError(
+                f"--config.{key}={size} does not divide evenly over the mesh's {grid}; change it or --config.mesh.*."
+            )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -86,15 +94,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, partition_spec(("batch", "length")))
 
 
-def place_batch(batch: dict[str, np.ndarray], sharding: NamedSharding, rows: int, local: np.ndarray) -> dict[str, jax.Array]:
+def place_batch(
+    batch: dict[str, np.ndarray], sharding: NamedSharding, rows: int, local: np.ndarray
+) -> dict[str, jax.Array]:
     """A global batch of `rows` rows on the mesh, of which this process has loaded those numbered in `local`."""
     where = np.full(rows, -1)
     where[local] = np.arange(len(local))
 
     def put(x: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(
-            (rows, *x.shape[1:]), sharding, lambda index: x[where[index[0]]][(slice(None), *index[1:])]
-        )
+        def part(index: Any) -> np.ndarray:
+            return x[where[index[0]]][(slice(None), *index[1:])]
+
+        return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
 
     return {name: put(x) for name, x in batch.items()}
 
@@ -103,10 +114,13 @@ def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> np.ndarray:
     """The numbers of the rows of a global batch that this process's devices need."""
     rows = np.arange(shape[0])
     mine = sharding.addressable_devices_indices_map(shape).values()
-    return np.unique(np.concatenate([rows[:0], *(rows[index[0]] for index in mine)]))  # none, on devices that are only planned for
+    # None at all on devices that are only planned for.
+    return np.unique(np.concatenate([rows[:0], *(rows[index[0]] for index in mine if index is not None)]))
 
 
-def make_init(make_model: Callable[[nnx.Rngs], nnx.Module], init_optimizer: Callable[[Any], Any]) -> Callable[[jax.Array], State]:
+def make_init(
+    make_model: Callable[[nnx.Rngs], nnx.Module], init_optimizer: Callable[[Any], Any]
+) -> Callable[[jax.Array], State]:
     """`init(rng) -> state`, pure, to be jitted."""
 
     def init(rng: jax.Array) -> State:
@@ -123,7 +137,7 @@ def born_sharded(
 
     `model` is abstract: only its parameters' axis names are read. Seed i of a population is the run with `seed + i`.
     """
-    axes = {path: variable.axes for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    known = {path: (leaf.axes, leaf.shape) for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     numbers = np.arange(seed, seed + seeds, dtype=np.uint32)
 
     def one(number: jax.Array) -> State:  # the key is made in here, so that nothing runs before the state is asked for
@@ -134,12 +148,15 @@ def born_sharded(
     lead = ("replica",) if seeds > 1 else ()
 
     def sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        # An optimizer's moments end in their parameter's path; whatever has another shape (counts, factored moments) is not split.
-        names = tuple(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None))) for key in path)
-        spec = next((partition_spec(axes[names[i:]]) for i in range(len(names)) if names[i:] in axes), PartitionSpec())
-        fits = len(spec) + len(lead) == len(leaf.shape)
-        return NamedSharding(mesh, PartitionSpec(*lead, *(spec if fits else ())))
+        # An optimizer's moments end in their parameter's path; whatever has another shape (counts, factored moments)
+        # is not split.
+        names: tuple[Any, ...] = tuple(getattr(key, "key", getattr(key, "name", None)) for key in path)
+        axes, shape = next((known[names[i:]] for i in range(len(names)) if names[i:] in known), ((), None))
+        whole = shape is None or leaf.shape[len(lead) :] != shape
+        return NamedSharding(mesh, PartitionSpec(*lead, *(() if whole else partition_spec(axes))))
 
     shardings = jax.tree_util.tree_map_with_path(sharding, shapes)
-    abstract = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings)
+    abstract = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings
+    )
     return lambda: jax.jit(many, out_shardings=shardings)(number), abstract

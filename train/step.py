@@ -18,9 +18,9 @@ Gradients = Callable[[Params, Batch, jax.Array], tuple[Params, Sums]]
 def make_step(loss: Loss, optimizer: optax.GradientTransformation, accumulate: int = 1) -> Step:
     """`step(state, batch) -> (state, metrics)`: no I/O, no config, no branch.
 
-    The gradient of the summed loss is divided once by the number of targets, so `accumulate` micro-batches give the update of one
-    big batch however their targets are spread. Metrics: each sum over its count, and the gradient's norm, whole and per group.
-    """
+    The gradient of the summed loss is divided once by the number of targets, so `accumulate` micro-batches give the
+    update of one big batch however their targets are spread. Metrics: each sum over its count, and the gradient's
+    norm, whole and per group."""
     gradients = _accumulated(_gradients(loss), accumulate) if accumulate > 1 else _gradients(loss)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -60,7 +60,8 @@ def _gradients(loss: Loss) -> Gradients:
 
 
 def _accumulated(gradients: Gradients, parts: int) -> Gradients:
-    """Sums over `parts` micro-batches, one after the other; micro-batch a takes rows a, a + parts, ..., so rows stay on their device."""
+    """Sums over `parts` micro-batches, one after the other; micro-batch a takes rows a, a + parts, ..., so rows stay
+    on their device."""
 
     def accumulated(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, Sums]:
         micro = jax.tree.map(lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), (batch, keys_B))

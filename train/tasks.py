@@ -1,4 +1,5 @@
-"""What is learned: a task turns a model and a batch into sums and counts, which add over micro-batches, devices and hosts."""
+"""What is learned: a task turns a model and a batch into sums and counts, which add over micro-batches, devices and
+hosts."""
 
 from collections.abc import Callable
 
@@ -17,9 +18,10 @@ Loss = Callable[[Params, Batch, jax.Array | None], Sums]
 def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Loss:
     """The loss of next-token prediction: `loss(params, batch, dropout_keys_B)`.
 
-    The batch has tokens, targets, segment_ids, positions (int32) and weights (float32), all (B, T). Of the sums, `loss` is what is
-    minimised (nats; with smoothing, the target is mixed with the uniform distribution, Szegedy et al. 2016, section 7; z_loss
-    adds z_loss * log(Z)^2, Chowdhery et al. 2022, section 5) and `nll` the plain negative log-likelihood; both are per token.
+    The batch has tokens, targets, segment_ids, positions (int32) and weights (float32), all (B, T). Of the sums,
+    `loss` is what is minimised (nats; with smoothing, the target is mixed with the uniform distribution, Szegedy et
+    al. 2016, section 7; z_loss adds z_loss * log(Z)^2, Chowdhery et al. 2022, section 5) and `nll` the plain negative
+    log-likelihood; both are per token.
 
     Raises:
         UserError: label_smoothing outside of [0, 1), or a negative z_loss.
@@ -48,7 +50,7 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
 
 
 def token_sums(graphdef: nnx.GraphDef) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
-    """(summed negative log-likelihood in nats, number of targets) of a batch, without dropout: what evaluation adds up."""
+    """(summed negative log-likelihood in nats, number of targets) of a batch, without dropout: what evaluation adds
+    up."""
     loss = language_model(graphdef)
     return lambda params, batch: loss(params, batch, None)["nll"]
-

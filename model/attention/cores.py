@@ -1,4 +1,5 @@
-"""The table of attention cores. A core is `core(q_BTHK, k_BSGK, v_BSGK, scores) -> o_BTHK`; adding one is a file and a line here."""
+"""The table of attention cores. A core is `core(q_BTHK, k_BSGK, v_BSGK, scores) -> o_BTHK`; adding one is a file and
+a line here."""
 
 import logging
 from collections.abc import Callable

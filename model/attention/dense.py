@@ -15,8 +15,8 @@ def dense(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Score
     Query head h reads key/value head h // (H / G). A query that may see no key gets zeros, and so does its gradient.
     """
     (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
-    # Heads before length: on a CPU the batched products run twice as fast in this layout. The H / G query heads that share
-    # a key head are rows of one product.
+    # Heads before length: on a CPU the batched products run twice as fast in this layout. The H / G query heads that
+    # share a key head are rows of one product.
     q_BGRK = (q_BTHK * scores.scale).astype(q_BTHK.dtype).swapaxes(1, 2).reshape(B, G, H // G * T, K)
     k_BGSK, v_BGSK = k_BSGK.swapaxes(1, 2), v_BSGK.swapaxes(1, 2)
     logits_BGRS = jnp.einsum("BGRK,BGSK->BGRS", q_BGRK, k_BGSK, preferred_element_type=jnp.float32)

@@ -42,5 +42,6 @@ def _number(node: ast.expr, text: str) -> int:
 
 def _refusal(text: str) -> UserError:
     return UserError(
-        f"--config.model.mask={text!r} is not an expression of full, causal, window(left) or window(left, right), joined by & and |."
+        f"--config.model.mask={text!r} is not an expression of full, causal, window(left) or window(left, right), "
+        "joined by & and |."
     )

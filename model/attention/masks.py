@@ -1,8 +1,8 @@
 """Which keys a query may look at, as values: `causal() & window(128) & segments(ids)`.
 
-A mask is asked about blocks: `block(i0, i1, j0, j1)` is the part for queries i0 <= i < i1 and keys j0 <= j < j1, and `state(...)`
-tells from shapes alone whether that part is empty, full or mixed. Nothing T x S exists until somebody asks for it.
-"""
+A mask is asked about blocks: `block(i0, i1, j0, j1)` is the part for queries i0 <= i < i1 and keys j0 <= j < j1, and
+`state(...)` tells from shapes alone whether that part is empty, full or mixed. Nothing T x S exists until somebody
+asks for it."""
 
 import dataclasses
 import enum
@@ -99,7 +99,9 @@ class Padding(Mask):
 
     def at(self, i: jax.Array | np.ndarray, j: jax.Array | np.ndarray) -> jax.Array:
         """Gathers the keys' flags; all queries see the same keys."""
-        return jnp.broadcast_to(_gather(self.valid_BS, j), np.broadcast_shapes((len(self.valid_BS), 1, 1, 1), i.shape, j.shape))
+        return jnp.broadcast_to(
+            _gather(self.valid_BS, j), np.broadcast_shapes((len(self.valid_BS), 1, 1, 1), i.shape, j.shape)
+        )
 
     def block(self, i0: int, i1: int, j0: int, j1: int) -> jax.Array:
         """A slice of the flags, one row for all queries."""
@@ -158,7 +160,8 @@ class Or(Mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AtPositions(Mask):
-    """The same mask for queries that stand at positions_BT of the keys' axis instead of at 0, 1, ... (cached decoding)."""
+    """The same mask for queries that stand at positions_BT of the keys' axis instead of at 0, 1, ... (cached
+    decoding)."""
 
     mask: Mask
     positions_BT: jax.Array
@@ -201,7 +204,9 @@ def padding(valid_BS: jax.Array) -> Mask:
 
 
 def _both(first: Mask, second: Mask) -> Mask:
-    if isinstance(first, Band) and isinstance(second, Band):  # an intersection of bands is a band: its states stay exact
+    if isinstance(first, Band) and isinstance(
+        second, Band
+    ):  # an intersection of bands is a band: its states stay exact
         return Band(min(first.left, second.left), min(first.right, second.right))
     return And(first, second)
 
@@ -213,4 +218,6 @@ def _gather(values_BS: jax.Array, index: jax.Array | np.ndarray) -> jax.Array:
 
 def _fits(what: str, array: jax.Array, length: int) -> None:
     if length > array.shape[1]:
-        raise UserError(f"a mask made for {array.shape[1]} {what} cannot serve {length}; make it from arrays of that length.")
+        raise UserError(
+            f"a mask made for {array.shape[1]} {what} cannot serve {length}; make it from arrays of that length."
+        )

@@ -25,7 +25,9 @@ class KVCache(NamedTuple):
     def write(self, k_BTGK: jax.Array, v_BTGK: jax.Array, positions_BT: jax.Array) -> "KVCache":
         """The cache with the new tokens at their positions, which may differ from row to row."""
         rows_B1 = jnp.arange(len(positions_BT))[:, None]
-        return KVCache(self.k_BSGK.at[rows_B1, positions_BT].set(k_BTGK), self.v_BSGK.at[rows_B1, positions_BT].set(v_BTGK))
+        return KVCache(
+            self.k_BSGK.at[rows_B1, positions_BT].set(k_BTGK), self.v_BSGK.at[rows_B1, positions_BT].set(v_BTGK)
+        )
 
 
 class MultiHeadAttention(nnx.Module):
@@ -55,9 +57,13 @@ class MultiHeadAttention(nnx.Module):
     ):
         num_kv_heads = num_kv_heads or num_heads
         if num_kv_heads < 1 or num_heads % num_kv_heads:
-            raise UserError(f"--config.model.num_kv_heads={num_kv_heads} does not divide --config.model.num_heads={num_heads}.")
+            raise UserError(
+                f"--config.model.num_kv_heads={num_kv_heads} does not divide --config.model.num_heads={num_heads}."
+            )
         if scale < 0:
-            raise UserError(f"--config.model.scale={scale} is negative; give a factor > 0, or 0 for 1/sqrt(head width).")
+            raise UserError(
+                f"--config.model.scale={scale} is negative; give a factor > 0, or 0 for 1/sqrt(head width)."
+            )
         self.core_name, self.core = select_core(core)
         self.scale, self.dropout, self.dtype = scale or head_width**-0.5, dropout, dtype
         self.kv_shape = (num_kv_heads, head_width)
@@ -99,7 +105,8 @@ class MultiHeadAttention(nnx.Module):
         rotation: Rotation | None = None,
         head_gate_H: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """The same for new tokens at `positions_BT`, whose keys and values join the cache; `mask` speaks of positions."""
+        """The same for new tokens at `positions_BT`, whose keys and values join the cache; `mask` speaks of
+        positions."""
         cache = cache.write(*self._keys_values(x_BTD, rotation), positions_BT)
         o_BTHK = self.core(self._queries(x_BTD, rotation), *cache, Scores(AtPositions(mask, positions_BT), self.scale))
         return self._out(o_BTHK, head_gate_H), cache

@@ -14,7 +14,12 @@ THREADS = 1  # a batch is made in less than a millisecond: more threads would on
 
 
 def batches(
-    windows: Windows, batch_size: int, seed: int, start: int = 0, prefetch: int = 8, rows: Sequence[int] | None = None
+    windows: Windows,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    prefetch: int = 8,
+    rows: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields shuffled batches for ever, from batch `start` on; batch k depends on (seed, k) alone.
 
@@ -44,7 +49,7 @@ def batches(
 
 
 def eval_batches(
-    windows: Windows, batch_size: int, rows: Sequence[int] | None = None
+    windows: Windows, batch_size: int, rows: Sequence[int] | np.ndarray | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every window once, in order; the last batch is filled up with rows of weight 0."""
     check_batching(batch_size)

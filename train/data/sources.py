@@ -42,7 +42,7 @@ class TfdsSource:
         features = builder.info.features
         if feature not in features:
             raise UserError(
-                f"{builder.info.full_name} has no feature {feature!r}, it has {', '.join(features)}: "
+                f"{builder.info.full_name} has no feature {feature!r}, it has {', '.join(sorted(features))}: "
                 f"change --config.data.feature"
             )
 
@@ -71,21 +71,24 @@ class TfdsSource:
         return digest.hexdigest()
 
     def _rows(self, split: str) -> Sequence[dict[str, Any]]:
-        info, folder = self._builder.info, self._builder.data_path
         try:
             return self._builder.as_data_source(split=split)
-        except (AssertionError, KeyError):  # what TFDS raises where there are no files
-            raise unprepared(info.full_name, self._builder.data_dir_root, f"nothing is in {folder}") from None
-        except NotImplementedError:
-            raise UserError(
+        except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
+            raise self._refusal(split, error) from None
+
+    def _refusal(self, split: str, error: Exception) -> UserError:
+        info, folder = self._builder.info, self._builder.data_path
+        if not self._builder.is_prepared():
+            return unprepared(info.full_name, self._builder.data_dir_root, f"nothing is in {folder}")
+        if isinstance(error, NotImplementedError):
+            return UserError(
                 f"{info.full_name} in {folder} is stored as {info.file_format.value}, which has no random access: "
                 f"prepare it with file_format='array_record' in another folder and set --config.data.dir"
-            ) from None
-        except ValueError as error:
-            raise UserError(
-                f"the split {split!r} of {info.full_name} cannot be read ({first_line(error)}): change "
-                f"--config.data.train_split or --config.data.validation_split"
-            ) from None
+            )
+        return UserError(
+            f"the split {split!r} of {info.full_name} cannot be read ({first_line(error)}): change "
+            f"--config.data.train_split or --config.data.validation_split"
+        )
 
     def _text(self, rows: Sequence[dict[str, Any]], index: int) -> str:
         value = rows[index][self._feature]
@@ -117,9 +120,9 @@ def tfds_source(name: str, folder: Path, feature: str) -> TfdsSource:
         )
     try:
         with quiet():
-            builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+            builder = tfds.builder(name, data_dir=folder)
     except (ValueError, ImportError) as error:  # an unknown name or config; a builder that needs TensorFlow
-        raise unprepared(name, folder, first_line(error)) from None
+        raise unprepared(name, folder, first_line(error.__cause__ or error)) from None
     return TfdsSource(builder, feature)
 
 
