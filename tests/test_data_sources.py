@@ -1,0 +1,241 @@
+"""Where text comes from: the standard library, TFDS by name, prepared folders, one's own files, and what is refused."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+
+from configs.base import get_config
+from model.errors import UserError
+from train.data import open_data
+from train.data.files import quiet
+from train.data.owntext import OwnText
+from train.data.sources import TfdsSource
+from train.data.stdlib import fingerprint, source_files, split_of, stdlib_builder
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What a user has prepared elsewhere: TFDS does not know its name here."""
+
+    VERSION = tfds.core.Version("3.1.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="en")]
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "label": tfds.features.Scalar(np.int64)})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples("train", 23), "validation": self._generate_examples("validation", 5)}
+
+    def _generate_examples(self, split, count):
+        for i in range(count):
+            yield i, {"text": f"{split} {i}: Grüße", "label": i}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    with quiet():
+        Tiny(config="en", data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
+def config_of(folder: Path, **values: object) -> ConfigDict:
+    config = get_config().data
+    config.update({"dir": str(folder), "tokenizer": "bytes", "length": 7, **values})
+    return config
+
+
+def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+STDLIB = {
+    **{f"{letter}/m{i}.py": f"{letter} = {i}\n" for letter in "abc" for i in range(19)},
+    **{f"encodings/cp{i}.py": f"table = {i}\n" for i in range(97)},
+    "latin.py": "# coding: latin-1\nname = 'ß'\r\n".encode("latin-1"),
+    "broken.py": b"a = 1\nb = 2\nc = '\xff'\n",
+    "broken_early.py": b"a = '\xff'\n",
+    "unknown.py": b"# coding: no-such-codec\n",
+    "a/data.txt": "no source",
+}
+LEFT_OUT = [
+    "test/t.py",
+    "a/tests/t.py",
+    "idlelib/i.py",
+    "site-packages/s.py",
+    "config-3.11/c.py",
+    "_sysconfigdata_x.py",
+]
+
+
+def test_stdlib_reads_what_belongs_as_python_would(tmp_path) -> None:
+    files = dict(source_files(write(tmp_path, {**STDLIB, **dict.fromkeys(LEFT_OUT, "left_out = 1\n")})))
+    assert set(files) == {name for name in STDLIB if name.endswith(".py")} - {
+        "broken.py",
+        "broken_early.py",
+        "unknown.py",
+    }
+    assert files["latin.py"] == "# coding: latin-1\nname = 'ß'\n"
+    assert list(files) == sorted(files)
+
+
+def test_stdlib_splits_by_path_alone(tmp_path) -> None:
+    assert {split_of(f"encodings/cp{i}.py") for i in range(97)} == {"train"}
+    splits = [split_of(f"m{i}.py") for i in range(10_000)]
+    assert 900 < splits.count("validation") < 1100
+    assert 425 < splits.count("test") < 575
+    assert (split_of("shutil.py"), split_of("argparse.py")) == ("validation", "train")  # never to change
+
+
+def test_stdlib_is_prepared_once_per_content(tmp_path) -> None:
+    source = write(tmp_path / "lib", STDLIB)
+    builder = stdlib_builder(tmp_path / "data", source)
+    texts = {
+        split: dict(zip(_paths(builder, split), TfdsSource(builder, "text").documents(split), strict=True))
+        for split in ("train", "validation", "test")
+    }
+    for split, files in texts.items():
+        assert files == {name: text for name, text in source_files(source) if split_of(name) == split}
+        assert files
+    before = {file: os.stat(file).st_mtime_ns for file in builder.data_path.iterdir()}
+    again = stdlib_builder(tmp_path / "data", source)
+    assert {file: os.stat(file).st_mtime_ns for file in again.data_path.iterdir()} == before
+    elsewhere = stdlib_builder(tmp_path / "other", write(tmp_path / "copy", STDLIB))
+    for split in texts:
+        here, there = (TfdsSource(b, "text").fingerprint(split) for b in (builder, elsewhere))
+        assert here == there
+    write(source, {"a/m1.py": "a = 2\n"})
+    assert stdlib_builder(tmp_path / "data", source).data_path != builder.data_path
+
+
+def _paths(builder: tfds.core.DatasetBuilder, split: str) -> list[str]:
+    rows = builder.as_data_source(split=split)
+    return [rows[i]["path"].decode() for i in range(len(rows))]
+
+
+def test_the_fingerprint_sees_names_and_borders(tmp_path) -> None:
+    contents = [{"a.py": "x", "b.py": ""}, {"a.py": "xb.py"}, {"a.py": "x", "c.py": ""}, {"a.py": "", "b.py": "x"}]
+    found = {fingerprint(write(tmp_path / str(i), files)) for i, files in enumerate(contents)}
+    assert len(found) == len(contents)
+
+
+def test_a_prepared_folder_is_found_by_name_and_by_path(prepared, tmp_path) -> None:
+    names = ["tiny", "tiny/en", "tiny/en:3.1.0", "tiny/en/3.1.0", str(prepared / "tiny/en/3.1.0")]
+    opened = [open_data(config_of(prepared, name=name)) for name in names]
+    assert len({data.fingerprint for data in opened}) == 1
+    documents = list(opened[0].documents("train"))
+    assert sorted(documents) == sorted(f"train {i}: Grüße" for i in range(23))
+    text, offsets = opened[0].text("train"), opened[0].byte_offsets("train")
+    assert [text[a:b].decode() for a, b in zip(offsets, offsets[1:], strict=False)] == documents
+    windows = opened[0].windows("train")
+    assert (windows.num_bytes, windows.num_tokens) == (len(text), len(text) + 23)
+
+
+def test_parts_of_splits_and_their_fingerprints(prepared) -> None:
+    whole = open_data(config_of(prepared, name="tiny/en"))
+    part = open_data(config_of(prepared, name="tiny/en", train_split="train[:10]"))
+    assert len(list(part.documents("train"))) == 10
+    assert part.fingerprint != whole.fingerprint
+
+
+@pytest.mark.parametrize(("name", "feature"), [("lm1b", "text"), ("pg19", "book_text")])
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
+def test_a_tfds_name_goes_the_same_way(name, feature, tokenizer, tmp_path) -> None:
+    with quiet(), tfds.testing.mock_data(num_examples=11):
+        data = open_data(config_of(tmp_path, name=name, feature=feature, tokenizer=tokenizer, vocab_size=263))
+        windows = data.windows("train")
+        assert data.tokenizer.vocab_size == {"bytes": 256, "bpe": 263}[tokenizer]
+        ids = [i for k in range(len(windows)) for i in windows[k]["tokens"].tolist()]
+        assert data.tokenizer.decode(ids).encode() == data.text("train")
+
+
+def test_own_files_are_split_by_path(tmp_path) -> None:
+    files = {f"{i % 3}/n{i}.txt": f"text {i}\r\n" for i in range(41)}
+    write(tmp_path, {**files, "0/readme.md": "no"})
+    own = OwnText(f"{tmp_path}/**/*.txt")
+    assert own.rule == "by file"
+    train, validation = (list(own.documents(split)) for split in ("train", "validation"))
+    assert sorted(train + validation) == sorted(files.values())
+    assert 0 < len(validation) < len(train)
+    moved = OwnText(f"{write(tmp_path / 'moved', files)}/*/*.txt")
+    assert moved.fingerprint("train") == own.fingerprint("train") != own.fingerprint("validation")
+    before = own.fingerprint("train")
+    write(tmp_path, {"0/n0.txt": "changed"})
+    assert own.fingerprint("train") != before
+
+
+def test_few_own_files_are_split_by_position(tmp_path) -> None:
+    write(tmp_path, {"a.txt": "ä" * 60, "b.txt": "b" * 40})
+    own = OwnText(f"{tmp_path}/?.txt")
+    assert own.rule == "by position"
+    assert list(own.documents("train")) == ["ä" * 60, "b" * 30]
+    assert list(own.documents("validation")) == ["b" * 10]
+    data = open_data(config_of(tmp_path, path=f"{tmp_path}/?.txt"))
+    assert data.text("validation") == b"b" * 10
+    assert data.windows("validation").num_bytes == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"name": "no_such"}, "'no_such' is not prepared in .*: prepare it with .*download_and_prepare.*--config.data"),
+        ({"name": "lm1b"}, "'lm1b/1.1.0' is not prepared in .*download_and_prepare"),
+        ({"name": "imdb_reviews/no_such"}, "'imdb_reviews/no_such' is not prepared .*BuilderConfig no_such not found"),
+        ({"name": "/no/such"}, "/no/such holds no prepared data set .*--config.data.name"),
+        ({"feature": "txt"}, "no feature 'txt', it has label, text: change --config.data.feature"),
+        ({"feature": "label"}, "'label' of tiny/en/3.1.0 is no UTF-8 text .*--config.data.feature"),
+        ({"train_split": "trian"}, "no split 'trian', it has train, validation .*--config.data.train_split"),
+        ({"validation_split": "test"}, "no split 'test', .*--config.data.validation_split"),
+        ({"train_split": "train[:x]"}, "the split 'train.:x.' of tiny.* cannot be read .*--config.data.train_split"),
+        ({"length": 0}, "data.length=0 must be at least 1: change --config.data.length"),
+        ({"batch_size": 0}, "data.batch_size=0 must be at least 1: change --config.data.batch_size"),
+        ({"tokenizer": "words"}, "data.tokenizer='words' is neither .*--config.data.tokenizer"),
+        ({"tokenizer": "bpe", "vocab_size": 256}, "data.vocab_size=256 must be at least 257.*--config.data.vocab_size"),
+        ({"dir": "gs://bucket/data"}, "data.dir='gs://bucket/data' is no folder .*--config.data.dir"),
+        ({"dir": "/dev/null/data"}, "/dev/null/data cannot be written .*--config.data.dir"),
+        ({"path": "/no/such/*.txt"}, "data.path='/no/such/.\\.txt' matches no file: change --config.data.path"),
+    ],
+    ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_one_sentence(prepared, values, sentence) -> None:
+    config = config_of(prepared, name="tiny/en")
+    config.update(values)
+    with quiet(), pytest.raises(UserError, match=sentence) as caught:
+        open_data(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_little_and_unreadable_text_is_refused(tmp_path) -> None:
+    write(tmp_path, {"a.txt": "abc" * 10, "empty.txt": "", "bad.txt": b"ab\xff"})
+    short = open_data(config_of(tmp_path, path=f"{tmp_path}/a.txt"))
+    assert len(short.windows("train")) == 4
+    with pytest.raises(UserError, match=r"'validation' holds 4 tokens, .* data.length=7: lower --config.data.length"):
+        short.windows("validation")
+    with pytest.raises(UserError, match="holds 0 tokens"):
+        open_data(config_of(tmp_path, path=f"{tmp_path}/empty.txt")).windows("train")
+    with pytest.raises(UserError, match="bad.txt is not UTF-8 at byte 2: convert it, or change --config.data.path"):
+        open_data(config_of(tmp_path, path=f"{tmp_path}/*.txt"))
+    with pytest.raises(UserError, match="no split 'test', it has train and validation"):
+        open_data(config_of(tmp_path, path=f"{tmp_path}/a.txt", validation_split="test"))
+
+
+def test_records_without_random_access_are_refused(prepared, tmp_path) -> None:
+    folder = tmp_path / "tiny" / "en" / "3.1.0"
+    folder.mkdir(parents=True)
+    for file in (prepared / "tiny/en/3.1.0").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    for split in info["splits"]:
+        split["filepathTemplate"] = split["filepathTemplate"].replace("array_record", "tfrecord")
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with quiet(), pytest.raises(UserError, match="stored as tfrecord, which has no random access: prepare it with"):
+        open_data(config_of(tmp_path, name="tiny/en"))
