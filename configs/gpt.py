@@ -11,19 +11,33 @@ from configs import base
 
 
 def quickstart(config: ConfigDict) -> None:
-    """A first run, on the source of Python's standard library.
+    """A first run, on the source of Python's standard library: 0.9M parameters, 1.2M tokens.
 
     make quickstart
     """
-    config.train.steps = 600
+    _small(config)
+    config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = 600, 300, 100
 
 
 def cpu(config: ConfigDict) -> None:
-    """The best of half an hour on two cores.
+    """The best of half an hour on two cores: 2.2M parameters, 4.9M tokens.
 
     python -m launch.train --config=configs/gpt.py:cpu --workdir=runs/cpu
     """
-    config.train.steps = 4000
+    _small(config)
+    config.model.width, config.model.num_heads = 192, 3
+    config.data.vocab_size, config.data.batch_size = 2048, 16
+    config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = 1200, 300, 100
+
+
+def _small(config: ConfigDict) -> None:
+    """What makes a small model learn fast on a CPU: Muon, few wide heads, an activation without a tanh, no loop."""
+    model, data, optimizer = config.model, config.data, config.optimizer
+    model.num_layers, model.width, model.num_heads, model.unroll = 4, 128, 2, 4
+    model.mlp, model.qk_norm = "relu2", True
+    data.vocab_size, data.length, data.batch_size = 1024, 256, 8
+    optimizer.name, optimizer.learning_rate = "muon", 1e-2
+    optimizer.schedule, optimizer.warmup_steps, optimizer.final_fraction = "linear", 20, 0.0
 
 
 def gpt2(config: ConfigDict) -> None:

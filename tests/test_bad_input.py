@@ -1,0 +1,265 @@
+"""Bad input: one sentence as the last line on stderr, no traceback, status 2, and nothing is lost."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import evaluate, generate, train
+from tests.tiny import Outcome, call, end, metrics, saved, start, words, write_text
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_text(tmp_path_factory.mktemp("bad")) | {"train.prompt": ""}  # a sample would take seconds
+
+
+@pytest.fixture(scope="module")
+def finished(keys: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints 8 and 12."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    assert call(train.main, words(workdir, keys)).status == 0
+    return workdir
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be spoiled."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def assert_refused(outcome: Outcome, *parts: str) -> None:
+    """The last line is the sentence, with each of these parts in it, and there is no traceback."""
+    assert outcome.status == 2, outcome
+    assert "Traceback" not in outcome.err
+    assert outcome.err.endswith("\n")
+    last = outcome.err.splitlines()[-1]
+    assert all(part in last for part in parts), last
+    assert outcome.out == ""
+
+
+# What is wrong, and what the sentence says: the value, the rule, the flag.
+CONFIGS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    ({"train.stesp": 9}, ("--config.train.stesp", "no such key", "train.steps")),
+    ({"steps": 9}, ("--config.steps", "no such key", "train.steps")),
+    ({"train.steps": "nine"}, ("--config.train.steps='nine'", "whole number")),
+    ({"train.steps": 9.5}, ("--config.train.steps='9.5'", "whole number")),
+    ({"optimizer.learning_rate": "fast"}, ("--config.optimizer.learning_rate='fast'", "number")),
+    ({"model.bias": "maybe"}, ("--config.model.bias='maybe'", "true or false")),
+    ({"train.steps": 0}, ("--config.train.steps=0", "at least 1")),
+    ({"model.num_heads": 3}, ("--config.model.num_heads=3", "divide", "--config.model.width=16")),
+    ({"model.num_kv_heads": 3}, ("--config.model.num_kv_heads=3", "divide", "num_heads=2")),
+    ({"model.position": "rotary"}, ("--config.model.position='rotary'", "rope")),
+    ({"model.mask": "casual"}, ("casual", "causal", "--config.model.mask")),
+    ({"model.core": "flash"}, ("flash", "dense", "--config.model.core")),
+    ({"model.dtype": "float8"}, ("float8", "--config.model.dtype")),
+    ({"optimizer.name": "adam"}, ("--config.optimizer.name='adam'", "adamw")),
+    ({"optimizer.schedule": "cosin"}, ("--config.optimizer.schedule='cosin'", "cosine")),
+    ({"train.accumulate": 3}, ("--config.train.accumulate=3", "divide", "--config.data.batch_size=4")),
+    ({"mesh.fsdp": 3, "mesh.tensor": 3}, ("replica=1 x fsdp=3 x tensor=3 x context=1 = 9", "8", "--config.mesh")),
+    ({"mesh.fsdp": -1, "mesh.tensor": 3}, ("fsdp=-1", "= 3", "8", "--config.mesh")),
+    ({"mesh.fsdp": 4}, ("2", "fsdp=4", "--config.mesh")),
+    ({"mesh.tensor": 4}, ("--config.model.num_heads=2", "tensor=4")),
+    ({"train.seeds": 3, "mesh.replica": 2}, ("--config.mesh.replica=2", "--config.train.seeds=3")),
+    ({"data.tokenizer": "words"}, ("words", "bpe", "--config.data.tokenizer")),
+    ({"data.path": "/nowhere/*.txt"}, ("/nowhere/*.txt", "no file", "--config.data.path")),
+    ({"data.path": "/dev/null*"}, ("/dev/null*", "no file", "--config.data.path")),
+    ({"data.path": "", "data.name": "no_such_set"}, ("no_such_set", "--config.data.name")),
+    ({"data.length": 100000}, ("data.length=100000", "fewer", "--config.data.length")),
+]
+
+
+@pytest.mark.parametrize(("changes", "parts"), CONFIGS, ids=[",".join(changes) for changes, _ in CONFIGS])
+def test_a_bad_config_is_refused_at_once(
+    keys: dict[str, Any], changes: dict[str, Any], parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert_refused(call(train.main, words(tmp_path / "run", keys | changes)), *parts)
+    # What the data refuse is refused in a folder that was locked before; it holds nothing that was learned.
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert (tmp_path / "run").exists() == any(key.startswith("data.") for key in changes)
+
+
+def test_misspelt_and_missing_flags_are_refused(keys: dict[str, Any], tmp_path: Path) -> None:
+    argv = words(tmp_path / "run", keys)
+    assert_refused(call(train.main, [*argv, "--profile_step=3:4"]), "--profile_step", "--profile_steps")
+    assert_refused(call(train.main, [*argv, "--profile_steps=4:3"]), "'4:3'", "FIRST:LAST", "--profile_steps")
+    assert_refused(call(train.main, argv[1:]), "--config")
+    assert_refused(call(train.main, ["--config=gtp", *argv[1:]]), "--config=gtp", "nearest is gpt")
+    assert_refused(call(train.main, ["--config=gpt:quikstart", *argv[1:]]), "quikstart", "nearest is quickstart")
+    assert_refused(call(train.main, words("", keys)), "--workdir is empty")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_data_set_is_refused_and_the_folder_stays_free(keys: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    empty = keys | {"data.path": f"{tmp_path}/empty.txt", "optimizer.warmup_steps": 50}
+    refused = call(train.main, words(tmp_path / "run", empty))
+    assert_refused(refused, "'train'", "holds 0 tokens", "--config.data.")
+    # A warning is a plain line, said once.
+    short = "--config.optimizer.warmup_steps=50 is not below --config.train.steps=12: the run ends in its warm-up."
+    assert [line for line in refused.err.splitlines() if "warm-up" in line] == [short]
+    assert call(train.main, words(tmp_path / "run", keys)).status == 0
+    assert saved(tmp_path / "run")[-1] == 12
+
+
+def test_a_folder_that_cannot_be_written_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    for folder in (tmp_path / "file", tmp_path / "file/run", Path("/proc/run")):
+        assert_refused(call(train.main, words(folder, keys)), f"--workdir={folder}", "cannot be written")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_full_disk_is_refused_and_loses_nothing(keys: dict[str, Any], run: Path) -> None:
+    """Of a disk that is full only where metrics are written; a whole one needs the right to mount."""
+    shutil.rmtree(run / "checkpoints/12")
+    (run / "metrics.jsonl").rename(run / "kept")
+    (run / "metrics.jsonl").symlink_to("/dev/full")
+    argv = words(run, keys)
+    assert_refused(end(start("-m", "launch.train", *argv)), "disk under", str(run), "is full", "--workdir")
+    assert saved(run) == [8]
+    (run / "kept").rename(run / "metrics.jsonl")
+    assert "resumed from step 8\n" in call(train.main, argv).err
+    assert saved(run)[-1] == 12
+
+
+LOCK = """
+import fcntl, os, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+fcntl.lockf(file, fcntl.LOCK_EX)
+os.ftruncate(file, 0)
+os.write(file, str(os.getpid()).encode())
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def owner(run: Path) -> Iterator[Any]:
+    """Another process that holds the folder."""
+    process = start("-c", "import time\n" + LOCK.replace("sys.stdin.read()", "time.sleep(600)"), str(run / ".lock"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_folder_in_use_is_refused_until_its_owner_dies(keys: dict[str, Any], run: Path, owner: Any) -> None:
+    before = contents(run)
+    assert_refused(call(train.main, words(run, keys)), f"--workdir={run}", "in use", str(owner.pid))
+    assert contents(run) == before
+    owner.kill()
+    owner.wait()
+    assert call(train.main, words(run, keys)).status == 0
+
+
+def test_a_changed_config_is_refused_field_by_field(keys: dict[str, Any], run: Path) -> None:
+    before = contents(run)
+    changes = {"model.dropout": 0.2, "optimizer.learning_rate": 0.01, "train.steps": 20, "train.log_every": 5}
+    diff = "(model.dropout: 0.1 -> 0.2, optimizer.learning_rate: 0.001 -> 0.01, train.steps: 12 -> 20)"
+    assert_refused(call(train.main, words(run, keys | changes)), str(run), diff, "--workdir", "--extend")
+    assert contents(run) == before
+
+
+def test_more_steps_and_free_keys_are_allowed(keys: dict[str, Any], run: Path) -> None:
+    changes = {"train.steps": 15, "train.log_every": 3, "mesh.fsdp": 2, "train.keep_last": 1}
+    outcome = call(train.main, words(run, keys | changes, "--extend"))
+    assert outcome.status == 0
+    assert "resumed from step 12\n" in outcome.err
+    assert [line["step"] for line in metrics(run) if "train/loss" in line] == [*range(1, 13), 15]
+    assert saved(run)[-1] == 15
+
+
+def test_other_text_is_refused(keys: dict[str, Any], run: Path, tmp_path: Path) -> None:
+    shutil.copytree(Path(keys["data.path"]).parent, tmp_path / "text")
+    (tmp_path / "text/00.txt").write_text("other\n")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["path"] = f"{tmp_path}/text/*.txt"
+    (run / "config.json").write_text(json.dumps(config))
+    argv = words(run, keys | {"data.path": config["data"]["path"]})
+    assert_refused(call(train.main, argv), "text has changed", "--workdir")
+
+
+def test_a_checkpoint_of_another_model_is_refused(keys: dict[str, Any], run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["width"] = 32
+    (run / "config.json").write_text(json.dumps(config))
+    before = contents(run / "checkpoints")
+    for command, argv in (
+        (evaluate.main, [f"--workdir={run}"]),
+        (train.main, words(run, keys | {"model.width": 32})),
+    ):
+        assert_refused(call(command, argv), "checkpoint 12", "another model", "embed", "256, 16", "256, 32", "--config")
+    assert contents(run / "checkpoints") == before
+
+
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(keys: dict[str, Any], run: Path) -> None:
+    files = [path for path in (run / "checkpoints/12").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    found = call(evaluate.main, [f"--workdir={run}"])
+    assert f"{run}, step 8, " in found.out
+    again = call(train.main, words(run, keys))
+    for outcome in (found, again):
+        assert outcome.status == 0
+        told = [line for line in outcome.err.splitlines() if line.startswith("checkpoint 12 of")]
+        assert len(told) == 1, outcome.err
+        assert "the one before is taken" in told[0]
+    assert "resumed from step 8\n" in again.err
+    assert saved(run)[-1] == 12
+
+
+def test_what_is_not_finite_is_never_saved(keys: dict[str, Any], tmp_path: Path) -> None:
+    """Update 1 has learning rate 0; update 2 makes the decayed kernels infinite, and so the loss of update 3."""
+    broken = {"optimizer.warmup_steps": 4, "optimizer.learning_rate": 1e30, "optimizer.weight_decay": 1e10}
+    run = tmp_path / "parameters"
+    refused = call(train.main, words(run, keys | broken | {"train.checkpoint_every": 1}))
+    assert_refused(refused, "step 2", "not finite", "stack/attention, stack/mlp:", "--config.optimizer.learning_rate")
+    assert saved(run) == [1]
+    measured = call(evaluate.main, [f"--workdir={run}"])
+    assert measured.status == 0
+    assert "step 1, " in measured.out
+    assert "nan" not in measured.out
+
+    run = tmp_path / "loss"
+    refused = call(train.main, words(run, keys | broken))
+    assert_refused(refused, "step 3", "not finite", "loss", "embed", "stack/attention", "--config.optimizer.clip_norm")
+    assert saved(run) == []
+    assert_refused(call(generate.main, [f"--workdir={run}", "--prompt=a"]), f"--workdir={run}", "no checkpoint")
+
+
+PROMPTS: list[tuple[list[str], tuple[str, ...]]] = [
+    (["--prompt=de\udcff"], ("'\\udcff'", "position 2", "--prompt")),
+    (["--prompt="], ("empty", "--prompt=TEXT")),
+    ([], ("--prompt=TEXT",)),
+    (["--prompt=" + "x" * 64], ("64 tokens", "fewer than 64", "--prompt")),
+    (["--prompt=de", "--max_new_tokens=63"], ("2 + 63 = 65", "64", "--max_new_tokens")),
+    (["--prompt=de", "--top_p=2"], ("--top_p=2", "1")),
+    (["--prompt=de", "--attention=/nowhere/a.png"], ("--attention=/nowhere/a.png", "folder")),
+    (["--prompt=de", "--config.train.steps=3"], ("--config.train.steps", "config it was trained with")),
+]
+
+
+@pytest.mark.parametrize(("argv", "parts"), PROMPTS, ids=[parts[0] for _, parts in PROMPTS])
+def test_a_bad_prompt_is_refused(finished: Path, argv: list[str], parts: tuple[str, ...]) -> None:
+    assert_refused(call(generate.main, [f"--workdir={finished}", *argv]), *parts)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    for command, argv in ((evaluate.main, []), (generate.main, ["--prompt=a"])):
+        assert_refused(call(command, [f"--workdir={tmp_path}", *argv]), f"--workdir={tmp_path}", "config.json")
+
+
+def test_the_commands_themselves_end_with_the_sentence(keys: dict[str, Any], finished: Path, tmp_path: Path) -> None:
+    misspelt = start("-m", "launch.train", *words(tmp_path / "run", keys | {"train.stesp": 9}))
+    prompt = start("-m", "launch.generate", f"--workdir={finished}", b"--prompt=\xff")
+    assert_refused(end(misspelt), "--config.train.stesp", "train.steps")
+    assert_refused(end(prompt), "'\\udcff'", "--prompt")
