@@ -7,6 +7,7 @@ asks for it."""
 import dataclasses
 import enum
 import math
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,30 @@ class Mask:
         return Or(self, other)
 
 
-@jax.tree_util.register_dataclass
+Kind = TypeVar("Kind", bound=type[Mask])
+
+
+def _value(kind: Kind) -> Kind:
+    """Registers a dataclass as a pytree: its fields are children, those marked static are not.
+
+    Not by `jax.tree_util.register_dataclass`: in jax 0.10 and 0.12 the structures of two such classes are equal when
+    their fields agree, so that jit, where hashes collide, runs what it compiled for `a | b` on `a & b`.
+    """
+    fields = dataclasses.fields(cast(Any, kind))
+    static = [field.name for field in fields if field.metadata.get("static")]
+    arrays = [field.name for field in fields if field.name not in static]
+
+    def flatten(mask: Mask) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(mask, name) for name in arrays), tuple(getattr(mask, name) for name in static)
+
+    def unflatten(values: tuple[Any, ...], children: tuple[Any, ...]) -> Mask:
+        return kind(**dict(zip([*arrays, *static], [*children, *values], strict=True)))
+
+    jax.tree_util.register_pytree_node(kind, flatten, unflatten)
+    return kind
+
+
+@_value
 @dataclasses.dataclass(frozen=True)
 class Band(Mask):
     """Keys from i - left to i + right, both included: full, causal and window masks are bands."""
@@ -71,7 +95,7 @@ class Band(Mask):
         return BlockState.EMPTY if most < -self.right or least > self.left else BlockState.MIXED
 
 
-@jax.tree_util.register_dataclass
+@_value
 @dataclasses.dataclass(frozen=True)
 class Segments(Mask):
     """Query and key must carry the same id: ids_BT of the queries, ids_BS of the keys (packing)."""
@@ -90,7 +114,7 @@ class Segments(Mask):
         return self.queries_BT[:, None, i0:i1, None] == self.keys_BS[:, None, None, j0:j1]
 
 
-@jax.tree_util.register_dataclass
+@_value
 @dataclasses.dataclass(frozen=True)
 class Padding(Mask):
     """Only keys that are real may be seen: valid_BS."""
@@ -109,7 +133,7 @@ class Padding(Mask):
         return self.valid_BS[:, None, None, j0:j1]
 
 
-@jax.tree_util.register_dataclass
+@_value
 @dataclasses.dataclass(frozen=True)
 class And(Mask):
     """Both masks allow it."""
@@ -133,7 +157,7 @@ class And(Mask):
         return states.pop() if len(states) == 1 else BlockState.MIXED
 
 
-@jax.tree_util.register_dataclass
+@_value
 @dataclasses.dataclass(frozen=True)
 class Or(Mask):
     """At least one of the masks allows it."""
@@ -157,7 +181,7 @@ class Or(Mask):
         return states.pop() if len(states) == 1 else BlockState.MIXED
 
 
-@jax.tree_util.register_dataclass
+@_value
 @dataclasses.dataclass(frozen=True)
 class AtPositions(Mask):
     """The same mask for queries that stand at positions_BT of the keys' axis instead of at 0, 1, ... (cached

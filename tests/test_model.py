@@ -1,0 +1,396 @@
+"""GPT against the NumPy reference, and the promises that no single forward pass can show."""
+
+import math
+import re
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from model import GPT, GPTConfig, UserError
+from model.attention import MASKS, parse_mask, segments
+from model.layers import ACTIVATIONS, GATED, NORMS, dropout, row_bernoulli
+from model.positions import POSITIONS
+from model.stack import REMAT, Context
+from tests import reference
+
+B, T, V, L, H, G, K, F = 5, 11, 31, 3, 6, 2, 4, 29
+SIZES = {"vocab_size": V, "max_length": 17, "num_layers": L, "width": H * K, "num_heads": H, "num_kv_heads": G}
+SIZES["mlp_width"] = F
+CHOICES: dict[str, list[Any]] = {
+    "norm": list(NORMS),
+    "norm_place": ["pre", "post"],
+    "mlp": list(ACTIVATIONS),
+    "position": list(POSITIONS),
+    "num_kv_heads": [0, G, 1],
+    "mask": list(reference.MASKS),
+    "scale": [0.0, 0.7],
+    "qk_norm": [False, True],
+    "bias": [False, True],
+    "tied": [True, False],
+    "packed": [False, True],
+}
+# Row i of every column, each in an order of its own: every value occurs, and the columns do not go together.
+ROWS = max(map(len, CHOICES.values()))
+
+
+def column(number: int, values: list[Any]) -> list[Any]:
+    rng = np.random.default_rng(number)
+    return [values[i] for _ in range(ROWS) for i in rng.permutation(len(values))][:ROWS]
+
+
+CASES = [
+    dict(zip(CHOICES, row, strict=True))
+    for row in zip(*(column(i, values) for i, values in enumerate(CHOICES.values())), strict=True)
+]
+
+
+class Model(NamedTuple):
+    """A model without weights, random weights for it, and random tokens."""
+
+    config: GPTConfig
+    graphdef: nnx.GraphDef
+    params: Any
+    tokens_BT: np.ndarray
+    targets_BT: np.ndarray
+
+    def merge(self, params: Any) -> GPT:
+        return nnx.merge(self.graphdef, params)
+
+
+# LLVM's passes change how fast a program runs, which takes no time here: without them it compiles twice as fast.
+compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def model(**choices: Any) -> Model:
+    config = GPTConfig(**{**SIZES, **choices})
+    graphdef, shapes = nnx.split(nnx.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(1)
+    params = reference.random_params(nnx.to_pure_dict(shapes), rng)
+    return Model(config, graphdef, params, *rng.integers(0, V, (2, B, T)))
+
+
+def documents() -> tuple[np.ndarray, np.ndarray]:
+    """Segment ids from 1 and positions that restart, of documents of random lengths; one row is a single document."""
+    starts_BT = np.random.default_rng(2).random((B, T)) < 0.3
+    starts_BT[0], starts_BT[:, 0] = False, True
+    first_BT = np.maximum.accumulate(np.where(starts_BT, np.arange(T)[None], 0), axis=1)
+    return starts_BT.cumsum(1).astype(np.int32), (np.arange(T)[None] - first_BT).astype(np.int32)
+
+
+def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits_BTV), targets_BT[..., None], -1).mean()
+
+
+def leaves(tree: Any) -> list[tuple[str, Any]]:
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def assert_same(one: Any, two: Any, tolerance: float = 1e-5) -> None:
+    """Leaf by leaf, as a part of the largest number of the leaf."""
+    for (name, x), (_, y) in zip(leaves(one), leaves(two), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * np.abs(y).max(), err_msg=name)
+
+
+def test_every_variant_has_a_reference() -> None:
+    """A new entry of a table is found by the cases below; it needs its formula in tests/reference.py first."""
+    assert set(NORMS) == set(reference.NORMS)
+    assert set(ACTIVATIONS) == set(reference.MLPS)
+    assert set(GATED) <= set(ACTIVATIONS)
+    assert set(POSITIONS) == set(reference.POSITIONS)
+    assert all(any(name in text for text in reference.MASKS) for name in MASKS)
+    for key, values in CHOICES.items():
+        assert {case[key] for case in CASES} == set(values)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
+def test_logits_loss_weights_and_gradients_are_the_references(case: dict[str, Any]) -> None:
+    """Each leaf's gradient, in a random direction, is the central difference of the float64 reference's loss."""
+    packed = documents() if case["packed"] else (None, None)
+    m = model(**{key: value for key, value in case.items() if key != "packed"})
+    rng = np.random.default_rng(4)
+    leaf = {"model": m.params, "gate": rng.standard_normal((L, H)).astype(np.float32)}
+
+    @compiled
+    def run(leaf: Any, tokens_BT: jax.Array, targets_BT: jax.Array) -> Any:
+        def loss(leaf: Any) -> tuple[jax.Array, jax.Array]:
+            logits_BTV = m.merge(leaf["model"])(tokens_BT, *packed, head_gate_LH=leaf["gate"])
+            return cross_entropy(logits_BTV, targets_BT), logits_BTV
+
+        weights_LBHTS = m.merge(leaf["model"]).attention_weights(tokens_BT, *packed)
+        return *jax.value_and_grad(loss, has_aux=True)(leaf), weights_LBHTS
+
+    (loss, logits_BTV), gradient, weights_LBHTS = run(leaf, m.tokens_BT, m.targets_BT)
+
+    def expected(leaf: Any) -> reference.Output:
+        return reference.gpt(leaf["model"], m.config, m.tokens_BT, *packed, leaf["gate"])
+
+    assert logits_BTV.dtype == np.float32
+    assert_same(logits_BTV, expected(leaf).logits_BTV)
+    np.testing.assert_allclose(loss, reference.cross_entropy(expected(leaf).logits_BTV, m.targets_BT), rtol=1e-5)
+    plain = reference.gpt(m.params, m.config, m.tokens_BT, *packed)
+    np.testing.assert_allclose(weights_LBHTS, plain.weights_LBHTS, atol=1e-5)
+    np.testing.assert_allclose(weights_LBHTS.sum(-1), 1, rtol=1e-5)
+    flat, structure = jax.tree.flatten(jax.tree.map(np.float64, leaf))
+    step = 1e-5
+    for number, (name, got) in enumerate(leaves(gradient)):
+        direction = rng.standard_normal(got.shape)
+        moved = [[x + sign * step * direction if i == number else x for i, x in enumerate(flat)] for sign in (1, -1)]
+        ends = [expected(structure.unflatten(side)) for side in moved]
+        up, down = (reference.cross_entropy(end.logits_BTV, m.targets_BT) for end in ends)
+        slope, size = (up - down) / (2 * step), np.linalg.norm(got) * np.linalg.norm(direction) / got.size**0.5
+        np.testing.assert_allclose((got * direction).sum(), slope, rtol=1e-3, atol=1e-4 * size + 1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.06), ("float16", 0.008)])
+def test_half_precision_stays_close_and_keeps_float32_parameters(dtype: str, tolerance: float) -> None:
+    m = model(dtype=dtype, norm="layer", bias=True)
+    logits_BTV = compiled(lambda params: m.merge(params)(m.tokens_BT))(m.params)
+    expected = reference.gpt(m.params, m.config, m.tokens_BT).logits_BTV
+    assert logits_BTV.dtype == np.float32
+    assert 1e-5 < np.abs(logits_BTV - expected).max() / np.abs(expected).max() < tolerance  # and it really is half
+
+
+def looks_back(text: str) -> bool:
+    return not np.triu(reference.mask_matrix(text, T, T), 1).any()
+
+
+LOOKING_BACK = [text for text in reference.MASKS if looks_back(text)]
+
+
+@pytest.mark.parametrize(("text", "unroll"), [("causal", 2), *((text, 1) for text in LOOKING_BACK)])
+def test_no_output_has_a_gradient_from_a_later_input(text: str, unroll: int) -> None:
+    """Exactly zero for s > t, with all layers, cached and not; and not zero where a path exists."""
+    m = model(mask=text, unroll=unroll, num_layers=2)
+    mask, x_BTD = parse_mask(text), np.random.default_rng(5).standard_normal((2, T, H * K)).astype(np.float32)
+    positions_BT = np.tile(np.arange(T), (2, 1))
+
+    @compiled
+    def gradients(params: Any) -> tuple[jax.Array, jax.Array]:
+        gpt = m.merge(params)
+        context = Context(mask, gpt.position.rotation(positions_BT))
+
+        def rows(call: Any) -> jax.Array:
+            """(T, B, T, D): what output t, all of its entries weighed, takes from each input."""
+            cotangents = jnp.eye(T)[:, None, :, None] * jnp.sin(jnp.arange(1.0, H * K + 1))[None, None, None]
+            back = jax.vjp(call, x_BTD)[1]
+            return jax.vmap(lambda one: back(jnp.broadcast_to(one, x_BTD.shape))[0])(cotangents)
+
+        cache = gpt.init_cache(2, T)
+        return rows(lambda x: gpt.stack(x, context)), rows(
+            lambda x: gpt.stack.decode(x, context, cache, positions_BT)[0]
+        )
+
+    reached = np.linalg.matrix_power(reference.mask_matrix(text, T, T).astype(int), 2) > 0
+    for gradient in map(np.asarray, gradients(m.params)):
+        seen = np.any(gradient != 0, axis=(1, 3))
+        np.testing.assert_array_equal(seen, reached)
+
+
+def test_a_packed_document_is_what_it_is_alone() -> None:
+    """No gradient crosses a border (exactly zero), and positions restart: same logits as in a row of its own."""
+    m = model(position="rope", num_layers=3)
+    ids_BT, positions_BT = documents()
+    run = compiled(lambda params, tokens_BT, *rest: m.merge(params)(tokens_BT, *rest))
+    packed = run(m.params, m.tokens_BT, ids_BT, positions_BT)
+    for b, start in zip(*np.nonzero(positions_BT == 0), strict=True):
+        length = int((ids_BT[b] == ids_BT[b, start]).sum())
+        alone = np.zeros((B, T), np.int32)
+        alone[0, :length] = m.tokens_BT[b, start : start + length]
+        assert_same(run(m.params, alone)[0, :length], packed[b, start : start + length], 1e-4)
+
+    @compiled
+    def crossing(params: Any, x_BTD: jax.Array, chosen_BT: jax.Array) -> jax.Array:
+        context = Context(parse_mask("causal") & segments(ids_BT), m.merge(params).position.rotation(positions_BT))
+        return jax.grad(lambda x: jnp.where(chosen_BT[..., None], jnp.sin(m.merge(params).stack(x, context)), 0).sum())(
+            x_BTD
+        )
+
+    x_BTD = np.random.default_rng(5).standard_normal((B, T, H * K)).astype(np.float32)
+    for number in range(1, ids_BT.max() + 1):
+        np.testing.assert_array_equal(np.any(crossing(m.params, x_BTD, ids_BT == number) != 0, -1), ids_BT == number)
+
+
+# Positions and masks meet nowhere: each of both is enough.
+@pytest.mark.parametrize(
+    ("position", "mask"), [*((name, "causal") for name in POSITIONS), *(("rope", text) for text in LOOKING_BACK[1:])]
+)
+def test_decoding_in_chunks_is_the_full_forward_pass(position: str, mask: str) -> None:
+    """Prompts of different lengths, padded on the right; then chunks at each row's own positions, over the padding."""
+    m = model(position=position, mask=mask)
+    decode = compiled(lambda params, *args: m.merge(params).decode(*args))
+    expected = reference.gpt(m.params, m.config, m.tokens_BT).logits_BTV
+    done_B = np.array([1, 2, 3, 5, 4])
+    positions_BT = np.tile(np.arange(5), (B, 1))
+    prompts_BT = np.where(positions_BT < done_B[:, None], m.tokens_BT[:, :5], 0)
+    logits_BTV, cache = decode(m.params, prompts_BT, positions_BT, m.merge(m.params).init_cache(B, T))
+    for b in range(B):
+        assert_same(logits_BTV[b, : done_B[b]], expected[b, : done_B[b]], 1e-4)
+    for size in (2, 1, 2, 1):
+        positions_BT = done_B[:, None] + np.arange(size)[None]
+        chunk_BT = np.take_along_axis(m.tokens_BT, positions_BT, axis=1)
+        logits_BTV, cache = decode(m.params, chunk_BT, positions_BT, cache)
+        assert_same(logits_BTV, np.take_along_axis(expected, positions_BT[..., None], axis=1), 1e-4)
+        done_B = done_B + size
+
+
+class Run(NamedTuple):
+    """A loss and its gradients, and how much work is in the program."""
+
+    results: Any
+    products: int  # matrix products in the program that is written
+    exponentials: int  # and exponentials in the one that XLA leaves of it
+
+
+@cache
+def trained(remat: str, unroll: int) -> Run:
+    m = model(remat=remat, unroll=unroll)
+
+    def loss(params: Any) -> jax.Array:
+        return cross_entropy(m.merge(params)(m.tokens_BT), m.targets_BT)
+
+    step = jax.value_and_grad(loss)
+    program = compiled(step).lower(m.params).compile()
+    exponentials = len(re.findall(r" exponential\(", program.as_text()))
+    return Run(program(m.params), str(jax.make_jaxpr(step)(m.params)).count("dot_general"), exponentials)
+
+
+@pytest.mark.parametrize(("remat", "unroll"), [("none", 2), *((remat, L) for remat in REMAT), ("dots", 1), ("full", 1)])
+def test_remat_and_unrolling_change_the_program_and_not_the_numbers(remat: str, unroll: int) -> None:
+    assert_same(trained(remat, unroll).results, trained("none", 1).results)
+
+
+@pytest.mark.parametrize("unroll", [1, L])
+def test_remat_computes_again(unroll: int) -> None:
+    """Products without a batch axis are kept by `dots` and repeated by `full`; XLA does not merge the copies."""
+    none, dots, full = (trained(remat, unroll) for remat in ("none", "dots", "full"))
+    assert none.products < dots.products < full.products
+    assert none.exponentials < dots.exponentials <= full.exponentials
+
+
+def test_layers_are_stored_as_one_however_they_run() -> None:
+    """And the pure dict of arrays goes through split, merge and jit unharmed."""
+    one, all_of_them = model(bias=True, qk_norm=True, tied=False), model(bias=True, qk_norm=True, tied=False, unroll=L)
+    assert jax.tree.map(np.shape, one.params) == jax.tree.map(np.shape, all_of_them.params)
+    assert all(leaf.shape[0] == L for _, leaf in leaves(one.params["stack"]))
+    attention = one.params["stack"]["blocks"]["attention"]
+    shapes = {name: attention[name]["kernel"].shape for name in ("query", "key", "value", "output")}
+    assert shapes == {"query": (L, 24, H, K), "key": (L, 24, G, K), "value": (L, 24, G, K), "output": (L, H, K, 24)}
+    again = nnx.to_pure_dict(nnx.split(one.merge(one.params))[1])
+    jax.tree.map(np.testing.assert_array_equal, again, one.params)
+
+
+def test_every_parameter_names_its_axes() -> None:
+    state = nnx.state(nnx.eval_shape(lambda: GPT(GPTConfig(**SIZES, bias=True, qk_norm=True), rngs=nnx.Rngs(0))))
+    for path, variable in nnx.to_flat_state(state):
+        assert len(variable.axes) == len(variable.shape), path
+        assert (variable.axes[0] == "layers") == ("stack" in path), path
+
+
+FAMILIES = {"gpt": (GPT, GPTConfig(**{**SIZES, "width": 96, "vocab_size": 997}, bias=True))}
+GOLDEN = {"gpt": 7.380478858947754}
+
+
+@cache
+def initial(family: str) -> GPT:
+    """A model as it is born from seed 0."""
+    kind, config = FAMILIES[family]
+    return kind(config, rngs=nnx.Rngs(0))
+
+
+def test_parameters_start_with_the_spread_that_is_documented() -> None:
+    """Kernels 1/sqrt(fan in), the ends of residual branches 1/sqrt(2L) of that; layers differ; scales 1, biases 0."""
+    params = nnx.to_pure_dict(nnx.state(initial("gpt"), nnx.Param))
+    blocks = params["stack"]["blocks"]
+    branch = 1 / math.sqrt(2 * L)
+    for kernel, expected in [
+        (params["embed"]["embedding"], 96**-0.5),
+        (blocks["attention"]["query"]["kernel"], 96**-0.5),
+        (blocks["attention"]["output"]["kernel"], branch * 96**-0.5),
+        (blocks["mlp"]["up"]["kernel"], 96**-0.5),
+        (blocks["mlp"]["down"]["kernel"], branch * F**-0.5),
+    ]:
+        assert abs(np.std(kernel) / expected - 1) < 0.03
+        assert abs(np.mean(kernel)) < 0.03 * expected
+    assert len({layer.tobytes() for layer in np.asarray(blocks["mlp"]["up"]["kernel"])}) == L
+    assert all(np.all(leaf == ("scale" in name)) for name, leaf in leaves(params) if "scale" in name or "bias" in name)
+
+
+def test_dropout_keeps_the_mean_and_draws_each_row_from_its_own_key() -> None:
+    keys_B, rate = jax.random.split(jax.random.key(3), B), 0.3
+    x = jnp.full((B, 53, 59), 2.0)
+    y = np.asarray(dropout(x, rate, keys_B, 5))
+    assert set(np.unique(y)) == {np.float32(0), np.float32(2) / np.float32(1 - rate)}
+    assert abs(y.mean() / 2 - 1) < 4 * (rate / (1 - rate) / y.size) ** 0.5
+    np.testing.assert_array_equal(dropout(x[2:4], rate, keys_B[2:4], 5), y[2:4])
+    draws = [row_bernoulli(keys_B, site, 0.5, (53,)) for site in (0, 1)]
+    assert len({row.tobytes() for draw in draws for row in np.asarray(draw)}) == 2 * B
+    assert dropout(x, 0.0, keys_B, 5) is x
+    assert dropout(x, rate, None, 5) is x
+
+
+def test_a_row_gets_the_same_dropout_in_every_batch() -> None:
+    m = model(dropout=0.3, num_layers=2)
+    run = compiled(lambda params, tokens_BT, keys_B: m.merge(params)(tokens_BT, dropout_keys_B=keys_B))
+    keys_B = jax.random.split(jax.random.key(0), B)
+    whole = run(m.params, m.tokens_BT, keys_B)
+    assert_same(run(m.params, m.tokens_BT[::-1], keys_B[::-1])[::-1], whole)
+    assert np.abs(run(m.params, m.tokens_BT, keys_B[::-1]) - whole).max() > 0.1
+    again = model(dropout=0.3, num_layers=2, remat="full", unroll=2)
+    assert_same(compiled(lambda p: again.merge(p)(m.tokens_BT, dropout_keys_B=keys_B))(m.params), whole)
+
+
+def test_dropout_without_keys_is_no_dropout() -> None:
+    m = model(dropout=0.3)
+    got = compiled(lambda params: m.merge(params)(m.tokens_BT))(m.params)
+    assert_same(got, reference.gpt(m.params, m.config, m.tokens_BT).logits_BTV)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_golden_numbers_still_hold(family: str) -> None:
+    gpt = initial(family)
+    tokens_BT, targets_BT = model().tokens_BT, model().targets_BT
+    loss = float(cross_entropy(compiled(gpt)(tokens_BT), targets_BT))
+    params = nnx.to_pure_dict(nnx.state(gpt, nnx.Param))
+    expected = reference.cross_entropy(reference.gpt(params, gpt.config, tokens_BT).logits_BTV, targets_BT)
+    assert loss == pytest.approx(expected, rel=1e-5), "model and reference disagree; no golden number mends that"
+    assert loss == pytest.approx(GOLDEN[family], rel=1e-5), (
+        f"The first loss of {family} is {loss!r}, and was {GOLDEN[family]!r}: the initial weights have changed, or the "
+        "model. If that was meant, write the new number into GOLDEN in the same commit, which says why. It is wrong to "
+        "renew it after a refactoring, an upgrade or a change of machine: then this failure is the finding."
+    )
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"num_heads": 7}, "--config.model.num_heads=7 does not divide --config.model.width=24."),
+        ({"num_heads": 0}, "--config.model.num_heads=0 must be at least 1."),
+        ({"num_layers": 0}, "--config.model.num_layers=0 must be at least 1."),
+        ({"width": -3}, "--config.model.width=-3 must be at least 1."),
+        ({"unroll": 0}, "--config.model.unroll=0 must be at least 1."),
+        ({"mlp_width": -1}, "--config.model.mlp_width=-1 must be positive, or 0 for 4 x width."),
+        ({"dropout": 1.0}, "--config.model.dropout=1.0 must be at least 0 and below 1."),
+        ({"dropout": -0.1}, "--config.model.dropout=-0.1 must be at least 0 and below 1."),
+        ({"remat": "some"}, "--config.model.remat='some' is not one of: none, dots, full."),
+        ({"norm": "batch"}, "--config.model.norm='batch' is not one of: layer, rms."),
+        ({"norm_place": "mid"}, "--config.model.norm_place='mid' is not one of: pre, post."),
+        ({"dtype": "int8"}, "--config.model.dtype='int8' is not one of: float32, bfloat16, float16."),
+        ({"position": "alibi"}, "--config.model.position='alibi' is not one of: rope, learned, sinusoidal, none."),
+        ({"mask": "casual"}, "--config.model.mask='casual' is not an expression of full, causal, window"),
+        ({"mask": "window(0)"}, "window(0, 0) sees no neighbour"),
+        ({"mlp": "relu"}, "--config.model.mlp='relu' is not one of: gelu, relu2, geglu, swiglu."),
+        ({"core": "flash"}, "--config.model.core='flash' is not one of: auto, dense."),
+        ({"num_kv_heads": 4}, "--config.model.num_kv_heads=4 does not divide --config.model.num_heads=6."),
+        ({"scale": -1.0}, "--config.model.scale=-1.0 is negative"),
+    ],
+    ids=str,
+)
+def test_bad_choices_are_refused_in_one_sentence(choices: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        model(**choices)
+    assert str(error.value).startswith(sentence)
