@@ -76,7 +76,10 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x / sqrt(mean(x^2) + 1e-6) * scale over the last axis, in float32 (Zhang and Sennrich 2019, equation 4)."""
+    """x / sqrt(mean(x^2) + 1e-6) * scale over the last axis, in float32 (Zhang and Sennrich 2019, equation 4).
+
+    It has no bias, whatever `bias` says: that is what tells it from LayerNorm.
+    """
 
     def __init__(self, width: int, *, bias: bool = False, rngs: nnx.Rngs):
         self.scale = parameter(rngs, nnx.initializers.ones, (width,), ("norm",))

@@ -115,16 +115,19 @@ class Report:
                     self._board.add_scalar(name if np.ndim(value) == 0 else f"{name}/seed_{seed}", float(one), step)
 
     def _speed(self) -> dict[str, float]:
-        """Of the steps since the last line: by their median time, which an evaluation in between does not change."""
+        """Of the steps since the last line, by their median time, which an evaluation in between does not change.
+
+        wait_share is the 99th percentile, over all steps so far, of the wait for a batch, over the median step.
+        """
         if not self._times:
             return {}
-        seconds, waits = statistics.median(self._times), sum(self._waits) / sum(self._times)
+        seconds = statistics.median(self._times)
         self._seconds += self._times
-        self._times, self._waits = [], []
+        self._times = []
         return {
             "train/tokens_per_second": self._tokens / seconds,
             "train/matrix_share": self._flops * self._tokens / seconds / self._rate,
-            "train/wait_share": waits,
+            "train/wait_share": float(np.percentile(self._waits, 99)) / statistics.median(self._seconds),
         }
 
     def _seconds_left(self, step: int) -> float | None:

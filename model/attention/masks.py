@@ -213,7 +213,9 @@ def window(left: int, right: int | None = None) -> Mask:
     """
     right = left if right is None else right
     if left < 0 or right < 0 or left + right == 0:
-        raise UserError(f"window({left}, {right}) sees no neighbour; give sides >= 0 that are not both 0.")
+        raise UserError(
+            f"window({left}, {right}) sees no neighbour; give --config.model.mask sides >= 0 that are not both 0."
+        )
     return Band(left, right)
 
 
