@@ -132,6 +132,9 @@ def _check_train(config: ConfigDict) -> None:
     for key in ("steps", "seeds", "accumulate", "log_every", "evaluate_every", "checkpoint_every"):
         if config.train[key] < 1:
             raise UserError(f"--config.train.{key}={config.train[key]} must be at least 1.")
+    seed, largest = config.train.seed, 2**32 - config.train.seeds
+    if not 0 <= seed <= largest:
+        raise UserError(f"--config.train.seed={seed} must be between 0 and {largest}, so that every seed has 32 bits.")
     rows, parts = config.data.batch_size, config.train.accumulate
     if rows % parts:
         raise UserError(f"--config.train.accumulate={parts} does not divide --config.data.batch_size={rows}.")

@@ -61,7 +61,7 @@ def _read(file: Path) -> dict[str, float]:
 
 
 def _measure(dtype: str, device: jax.Device) -> float:
-    """2 n^3 / the shortest time of x @ y, which others disturb least; random, because some chips are faster on zeros."""
+    """2 n^3 / the shortest time of x @ y, which others disturb least; random, since some chips are faster on zeros."""
     n = 1024 if device.platform == "cpu" else 8192
     with jax.default_device(device):
         x, y = (jax.random.normal(key, (n, n), dtype) for key in jax.random.split(jax.random.key(0)))

@@ -1,0 +1,286 @@
+"""One run, one result, wherever its arrays lie: meshes against one device, seeds as an axis against single seeds."""
+
+import logging
+import re
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from tests.small import abstract_batch, compiled_step, losses, random_batch, small_experiment
+from train.experiment import Experiment
+from train.sharding import local_rows, make_mesh, make_rules, placed
+
+STEPS = 20
+SEEDS = 4
+DROPOUT = {"model.dropout": 0.1}
+MESHES = [
+    (1, 1, 1, 2),
+    (2, 1, 2, 1),
+    (8, 1, 1, 1),
+    (1, 8, 1, 1),
+    (1, 1, 8, 1),
+    (1, 1, 1, 8),
+    (2, 2, 2, 1),
+    (2, 2, 1, 2),
+    (1, 2, 2, 2),
+]
+COLLECTIVE = (
+    r"(?:all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast|ragged-all-to-all)"
+)
+COUNTED = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+
+
+def mesh_keys(replica: int, fsdp: int, tensor: int, context: int) -> dict[str, int]:
+    sizes = {"replica": replica, "fsdp": fsdp, "tensor": tensor, "context": context}
+    return {f"mesh.{axis}": size for axis, size in sizes.items()}
+
+
+@cache
+def sharded() -> Experiment:
+    return small_experiment(**mesh_keys(2, 2, 2, 1), **DROPOUT)
+
+
+@cache
+def one_device() -> tuple[Experiment, jax.stages.Compiled]:
+    experiment = small_experiment(**DROPOUT)
+    return experiment, compiled_step(experiment)
+
+
+@cache
+def losses_alone(seed: int) -> np.ndarray:
+    """Of the run with this seed on one device. Only the first state depends on the seed, so all seeds share a step."""
+    return losses(*one_device(), STEPS, small_experiment(**DROPOUT, **{"train.seed": seed}).make_state)
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_the_losses_are_the_same_on_every_mesh(shape: tuple[int, ...]) -> None:
+    experiment = small_experiment(**mesh_keys(*shape), **DROPOUT)
+    np.testing.assert_allclose(losses(experiment, compiled_step(experiment), STEPS), losses_alone(0), rtol=1e-5)
+
+
+def test_micro_batches_on_a_mesh_change_nothing() -> None:
+    experiment = small_experiment(**mesh_keys(2, 2, 1, 1), **DROPOUT, **{"train.accumulate": 3})
+    np.testing.assert_allclose(losses(experiment, compiled_step(experiment), STEPS), losses_alone(0), rtol=1e-5)
+
+
+def test_the_losses_tell_runs_apart() -> None:
+    assert abs(losses_alone(0)[0] - losses_alone(1)[0]) > 1e-3
+    assert np.ptp(losses_alone(0)) > 1e-2
+
+
+@pytest.mark.parametrize("replica", [1, 2, 4])
+def test_each_seed_of_a_population_is_the_run_with_that_seed(replica: int) -> None:
+    population = small_experiment(**mesh_keys(replica, 2, 1, 1), **DROPOUT, **{"train.seeds": SEEDS})
+    step = compiled_step(population)
+    alone_SN = np.stack([losses_alone(seed) for seed in range(SEEDS)], axis=1)
+    np.testing.assert_allclose(losses(population, step, STEPS), alone_SN, rtol=1e-5)
+    groups = collective_groups(step.as_text())
+    assert groups, "fsdp=2 needs collectives; the pattern has missed them"
+    # Devices are numbered along the mesh: those of one replica follow each other.
+    crossing = [group for group in groups if len({device // 2 for device in group}) > 1]
+    assert crossing == []
+
+
+def test_a_seed_is_one_replica_even_when_it_is_evaluated() -> None:
+    population = small_experiment(**mesh_keys(4, 2, 1, 1), **{"train.seeds": SEEDS})
+    with placed(population.mesh, population.rules):
+        lowered = population.sums.lower(population.abstract.params, abstract_batch(population))
+        nats_N, targets_N = population.sums(population.make_state().params, population.place(random_batch(0, 24, 16)))
+    groups = collective_groups(lowered.compile().as_text())
+    assert [group for group in groups if len({device // 2 for device in group}) > 1] == []
+    assert nats_N.shape == targets_N.shape == (SEEDS,)
+    assert len(set(np.asarray(nats_N).tolist())) == SEEDS
+
+
+def collective_groups(hlo: str) -> list[list[int]]:
+    """The devices of each group of each collective of a compiled program.
+
+    Groups are listed, {{0,1},{2,3}}, or counted, [2,2]<=[2,2]T(1,0) (numbers counted up in one shape, transposed,
+    cut into groups), or named, mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'} (devices that differ only in b).
+    """
+    groups: list[list[int]] = []
+    for line in re.findall(rf"^.* {COLLECTIVE}(?:-start)?\(.*$", hlo, re.MULTILINE):
+        if listed := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", line):
+            groups += [_numbers(group) for group in re.findall(r"\{([\d,]+)\}", listed[1])]
+        elif counted := re.search(rf"replica_groups=\[([\d,]+)\]<={COUNTED}", line):
+            groups += _counted(counted[2], counted[3]).reshape(_numbers(counted[1])).tolist()
+        else:
+            named = re.search(rf"replica_groups=mesh\[([^\]:]*)\](?:, device_ids=\({COUNTED}\))? \{{([^}}:]*)\}}", line)
+            assert named, f"a collective whose groups are written in a fourth way: {line}"
+            sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+            inside = [list(sizes).index(name) for name in re.findall(r"'(\w+)'", named[4])]
+            shape = list(sizes.values())
+            devices = _counted(named[2] or ",".join(map(str, shape)), named[3]).reshape(shape)
+            grouped = np.moveaxis(devices, inside, range(-len(inside), 0))
+            groups += grouped.reshape(-1, np.prod([shape[axis] for axis in inside])).tolist()
+    return groups
+
+
+def _counted(shape: str, order: str | None) -> np.ndarray:
+    sizes = _numbers(shape)
+    return np.arange(np.prod(sizes)).reshape(sizes).transpose(_numbers(order) if order else range(len(sizes)))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ("all-reduce(b), replica_groups={{0,2},{1,3}}, to_apply=add", [[0, 2], [1, 3]]),
+        ("all-gather-start(b), replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}", [[0, 2], [1, 3]]),
+        ("all-reduce(b), replica_groups=[1,4]<=[4]", [[0, 1, 2, 3]]),
+        ("collective-permute(b), source_target_pairs={{0,1},{1,0}}", [[0, 1], [1, 0]]),
+        ("all-reduce(b), replica_groups=mesh['x'=2,'y'=1,'z'=2] {'x','y'}, to_apply=add", [[0, 2], [1, 3]]),
+        ("all-reduce(b), replica_groups=mesh['x'=2,'z'=2] {'z'}", [[0, 1], [2, 3]]),
+        (
+            "all-reduce(b), replica_groups=mesh['x'=2,'z'=4], device_ids=([4,2]T(1,0)) {'x'}",
+            [[0, 1], [2, 3], [4, 5], [6, 7]],
+        ),
+    ],
+)
+def test_groups_are_read_however_they_are_written(groups: str, expected: list[list[int]]) -> None:
+    assert collective_groups(f"ENTRY {{\n  %a = f32[2]{{0}} {groups}\n}}\n") == expected
+
+
+def test_parameters_and_moments_are_spread_as_their_axes_say() -> None:
+    """On fsdp=2 (embed) x tensor=2 (heads, mlp, vocab): L=2, D=48, H=8, K=6, F=40, V=56."""
+    state = sharded().make_state()
+    attention, mlp = (state.params["stack"]["blocks"][name] for name in ("attention", "mlp"))
+    shapes = {
+        "embedding": (state.params["embed"]["embedding"], (28, 24)),
+        "query": (attention["query"]["kernel"], (2, 24, 4, 6)),
+        "value": (attention["value"]["kernel"], (2, 24, 4, 6)),
+        "output": (attention["output"]["kernel"], (2, 4, 6, 24)),
+        "up": (mlp["up"]["kernel"], (2, 24, 20)),
+        "down": (mlp["down"]["kernel"], (2, 20, 24)),
+        "norm": (state.params["norm"]["scale"], (48,)),
+    }
+    found = {name: {shard.data.shape for shard in array.addressable_shards} for name, (array, _) in shapes.items()}
+    assert found == {name: {shape} for name, (_, shape) in shapes.items()}
+    # AdamW keeps two moments; all that is left of the state are its counts.
+    kept = sorted((leaf.shape, str(leaf.sharding.spec)) for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1)
+    moments = sorted(
+        (leaf.shape, str(leaf.sharding.spec)) for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim > 1
+    )
+    assert moments == sorted(kept * 2)
+
+
+def test_a_state_is_born_in_its_place() -> None:
+    """No device ever holds a whole matrix: the program that makes the state has no array of its shape."""
+    experiment = sharded()
+    with placed(experiment.mesh, experiment.rules):
+        program = jax.jit(experiment.make_state).lower().compile().as_text()
+    whole = {leaf.shape for leaf in jax.tree.leaves(experiment.abstract.params) if leaf.size >= 48 * 40}
+    local = {
+        leaf.sharding.shard_shape(leaf.shape)
+        for leaf in jax.tree.leaves(experiment.abstract.params)
+        if leaf.size >= 48 * 40
+    }
+    made = {tuple(_numbers(shape)) for shape in re.findall(r"\b[fu]32\[([\d,]+)\]", program)}
+    assert local <= made
+    assert whole & made == set()
+
+
+def test_the_state_keeps_its_place_over_a_step() -> None:
+    experiment = sharded()
+    out = compiled_step(experiment).output_shardings[0]
+    same = jax.tree.map(lambda leaf, where: leaf.sharding.is_equivalent_to(where, leaf.ndim), experiment.abstract, out)
+    assert all(jax.tree.leaves(same))
+
+
+def test_each_process_loads_the_rows_of_its_devices() -> None:
+    experiment = sharded()
+    rows = local_rows(experiment.sharding, (24, 16))
+    np.testing.assert_array_equal(rows, np.arange(24))
+    batch = random_batch(0, 24, 16)
+    backwards = {name: x[::-1] for name, x in batch.items()}
+    placed_tokens = experiment.place(batch)["tokens"]
+    np.testing.assert_array_equal(placed_tokens, batch["tokens"])
+    assert {shard.data.shape for shard in placed_tokens.addressable_shards} == {(6, 16)}
+    assert not np.array_equal(placed_tokens, backwards["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        (
+            {"replica": 3, "fsdp": -1},
+            "replica=3 x fsdp=-1 x tensor=1 x context=1 = 3 devices does not fit the 8 here",
+        ),
+        (
+            {"fsdp": 4, "context": 4},
+            "replica=1 x fsdp=4 x tensor=1 x context=4 = 16 devices does not fit the 8 here",
+        ),
+        (
+            {"tensor": 0},
+            "replica=1 x fsdp=1 x tensor=0 x context=1 needs sizes of at least 1, and at most one -1",
+        ),
+        (
+            {"fsdp": -1, "tensor": -1},
+            "replica=1 x fsdp=-1 x tensor=-1 x context=1 needs sizes of at least 1, and at most one -1",
+        ),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_with_the_arithmetic(sizes: dict[str, int], sentence: str) -> None:
+    sentence = f"the mesh {sentence}; change --config.mesh.*."
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        make_mesh({"replica": 1, "fsdp": 1, "tensor": 1, "context": 1} | sizes)
+
+
+def test_a_mesh_takes_what_remains_and_says_what_is_idle(caplog: pytest.LogCaptureFixture) -> None:
+    sizes = {"replica": 2, "fsdp": -1, "tensor": 2, "context": 1}
+    assert dict(make_mesh(sizes).shape) == {"replica": 2, "fsdp": 2, "tensor": 2, "context": 1}
+    assert caplog.text == ""
+    with caplog.at_level(logging.WARNING, "heed"):
+        assert make_mesh(sizes | {"fsdp": 1}).size == 4
+    assert "leaves 4 of 8 devices idle" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"model.num_heads": 6, "mesh.tensor": 4},
+            "--config.model.num_heads=6 does not divide evenly over the mesh's tensor=4",
+        ),
+        (
+            {"model.num_kv_heads": 2, "mesh.tensor": 4},
+            "--config.model.num_kv_heads=2 does not divide evenly over the mesh's tensor=4",
+        ),
+        (
+            {"data.length": 18, "mesh.context": 4},
+            "--config.data.length=18 does not divide evenly over the mesh's context=4",
+        ),
+        (
+            {"data.batch_size": 12, "mesh.replica": 2, "mesh.fsdp": 4},
+            "--config.data.batch_size / train.accumulate=12 does not divide evenly over the mesh's replica=2 x fsdp=4",
+        ),
+        (
+            {"train.seeds": 3, "mesh.replica": 2},
+            "--config.mesh.replica=2 does not divide --config.train.seeds=3",
+        ),
+        (
+            {"train.accumulate": 5},
+            "--config.train.accumulate=5 does not divide --config.data.batch_size=24",
+        ),
+    ],
+)
+def test_sizes_that_the_mesh_does_not_divide_are_refused(changes: dict[str, int], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}[.;]"):
+        small_experiment(**changes)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32 - 3])
+def test_a_seed_that_jax_would_not_keep_is_refused(seed: int) -> None:
+    with pytest.raises(UserError, match=f"^--config.train.seed={seed} must be between 0 and {2**32 - 4}, "):
+        small_experiment(**{"train.seed": seed, "train.seeds": 4})
+
+
+def test_replica_carries_seeds_or_shares_the_batch() -> None:
+    assert dict(make_rules(1))["batch"] == ("replica", "fsdp")
+    assert dict(make_rules(4))["batch"] == "fsdp"
