@@ -8,6 +8,7 @@ from flax import nnx
 from eval.baselines import known_baselines
 from eval.likelihood import Likelihood, Value
 from eval.runs import Run, open_run
+from eval.summary import compare
 from launch import cli
 from model.errors import UserError
 from train.tasks import token_sums
@@ -25,11 +26,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"{flags.workdir}, step {run.step}, {windows.num_tokens} tokens, {windows.num_bytes} bytes:")
     for name, value in values.items():
         print(f"  {name:<18} {value:.4f}")
-    print("bits per byte of the same text:")
-    named = known_baselines(run.data) | {"this model": values["val/bits_per_byte"]}
-    named.pop("train_bytes")
-    for name, bits in sorted(named.items(), key=lambda item: -item[1]):
-        print(f"  {name:<18} {bits:.4f}")
+    print(compare(float(values["val/bits_per_byte"]), known_baselines(run.data)))
 
 
 def evaluate(run: Run) -> dict[str, Value]:

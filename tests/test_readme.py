@@ -1,0 +1,56 @@
+"""What the README says holds; its `make` commands, and those on `runs/quickstart`, are run as written by .ci/run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from launch import cli
+from launch.configs import load
+from launch.train import check
+from train.loop import Values
+
+README = Path("README.md").read_text()
+BLOCKS = re.findall(r"(?:^    .*\n)+", README, re.MULTILINE)
+COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if "-m launch." in line]
+
+
+def words(command: str) -> list[str]:
+    """The words after `python -m launch.<verb>`."""
+    return shlex.split(command.partition(" -m launch.")[2])[1:]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "launch.train" in command])
+def test_training_commands_build_what_they_name(command: str) -> None:
+    parser = cli.make_parser("train", "")
+    flags, overrides = cli.parse(parser, words(command))
+    config = load(flags.config, **overrides)
+    devices = 8 if "device_count=8" in command else 1
+    assert check(config).mesh.size in (devices, 8)
+    assert flags.workdir.startswith("runs/")
+
+
+def test_every_command_there_is_exists() -> None:
+    verbs = {command.partition("-m launch.")[2].split()[0] for command in COMMANDS}
+    assert {"train", "evaluate", "generate", "bench"} <= verbs
+    assert all(Path(f"launch/{verb}.py").is_file() for verb in verbs)
+    targets = re.findall(r"^    make (\S+)$", README, re.MULTILINE)
+    makefile = Path("Makefile").read_text()
+    assert targets == ["quickstart", "test"]
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_the_notebook_runs_as_written() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    history = names["history"]
+    assert isinstance(history, list)
+    logged: list[Values] = [line for line in history if "train/loss" in line]
+    assert [line["step"] for line in logged] == [10]
+    assert logged[0]["train/loss"] < 6.9  # nats: less than of 1024 tokens at random
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
