@@ -66,13 +66,15 @@ class GPT(nnx.Module):
         """Logits of the next token at each place, (B, T, V) in float32.
 
         `segment_ids_BT` keeps packed documents apart, `positions_BT` restarts their positions, `dropout_keys_B` (one
-        key per row) turns dropout on, and `head_gate_LH` weighs each head's output."""
+        key per row) turns dropout on, and `head_gate_LH` weighs each head's output.
+        """
         x_BTD, context = self._start(tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B)
         return self._logits(self.stack(x_BTD, context, head_gate_LH))
 
     def decode(self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Logits (B, T, V) of new tokens at absolute positions, attending to the cache, and the cache with them in
-        it."""
+        it.
+        """
         x_BTD, context = self._start(tokens_BT, None, positions_BT, None)
         x_BTD, cache = self.stack.decode(x_BTD, context, cache, positions_BT)
         return self._logits(x_BTD), cache

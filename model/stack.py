@@ -156,7 +156,8 @@ class Stack(nnx.Module):
     """L blocks whose parameters are stored as one, with a leading layer axis, and run by `lax.scan`.
 
     `unroll` layers run per iteration of the scan (L: no loop is left); storage, and so optimizers and checkpoints, do
-    not change."""
+    not change.
+    """
 
     def __init__(self, config: StackConfig, rngs: nnx.Rngs):
         keys_L = jax.random.split(rngs.params(), config.num_layers)

@@ -38,7 +38,8 @@ class Experiment:
 
     step(state, batch) -> (state, metrics); sums(params, batch) -> (nats, targets); make_state() -> the state before
     update 1. `abstract` is the state's shapes and shardings; rows are those of a global batch that this process
-    loads."""
+    loads.
+    """
 
     config: ConfigDict
     model_config: GPTConfig
@@ -142,7 +143,8 @@ def _check_train(config: ConfigDict) -> None:
 
 def _sizes(config: ConfigDict, model: GPTConfig) -> dict[str, tuple[int, str]]:
     """Logical axis to its size and the key that sets it; a batch must divide also after it is split into micro-
-    batches."""
+    batches.
+    """
     return {
         "batch": (config.data.batch_size // config.train.accumulate, "data.batch_size / train.accumulate"),
         "length": (model.max_length, "data.length"),

@@ -19,8 +19,9 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, accumulate: i
     """`step(state, batch) -> (state, metrics)`: no I/O, no config, no branch.
 
     The gradient of the summed loss is divided once by the number of targets, so `accumulate` micro-batches give the
-    update of one big batch however their targets are spread. Metrics: each sum over its count, and the gradient's
-    norm, whole and per group."""
+    update of one big batch however their targets are spread. Metrics: each sum over its count, and the norm of the
+    gradient of each part of the model.
+    """
     gradients = _accumulated(_gradients(loss), accumulate) if accumulate > 1 else _gradients(loss)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -61,7 +62,8 @@ def _gradients(loss: Loss) -> Gradients:
 
 def _accumulated(gradients: Gradients, parts: int) -> Gradients:
     """Sums over `parts` micro-batches, one after the other; micro-batch a takes rows a, a + parts, ..., so rows stay
-    on their device."""
+    on their device.
+    """
 
     def accumulated(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, Sums]:
         micro = jax.tree.map(lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), (batch, keys_B))

@@ -51,6 +51,7 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
 
 def token_sums(graphdef: nnx.GraphDef) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
     """(summed negative log-likelihood in nats, number of targets) of a batch, without dropout: what evaluation adds
-    up."""
+    up.
+    """
     loss = language_model(graphdef)
     return lambda params, batch: loss(params, batch, None)["nll"]

@@ -185,7 +185,8 @@ class Or(Mask):
 @dataclasses.dataclass(frozen=True)
 class AtPositions(Mask):
     """The same mask for queries that stand at positions_BT of the keys' axis instead of at 0, 1, ... (cached
-    decoding)."""
+    decoding).
+    """
 
     mask: Mask
     positions_BT: jax.Array

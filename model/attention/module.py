@@ -106,7 +106,8 @@ class MultiHeadAttention(nnx.Module):
         head_gate_H: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """The same for new tokens at `positions_BT`, whose keys and values join the cache; `mask` speaks of
-        positions."""
+        positions.
+        """
         cache = cache.write(*self._keys_values(x_BTD, rotation), positions_BT)
         o_BTHK = self.core(self._queries(x_BTD, rotation), *cache, Scores(AtPositions(mask, positions_BT), self.scale))
         return self._out(o_BTHK, head_gate_H), cache
