@@ -43,7 +43,8 @@ def _small(config: ConfigDict) -> None:
 def gpt2(config: ConfigDict) -> None:
     """GPT-2 small: 124M parameters, T=1024, bfloat16, for one pod slice such as v5e:4x4.
 
-    python -m launch.train --config=configs/gpt.py:gpt2 --workdir=runs/gpt2 --config.data.name=lm1b
+    python -m launch.train --config=configs/gpt.py:gpt2 --workdir=runs/gpt2 \\
+      --config.data.name=lm1b --config.data.validation_split=test
     """
     model, data, train = config.model, config.data, config.train
     model.num_layers, model.width, model.num_heads = 12, 768, 12

@@ -13,6 +13,7 @@ from model.errors import UserError
 from train.data import Data
 from train.machine import cache_folder
 
+log = logging.getLogger("heed")
 END = 0xFF  # the closing symbol of a document: UTF-8 never uses this byte
 ALPHABET = 256
 STRENGTH = 5  # how many observations the shorter context is worth
@@ -37,10 +38,13 @@ def known_baselines(data: Data) -> dict[str, float]:
     if file.is_file():
         return dict(json.loads(file.read_text()))
     values = baselines(data)
-    file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f"{file.name}.{os.getpid()}")
-    new.write_text(json.dumps(values))
-    new.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps(values))
+        new.replace(file)
+    except OSError as error:
+        log.warning("the baselines cannot be kept in %s (%s): each run counts them anew.", file, error.strerror)
     return values
 
 
@@ -132,9 +136,7 @@ def _first(documents: Iterable[str], most: int | None) -> tuple[bytes, np.ndarra
     texts, offsets = [], [0]
     for document in documents:
         if most is not None and offsets[-1] >= most:
-            logging.getLogger("heed").warning(
-                "the n-gram baselines count the first %d bytes of the train split", offsets[-1]
-            )
+            log.warning("the n-gram baselines count the first %d bytes of the train split", offsets[-1])
             break
         texts.append(document.encode())
         offsets.append(offsets[-1] + len(texts[-1]))

@@ -18,6 +18,7 @@ from train.experiment import bind, make_experiment
 class Run:
     """What a run has learned: the model (of the first seed, where there are several) after `step` updates."""
 
+    folder: Path
     config: ConfigDict
     model: GPT
     tokenizer: Tokenizer
@@ -28,12 +29,13 @@ class Run:
         """The run's data set, opened when it is first asked for; a prompt needs none.
 
         Raises:
-            UserError: the data set cannot be had, or its text has changed so much that it is read as other tokens.
+            UserError: the data set cannot be had, or its text or tokens are not those that the run has learned.
         """
         data = open_data(self.config.data)
-        if data.tokenizer.fingerprint != self.tokenizer.fingerprint:
+        passport = json.loads((self.folder / "passport.json").read_text())
+        if data.fingerprint != passport["data"]["fingerprint"]:
             raise UserError(
-                "the text of --config.data has changed since this run began, and its tokens with it: restore it."
+                f"the text of --config.data or its tokens have changed since {self.folder} began: restore it."
             )
         return data
 
@@ -45,7 +47,7 @@ def open_run(workdir: str | Path) -> Run:
         UserError: the folder is no run's, or holds no checkpoint that can be read.
     """
     folder = Path(workdir)
-    for name in ("config.json", "tokenizer.json"):
+    for name in ("passport.json", "config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise UserError(f"--workdir={workdir} holds no {name}: give the folder of a run.")
     config = ConfigDict(json.loads((folder / "config.json").read_text()))
@@ -59,4 +61,4 @@ def open_run(workdir: str | Path) -> Run:
     if found is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint yet: give the folder of a run that has saved one.")
     params, _, step = found
-    return Run(config, bind(config, params["params"]), tokenizer, step)
+    return Run(folder, config, bind(config, params["params"]), tokenizer, step)

@@ -20,10 +20,10 @@ SAMPLE_TOKENS = 96
 def summarize(config: ConfigDict, state: State, folder: Path, command: str) -> str:
     """The closing words of a run; writes attention.png into its folder."""
     step = int(jax.device_get(state.step).ravel()[0]) if config.train.seeds > 1 else int(state.step)
-    if jax.process_index() != 0:
-        return f"process {jax.process_index()} ends at step {step}"
     if step < config.train.steps:
         return f"stopped at step {step} of {config.train.steps}; the same command goes on from there:\n  {command}"
+    if jax.process_count() > 1:  # reading the run back is for one process
+        return f"step {step} is saved\n\n{_places(folder, config.train.prompt, command)}"
     run = open_run(folder)
     parts = [
         _comparison(folder, step),
@@ -66,8 +66,8 @@ def _places(folder: Path, prompt: str, command: str) -> str:
     rows = {
         "everything": f"{folder}",
         "curves": f"{folder}/metrics.jsonl, tensorboard --logdir={shlex.quote(f'{folder}/tensorboard')}",
-        "attention": f"{folder}/attention.png",
+        "attention": f"{folder}/attention.png" if (folder / "attention.png").exists() else "",
         "more text": f"python -m launch.generate --workdir={place} --prompt={shlex.quote(prompt or 'def main(')}",
         "go on": f"{command} --extend --config.train.steps=N",
     }
-    return "\n".join(f"{name:<11} {text}" for name, text in rows.items())
+    return "\n".join(f"{name:<11} {text}" for name, text in rows.items() if text)

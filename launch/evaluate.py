@@ -23,6 +23,8 @@ def main(argv: Sequence[str]) -> None:
         )
     run = open_run(flags.workdir)
     values, windows = evaluate(run), run.data.windows("validation")
+    if run.config.train.seeds > 1:
+        print(f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}")
     print(f"{flags.workdir}, step {run.step}, {windows.num_tokens} tokens, {windows.num_bytes} bytes:")
     for name, value in values.items():
         print(f"  {name:<18} {value:.4f}")

@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
         )
     if not all(flags.prompt) or not flags.prompt:
         raise UserError("the prompt is empty; give some text: --prompt=TEXT.")
+    if not 0 <= flags.seed < 2**32:
+        raise UserError(f"--seed={flags.seed} must be at least 0 and below 2^32.")
     picture = _picture_path(flags.attention) if flags.attention else None
     run = open_run(flags.workdir)
     settings = {name: getattr(flags, name) for name, *_ in FLAGS}

@@ -83,7 +83,6 @@ def fit(
     experiment = check(config)
     with contextlib.ExitStack() as stack:
         recorded = stack.enter_context(profiler(profile_steps, workdir))
-        should_stop = stack.enter_context(stop_signals())
         folder = stack.enter_context(RunFolder(workdir, config, extend=extend)) if workdir else None
         data = open_data(config.data)
         windows, validation = data.windows("train"), data.windows("validation")
@@ -101,6 +100,7 @@ def fit(
         state, start = _begin(experiment, checkpoints)
         report = stack.enter_context(_report(experiment, folder, start))
         report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")
+        should_stop = stack.enter_context(stop_signals())  # before this nothing is lost by being killed
         likelihood = Likelihood(experiment.sums, validation, config.data.batch_size, experiment.place, experiment.rows)
         state = train(
             experiment.step,

@@ -115,5 +115,5 @@ class GPT(nnx.Module):
 
     def _logits(self, x_BTD: jax.Array) -> jax.Array:
         x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
-        logits_BTV = self.embed.logits(x_BTD) if self.head is None else self.head(x_BTD)
+        logits_BTV = self.embed.logits(x_BTD) if self.head is None else self.head(x_BTD, jnp.float32)
         return pin(logits_BTV.astype(jnp.float32), "batch", "length", "vocab")

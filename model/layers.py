@@ -49,11 +49,11 @@ class Linear(nnx.Module):
         self.kernel = parameter(rngs, nnx.initializers.normal(stddev), sizes, axes)
         self.bias = parameter(rngs, nnx.initializers.zeros, tuple(outputs.values()), tuple(outputs)) if bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The map of x, from its last axes to the output axes."""
+    def __call__(self, x: jax.Array, result: DTypeLike | None = None) -> jax.Array:
+        """The map of x, from its last axes to the output axes; `result` is a dtype for them wider than its own."""
         kernel = self.kernel[...].astype(self.dtype)
         axes = tuple(range(x.ndim - self.num_inputs, x.ndim)), tuple(range(self.num_inputs))
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel, (axes, ((), ())))
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel, (axes, ((), ())), preferred_element_type=result)
         if self.bias is None:
             return y
         bias = self.bias[...].astype(self.dtype)
@@ -148,8 +148,9 @@ class Embedding(nnx.Module):
         return pin(jnp.take(table_VD, tokens_BT, axis=0, mode="clip"), "batch", "length", None)
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
-        """Scores of each token of the vocabulary, (B, T, V)."""
-        return jnp.einsum("BTD,VD->BTV", x_BTD.astype(self.dtype), self.embedding[...].astype(self.dtype))
+        """Scores of each token of the vocabulary, (B, T, V) in float32."""
+        table_VD = self.embedding[...].astype(self.dtype)
+        return jnp.einsum("BTD,VD->BTV", x_BTD.astype(self.dtype), table_VD, preferred_element_type=jnp.float32)
 
 
 def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> jax.Array:

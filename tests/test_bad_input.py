@@ -56,6 +56,7 @@ CONFIGS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"model.bias": "maybe"}, ("--config.model.bias='maybe'", "true or false")),
     ({"train.steps": 0}, ("--config.train.steps=0", "at least 1")),
     ({"model.num_heads": 3}, ("--config.model.num_heads=3", "divide", "--config.model.width=16")),
+    ({"model.mask": "window(4)"}, ("--config.model.mask='window(4)'", "predict", "causal &")),
     ({"model.num_kv_heads": 3}, ("--config.model.num_kv_heads=3", "divide", "num_heads=2")),
     ({"model.position": "rotary"}, ("--config.model.position='rotary'", "rope")),
     ({"model.mask": "casual"}, ("casual", "causal", "--config.model.mask")),
@@ -185,7 +186,7 @@ def test_other_text_is_refused(keys: dict[str, Any], run: Path, tmp_path: Path) 
     config["data"]["path"] = f"{tmp_path}/text/*.txt"
     (run / "config.json").write_text(json.dumps(config))
     argv = words(run, keys | {"data.path": config["data"]["path"]})
-    assert_refused(call(train.main, argv), "text has changed", "--workdir")
+    assert_refused(call(train.main, argv), "the text or its tokens changed", "--workdir")
 
 
 def test_a_checkpoint_of_another_model_is_refused(keys: dict[str, Any], run: Path) -> None:
@@ -255,7 +256,7 @@ def test_a_bad_prompt_is_refused(finished: Path, argv: list[str], parts: tuple[s
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     for command, argv in ((evaluate.main, []), (generate.main, ["--prompt=a"])):
-        assert_refused(call(command, [f"--workdir={tmp_path}", *argv]), f"--workdir={tmp_path}", "config.json")
+        assert_refused(call(command, [f"--workdir={tmp_path}", *argv]), f"--workdir={tmp_path}", "passport.json")
 
 
 def test_the_commands_themselves_end_with_the_sentence(keys: dict[str, Any], finished: Path, tmp_path: Path) -> None:

@@ -90,10 +90,10 @@ def test_the_order_of_a_whole_run() -> None:
         ("save", 2, {}),
         ("take", 2),
         ("step", 3, 2),
+        ("record", 3),  # and so does an evaluation
         ("evaluate", 3),
         ("take", 3),
         ("step", 4, 3),
-        ("record", 3),
         ("record", 4),
         ("save", 4, {}),
         ("take", 4),

@@ -115,7 +115,7 @@ def test_a_run_does_not_go_on_with_other_text(tmp_path: Path) -> None:
     with RunFolder(tmp_path, config()) as folder:
         folder.write_passport(passport(config(), "f1n6er", "dense"))
         folder.write_passport(passport(config(), "f1n6er", "dense"))
-        with pytest.raises(UserError, match="text has changed .*f1n6er -> 0ther"):
+        with pytest.raises(UserError, match="text or its tokens changed .*f1n6er -> 0ther"):
             folder.write_passport(passport(config(), "0ther", "dense"))
     assert json.loads((tmp_path / "passport.json").read_text())["data"]["fingerprint"] == "f1n6er"
 
@@ -147,3 +147,11 @@ def test_a_full_disk_is_told_from_other_errors(tmp_path: Path, monkeypatch: pyte
         raise ValueError("another")
     with pytest.raises(FileNotFoundError), full_disk(tmp_path):
         (tmp_path / "absent").read_text()
+
+
+def test_a_config_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("theirs")
+    with pytest.raises(UserError, match="config.json that heed did not write"):
+        RunFolder(tmp_path, config())
+    assert (tmp_path / "config.json").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from model import GPT, GPTConfig
+from model.attention import parse_mask
 from model.errors import UserError
 from train.data import Windows, batches
 from train.optimizers import make_optimizer
@@ -30,6 +31,8 @@ from train.sharding import (
 from train.state import Params, State
 from train.step import Metrics, make_step, population
 from train.tasks import Batch, language_model, token_sums
+
+_PROBE = 64  # queries and keys that are asked whether a mask looks ahead; masks are the same everywhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +139,12 @@ def _check_train(config: ConfigDict) -> None:
     seed, largest = config.train.seed, 2**32 - config.train.seeds
     if not 0 <= seed <= largest:
         raise UserError(f"--config.train.seed={seed} must be between 0 and {largest}, so that every seed has 32 bits.")
+    if config.train.seeds > 1 and jax.process_count() > 1:
+        raise UserError(f"--config.train.seeds={config.train.seeds} needs one process, and there are several; give 1.")
+    if np.any(np.asarray(parse_mask(config.model.mask).block(0, _PROBE, 0, _PROBE)) & ~np.tri(_PROBE, dtype=bool)):
+        raise UserError(
+            f"--config.model.mask={config.model.mask!r} shows tokens what they are to predict; write 'causal & ...'."
+        )
     rows, parts = config.data.batch_size, config.train.accumulate
     if rows % parts:
         raise UserError(f"--config.train.accumulate={parts} does not divide --config.data.batch_size={rows}.")

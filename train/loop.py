@@ -72,7 +72,10 @@ def train(
         # never ahead of the weights. Metrics of update n - 1 are read while update n runs, so the device never waits
         # for the host.
         if n > start:
-            values = hooks.evaluate(n, state) if n % evaluate_every == 0 else {}
+            values: Values = {}
+            if n % evaluate_every == 0:
+                flush()  # a step that is not finite is told by its parts, before time is spent on it
+                values = hooks.evaluate(n, state)
             if n % checkpoint_every == 0:
                 save(n, state, values)
         began = time.perf_counter()

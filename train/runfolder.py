@@ -114,13 +114,16 @@ class RunFolder:
             old, new = json.loads(file.read_text())["data"]["fingerprint"], values["data"]["fingerprint"]
             if old != new:
                 raise UserError(
-                    f"the text has changed since {self.path} began (fingerprint {old[:12]} -> {new[:12]}): "
+                    f"the text or its tokens changed since {self.path} began (fingerprint {old[:12]} -> {new[:12]}): "
                     "restore it, or give another --workdir."
                 )
         self.write("passport.json", values)
 
     def _take_lock(self) -> int:
         file = None
+        ours = any((self.path / name).exists() for name in (".lock", "passport.json"))
+        if (self.path / "config.json").exists() and not ours:
+            raise UserError(f"--workdir={self.path} holds a config.json that heed did not write: give another folder.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # Not deleted at the end: two processes could then hold locks on two files of one name.

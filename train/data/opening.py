@@ -23,7 +23,7 @@ class Data:
     Attributes:
         tokenizer: text to ids and back.
         length: T, of the windows.
-        fingerprint: a hash of the text of both splits.
+        fingerprint: a hash of the text of both splits and of the tokenizer.
     """
 
     def __init__(self, source: Source, splits: dict[str, str], tokenizer: Tokenizer, length: int, cache: Path) -> None:
@@ -35,7 +35,9 @@ class Data:
         self.tokenizer = tokenizer
         self.length = length
         self._fingerprints = {split: source.fingerprint(name) for split, name in splits.items()}
-        self.fingerprint = hashlib.sha256("".join(self._fingerprints.values()).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(
+            "".join([*self._fingerprints.values(), tokenizer.fingerprint]).encode()
+        ).hexdigest()
 
     def windows(self, split: str) -> Windows:
         """Returns the windows of 'train' or 'validation', tokenised the first time.
