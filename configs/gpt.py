@@ -14,6 +14,9 @@ def quickstart(config: ConfigDict) -> None:
     """A first run, on the source of Python's standard library: 0.9M parameters, 1.2M tokens.
 
     make quickstart
+
+    Two cores of an AMD EPYC, jax 0.10.2: 2.5 minutes of training, 1.813 bits per byte (trigrams 2.655, contexts of
+    three bytes 2.171, gzip -9 1.999, xz -9 1.664).
     """
     _small(config)
     config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = 600, 300, 100
@@ -23,6 +26,9 @@ def cpu(config: ConfigDict) -> None:
     """The best of half an hour on two cores: 2.2M parameters, 4.9M tokens.
 
     python -m launch.train --config=configs/gpt.py:cpu --workdir=runs/cpu
+
+    Two cores of an AMD EPYC, jax 0.10.2: 1.243 bits per byte (contexts of four bytes 2.032, gzip -9 1.999, xz -9 1.664)
+    after 16 minutes at the 5.0k tokens/s of a quiet machine; the run that gave the score shared its cores.
     """
     _small(config)
     config.model.width, config.model.num_heads = 192, 3
@@ -41,7 +47,7 @@ def _small(config: ConfigDict) -> None:
 
 
 def gpt2(config: ConfigDict) -> None:
-    """GPT-2 small: 124M parameters, T=1024, bfloat16, for one pod slice such as v5e:4x4.
+    """GPT-2 small: 124M parameters, T=1024, bfloat16, for one pod slice such as v5e:4x4. Compiled for it, not yet run.
 
     python -m launch.train --config=configs/gpt.py:gpt2 --workdir=runs/gpt2 \\
       --config.data.name=lm1b --config.data.validation_split=test
