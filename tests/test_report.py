@@ -58,11 +58,11 @@ def test_lines_hold_whole_steps_full_precision_and_speed(tmp_path: Path, clock: 
     assert [line["step"] for line in lines(tmp_path)] == [3, 6, 7, 7]
     assert all(isinstance(line["step"], int) for line in lines(tmp_path))
     first, second, last, evaluation = lines(tmp_path)
-    # The compilation (60 s) counts nowhere, the evaluation (50 s) not in the speed.
+    # The compilation (60 s) and the last interval count nowhere, the evaluation (50 s) not in the speed.
     assert first["train/tokens_per_second"] == 100 / 2
     assert second["train/tokens_per_second"] == 100 / 2
-    assert last["train/tokens_per_second"] == 100 / 5
-    assert last["train/matrix_share"] == 50 * 100 / 5 / 1e4
+    assert second["train/matrix_share"] == 50 * 100 / 2 / 1e4
+    assert "train/tokens_per_second" not in last
     # Of the waits 0.25, 0.5, 0.5, 0.75 and 12.5 s the 99th percentile, over the median step of 2 s.
     assert second["train/wait_share"] == pytest.approx((0.75 + 0.96 * (12.5 - 0.75)) / 2)
     assert first["train/loss"] == float(np.float32(9.7))

@@ -62,7 +62,8 @@ class Report:
     def step(self, step: int, values: Values, waited: float) -> None:
         """Takes the metrics after update `step`, for whose batch the step waited `waited` seconds."""
         now = time.perf_counter()
-        if self._last:  # the first interval would count the compilation
+        # The first interval would count the compilation; the last one is empty where a device runs as it is asked to.
+        if self._last and step != self._total:
             self._times.append(now - self._last)
             self._waits.append(waited)
         self._last = now
