@@ -57,7 +57,7 @@ class Session:
         """Starts to write the state; the best is the one of the lowest validation loss, the mean over seeds."""
         if self.checkpoints is not None:
             metric = float(np.mean(values["val/loss"])) if values else None
-            self.checkpoints.save(step, state, {"batches": step}, metric)
+            self.checkpoints.save(step, state, {"batches": step, "evaluated": bool(values)}, metric)
 
     def record(self, step: int, values: Values, waited: float) -> None:
         """Shows and writes the metrics of a step."""
@@ -97,7 +97,7 @@ def fit(
             folder.write_with("tokenizer.json", data.tokenizer.save)
             keep = config.train.keep_last, config.train.keep_best
             checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints", *keep))
-        state, start = _begin(experiment, checkpoints)
+        state, start, evaluated = _begin(experiment, checkpoints)
         report = stack.enter_context(_report(experiment, folder, start))
         report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")
         should_stop = stack.enter_context(stop_signals())  # before this nothing is lost by being killed
@@ -112,6 +112,7 @@ def fit(
             evaluate_every=config.train.evaluate_every,
             checkpoint_every=config.train.checkpoint_every,
             should_stop=should_stop,
+            owes_evaluation=not evaluated,
         )
     return state, report.history
 
@@ -123,13 +124,13 @@ def check(config: ConfigDict) -> Experiment:
     return experiment
 
 
-def _begin(experiment: Experiment, checkpoints: Checkpoints | None) -> tuple[State, int]:
-    """The state to start from and the number of batches it has seen: the newest checkpoint's, or a new one's."""
+def _begin(experiment: Experiment, checkpoints: Checkpoints | None) -> tuple[State, int, bool]:
+    """The state to start from, the number of batches it has seen, and whether it was evaluated if that was due."""
     found = checkpoints.restore(experiment.abstract) if checkpoints is not None else None
     if found is None:
-        return experiment.make_state(), 0
+        return experiment.make_state(), 0, True
     state, extra, _ = found
-    return state, extra["batches"]
+    return state, extra["batches"], extra["evaluated"]
 
 
 def _report(experiment: Experiment, folder: RunFolder | None, start: int) -> Report:

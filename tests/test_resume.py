@@ -51,7 +51,7 @@ def final_state(workdir: Path, keys: dict[str, Any]) -> State:
     abstract = make_experiment(load(CONFIG, **keys), 256).abstract
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state, extra, step = checkpoints.restore(abstract)
-    assert extra == {"batches": step}
+    assert extra["batches"] == step
     return state
 
 
@@ -114,14 +114,15 @@ def test_a_killed_run_goes_on_bit_for_bit(keys: dict[str, Any], whole: Path, tmp
 
 def test_a_run_that_is_told_to_stop_goes_on_bit_for_bit(keys: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     argv = words(tmp_path / "run", keys)
-    for number, at, started in ((signal.SIGTERM, 2, None), (signal.SIGINT, 6, 3)):
+    # Step 6 is read before its evaluation, which is owed then and made up for by the next start.
+    for number, at, stopped, started in ((signal.SIGTERM, 2, 3, None), (signal.SIGINT, 6, 6, 3)):
         outcome = call_and_signal(argv, number, at)
         assert outcome.status == 0, outcome.err
-        assert f"stopped at step {at + 1} of 12; the same command goes on from there:\n" in outcome.out
-        assert saved(tmp_path / "run")[-1] == at + 1
+        assert f"stopped at step {stopped} of 12; the same command goes on from there:\n" in outcome.out
+        assert saved(tmp_path / "run")[-1] == stopped
         assert started is None or f"resumed from step {started}\n" in outcome.err
     outcome = call(train.main, argv)
-    assert "resumed from step 7\n" in outcome.err
+    assert "resumed from step 6\n" in outcome.err
     assert "this model" in outcome.out
     assert_the_same(tmp_path / "run", whole, keys)
 

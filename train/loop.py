@@ -43,8 +43,11 @@ def train(
     evaluate_every: int,
     checkpoint_every: int,
     should_stop: Callable[[int], bool],
+    owes_evaluation: bool = False,
 ) -> State:
     """Runs updates start + 1 to `steps`, or fewer when it is told to stop; the last state is always saved.
+
+    A run that was told to stop at a step whose evaluation was due owes it: it is made up for before the next update.
 
     Raises:
         UserError: a loss, a gradient or a parameter is not finite; nothing of it has been saved.
@@ -71,13 +74,14 @@ def train(
         # The order matters. What is due for the state of n updates comes before batch n is taken, so the data is
         # never ahead of the weights. Metrics of update n - 1 are read while update n runs, so the device never waits
         # for the host.
-        if n > start:
-            values: Values = {}
-            if n % evaluate_every == 0:
-                flush()  # a step that is not finite is told by its parts, before time is spent on it
-                values = hooks.evaluate(n, state)
-            if n % checkpoint_every == 0:
-                save(n, state, values)
+        values: Values = {}
+        if n % evaluate_every == 0 and (n > start or owes_evaluation):
+            flush()  # a step that is not finite is told by its parts, before time is spent on it
+            values = hooks.evaluate(n, state)
+            if not values:  # told to stop meanwhile: the evaluation is owed
+                break
+        if n % checkpoint_every == 0 and n > start:
+            save(n, state, values)
         began = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - began
