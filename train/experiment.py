@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -65,17 +64,7 @@ class Experiment:
         """Global batches on the mesh, from number `start` on."""
         data = self.config.data
         read = batches(windows, data.batch_size, data.seed, start=start, prefetch=data.prefetch, rows=self.rows)
-        return _one_ahead(map(self.place, read))
-
-
-def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, each put on the mesh while the step before it runs: on a CPU, a step blocks its own thread."""
-    with ThreadPoolExecutor(1, "batches") as pool:
-        coming = pool.submit(next, batches)
-        while True:
-            batch = coming.result()
-            coming = pool.submit(next, batches)
-            yield batch
+        return map(self.place, read)
 
 
 def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.Device] | None = None) -> Experiment:

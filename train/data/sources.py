@@ -74,7 +74,7 @@ class TfdsSource:
         try:
             return self._builder.as_data_source(split=split)
         except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
-            raise self._refusal(split, error) from None
+            raise self._refusal(split, error) from error
 
     def _refusal(self, split: str, error: Exception) -> UserError:
         info, folder = self._builder.info, self._builder.data_path
