@@ -19,11 +19,14 @@ def get_config() -> ConfigDict:
     model.norm = "rms"  # rms or layer
     model.norm_place = "pre"  # pre or post: normalise before each block, or after the residual sum
     model.position = "rope"  # rope, learned, sinusoidal or none
+    model.bias = "none"  # what is added to attention scores by distance: none or alibi
     model.mask = "causal"  # which keys a query sees: an expression such as causal & window(128)
-    model.core = "auto"  # how attention is computed: auto or dense; a core named here works or raises
+    model.core = "auto"  # how attention is computed: auto, dense or blockwise; a core named here works or raises
     model.scale = 0.0  # factor on the attention scores; 0: 1/sqrt(head width)
+    model.soft_cap = 0.0  # c of c tanh(score / c), which bounds attention scores; 0: none
+    model.sinks = False  # one learned score per head that no value stands behind
     model.qk_norm = False  # normalise queries and keys per head
-    model.bias = False  # biases in projections, MLPs and norms
+    model.use_bias = False  # biases in projections, MLPs and norms
     model.tied = True  # the output head is the embedding, transposed
     model.dropout = 0.0  # share of activations dropped in training
     model.remat = "none"  # what the backward pass computes again: none, dots (all but matrix products) or full

@@ -54,7 +54,7 @@ def gpt2(config: ConfigDict) -> None:
     """
     model, data, train = config.model, config.data, config.train
     model.num_layers, model.width, model.num_heads = 12, 768, 12
-    model.norm, model.position, model.bias = "layer", "learned", True
+    model.norm, model.position, model.use_bias = "layer", "learned", True
     model.remat, model.dtype = "dots", "bfloat16"
     data.vocab_size, data.length, data.batch_size = 50257, 1024, 512
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 6e-4, 2000

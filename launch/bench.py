@@ -26,7 +26,17 @@ from train.sharding import placed
 from train.state import Params
 
 BARE = {"norm": "layer", "norm_place": "pre", "position": "learned", "mlp": "gelu", "mask": "causal", "tied": True}
-PLAIN = {"bias": False, "qk_norm": False, "dropout": 0.0, "remat": "none", "num_kv_heads": 0, "dtype": "float32"}
+PLAIN = {
+    "use_bias": False,
+    "bias": "none",
+    "soft_cap": 0.0,
+    "sinks": False,
+    "qk_norm": False,
+    "dropout": 0.0,
+    "remat": "none",
+    "num_kv_heads": 0,
+    "dtype": "float32",
+}
 
 
 def bare_loss(params: Params, batch: dict[str, jax.Array], num_heads: int) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import KVCache, parse_mask, segments
+from model.attention import KVCache, parse_bias, parse_mask, segments
 from model.axes import pin
 from model.errors import UserError
 from model.layers import NORMS, Embedding, Linear, choose, dropout
@@ -21,18 +21,20 @@ class GPTConfig(StackConfig):
     """A stack, a vocabulary of `vocab_size` tokens and sequences of at most `max_length`.
 
     Raises:
-        UserError: as StackConfig, and for an unknown position or mask.
+        UserError: as StackConfig, and for an unknown position, bias or mask.
     """
 
     vocab_size: int
     max_length: int
     position: str = "rope"
+    bias: str = "none"
     mask: str = "causal"
     tied: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choose(POSITIONS, self.position, "model.position")
+        parse_bias(self.bias)
         parse_mask(self.mask)
 
 
@@ -48,9 +50,10 @@ class GPT(nnx.Module):
         self.config = config
         self.embed = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
         self.position = POSITIONS[config.position](config.width, config.head_width, config.max_length, rngs)
+        self.attention_bias = parse_bias(config.bias)(config.num_heads, rngs)
         self.stack = Stack(config, rngs)
         self.norm = (
-            NORMS[config.norm](config.width, bias=config.bias, rngs=rngs) if config.norm_place == "pre" else None
+            NORMS[config.norm](config.width, bias=config.use_bias, rngs=rngs) if config.norm_place == "pre" else None
         )
         axes = {"embed": config.width}, {"vocab": config.vocab_size}
         self.head = None if config.tied else Linear(*axes, bias=False, dtype=dtype, rngs=rngs)
@@ -75,7 +78,7 @@ class GPT(nnx.Module):
         """Logits (B, T, V) of new tokens at absolute positions, attending to the cache, and the cache with them in
         it.
         """
-        x_BTD, context = self._start(tokens_BT, None, positions_BT, None)
+        x_BTD, context = self._start(tokens_BT, None, positions_BT, None, decoding=True)
         x_BTD, cache = self.stack.decode(x_BTD, context, cache, positions_BT)
         return self._logits(x_BTD), cache
 
@@ -95,12 +98,15 @@ class GPT(nnx.Module):
         segment_ids_BT: jax.Array | None,
         positions_BT: jax.Array | None,
         dropout_keys_B: jax.Array | None,
+        decoding: bool = False,
     ) -> tuple[jax.Array, Context]:
         B, T = tokens_BT.shape
         if self.position.limited and self.config.max_length < T:
             raise UserError(
                 f"{T} tokens are more than the {self.config.max_length} learned positions; raise --config.data.length."
             )
+        # In a cache a token stands at its position; elsewhere at its index, whatever its position.
+        places_BT = None if decoding else positions_BT
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
         mask = parse_mask(self.config.mask)
@@ -110,8 +116,8 @@ class GPT(nnx.Module):
         if dropout_keys_B is not None:
             embedding_keys_B = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys_B, _EMBEDDING_SITE)
             x_BTD = dropout(x_BTD, self.config.dropout, embedding_keys_B, 0)
-        rotation = self.position.rotation(positions_BT)
-        return pin(x_BTD, "batch", "length", None), Context(mask, rotation, dropout_keys_B)
+        bias, rotation = self.attention_bias(places_BT), self.position.rotation(positions_BT)
+        return pin(x_BTD, "batch", "length", None), Context(mask, bias, rotation, dropout_keys_B)
 
     def _logits(self, x_BTD: jax.Array) -> jax.Array:
         x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)

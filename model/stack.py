@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import KVCache, Mask, MultiHeadAttention
+from model.attention import Bias, KVCache, Mask, MultiHeadAttention
 from model.axes import pin
 from model.errors import UserError
 from model.layers import MLP, NORMS, choose, dropout
@@ -40,8 +40,10 @@ class StackConfig:
     norm_place: str = "pre"
     core: str = "auto"
     scale: float = 0.0
+    soft_cap: float = 0.0
+    sinks: bool = False
     qk_norm: bool = False
-    bias: bool = False
+    use_bias: bool = False
     dropout: float = 0.0
     remat: str = "none"
     unroll: int = 1
@@ -76,6 +78,7 @@ class Context:
     """What every layer of a stack needs beside its input."""
 
     mask: Mask
+    bias: Bias | None = None
     rotation: Rotation | None = None
     dropout_keys_B: jax.Array | None = None
 
@@ -88,7 +91,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: StackConfig, rngs: nnx.Rngs):
         norm = NORMS[config.norm]
-        dtype, bias = jnp.dtype(config.dtype), config.bias
+        dtype, bias = jnp.dtype(config.dtype), config.use_bias
         # Every residual branch starts smaller, so that the sum over 2L of them keeps its variance (Radford et al.
         # 2019, section 2.3).
         gain = 1 / math.sqrt(2 * config.num_layers)
@@ -100,8 +103,10 @@ class Block(nnx.Module):
             num_kv_heads=config.num_kv_heads,
             core=config.core,
             scale=config.scale,
+            soft_cap=config.soft_cap,
+            sinks=config.sinks,
             qk_norm=config.qk_norm,
-            bias=bias,
+            use_bias=bias,
             dropout=config.dropout,
             gain=gain,
             dtype=dtype,
@@ -119,6 +124,7 @@ class Block(nnx.Module):
             return self.attention(
                 y_BTD,
                 context.mask,
+                bias=context.bias,
                 rotation=context.rotation,
                 dropout_keys_B=context.dropout_keys_B,
                 head_gate_H=head_gate_H,
@@ -133,7 +139,9 @@ class Block(nnx.Module):
         caches = []
 
         def attend(y_BTD: jax.Array) -> jax.Array:
-            o_BTD, new = self.attention.decode(y_BTD, context.mask, cache, positions_BT, context.rotation)
+            o_BTD, new = self.attention.decode(
+                y_BTD, context.mask, cache, positions_BT, bias=context.bias, rotation=context.rotation
+            )
             caches.append(new)
             return o_BTD
 
@@ -142,7 +150,7 @@ class Block(nnx.Module):
     def weights(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The attention weights of this block for its input x, (B, H, T, T)."""
         y_BTD = self.attention_norm(x_BTD) if self.pre else x_BTD
-        return self.attention.weights(y_BTD, context.mask, context.rotation)
+        return self.attention.weights(y_BTD, context.mask, bias=context.bias, rotation=context.rotation)
 
     def _residuals(self, x: jax.Array, attend: Callable[[jax.Array], jax.Array], keys_B: jax.Array | None) -> jax.Array:
         for site, branch, norm in ((1, attend, self.attention_norm), (2, self.mlp, self.mlp_norm)):

@@ -141,7 +141,7 @@ def _check_train(config: ConfigDict) -> None:
         raise UserError(f"--config.train.seed={seed} must be between 0 and {largest}, so that every seed has 32 bits.")
     if config.train.seeds > 1 and jax.process_count() > 1:
         raise UserError(f"--config.train.seeds={config.train.seeds} needs one process, and there are several; give 1.")
-    if np.any(np.asarray(parse_mask(config.model.mask).block(0, _PROBE, 0, _PROBE)) & ~np.tri(_PROBE, dtype=bool)):
+    if np.any(np.asarray(parse_mask(config.model.mask).block(0, 0, _PROBE, _PROBE)) & ~np.tri(_PROBE, dtype=bool)):
         raise UserError(
             f"--config.model.mask={config.model.mask!r} shows tokens what they are to predict; write 'causal & ...'."
         )

@@ -1,27 +1,59 @@
-"""The table of attention cores. A core is `core(q_BTHK, k_BSGK, v_BSGK, scores) -> o_BTHK`; adding one is a file and
-a line here."""
+"""The table of attention cores. A core is `core(q_BTHK, k_BSGK, v_BSGK, scores) -> o_BTHK` beside what it refuses;
+adding one is a file and a line here."""
 
 import logging
-from collections.abc import Callable
 
 import jax
 
-from model.attention.dense import dense
+from model.attention import blockwise, dense
+from model.attention.contract import Choice, Core, Request, choose_core
 from model.attention.scores import Scores
 from model.layers import choose
 
-Core = Callable[[jax.Array, jax.Array, jax.Array, Scores], jax.Array]
+CORES: dict[str, Core] = {
+    "dense": Core(dense.dense, dense.refusals),
+    "blockwise": Core(blockwise.blockwise, blockwise.refusals),
+}
+# What `auto` looks at, the fastest first.
+FASTEST: dict[str, list[str]] = {
+    "cpu": ["blockwise", "dense"],
+    "gpu": ["blockwise", "dense"],
+    "tpu": ["blockwise", "dense"],
+}
+_logged: set[str] = set()
 
-CORES: dict[str, Core] = {"dense": dense}
 
-
-def select_core(name: str) -> tuple[str, Core]:
-    """The core of that name, or for `auto` the fastest one that is exact here, with its name; the choice is logged.
+def check_name(name: str) -> None:
+    """Refuses a name that is not in the table.
 
     Raises:
-        UserError: there is no core of that name.
+        UserError: it lists the names.
     """
-    core = choose({"auto": dense, **CORES}, name, "model.core")
-    chosen = "dense" if name == "auto" else name
-    logging.getLogger("heed").debug("attention core: %s (asked for: %s)", chosen, name)
-    return chosen, core
+    choose({"auto": None, **CORES}, name, "model.core")
+
+
+def select_core(name: str, request: Request) -> Choice:
+    """The core of that name, or for `auto` the fastest that is exact for the request; the choice is logged once.
+
+    Raises:
+        UserError: there is no core of that name, or it refuses the request.
+    """
+    check_name(name)
+    choice = choose_core(CORES, FASTEST.get(request.platform, ["dense"]), name, request)
+    if name == "auto":
+        reasons = "".join(f"; not {one}: {no.reason}" for one, no in choice.refused.items())
+        text = f"attention core: {choice.name}, chosen by auto on {request.platform}{reasons}"
+        if text not in _logged:
+            _logged.add(text)
+            logging.getLogger("heed").info(text)
+    return choice
+
+
+def attend(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
+    """Attention by the core of that name, or the one that `auto` chooses for these shapes; returns o_BTHK.
+
+    Raises:
+        UserError: shapes that do not agree, a mask or bias of other sizes, or a core that refuses.
+    """
+    choice = select_core(name, Request.of(q_BTHK, k_BSGK, v_BSGK, scores))
+    return choice.call(q_BTHK, k_BSGK, v_BSGK, scores)

@@ -1,19 +1,24 @@
 """Which keys a query may look at, as values: `causal() & window(128) & segments(ids)`.
 
-A mask is asked about blocks: `block(i0, i1, j0, j1)` is the part for queries i0 <= i < i1 and keys j0 <= j < j1, and
-`state(...)` tells from shapes alone whether that part is empty, full or mixed. Nothing T x S exists until somebody
-asks for it."""
+A mask is asked about blocks: `block(i0, j0, rows, columns)` is the part that begins at query i0 and key j0, and
+`state(...)` tells from shapes alone whether a part is empty, full or mixed. Nothing T x S exists until somebody asks
+for it. Index arithmetic is written with operators, so that NumPy indices give NumPy answers, before anything is traced.
+"""
 
-import dataclasses
 import enum
+import functools
 import math
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model.attention.values import array, static, value
 from model.errors import UserError
+
+Index = jax.Array | np.ndarray
+Start = int | jax.Array
 
 
 class BlockState(enum.Enum):
@@ -25,19 +30,28 @@ class BlockState(enum.Enum):
 
 
 class Mask:
-    """The base of all masks: `&` and `|` combine them."""
+    """The base of all masks: `&`, `|` and `~` combine them."""
 
-    def at(self, i: jax.Array | np.ndarray, j: jax.Array | np.ndarray) -> jax.Array:
+    def at(self, i: Index, j: Index) -> Index:
         """Whether query i may see key j, for index arrays of rank 4 that broadcast to (B, H, T, S)."""
         raise NotImplementedError
 
     def state(self, i0: int, i1: int, j0: int, j1: int) -> BlockState:
-        """EMPTY or FULL only where that holds for every batch row and head."""
+        """EMPTY or FULL for queries i0 <= i < i1 and keys j0 <= j < j1 only where that holds for every row and head."""
         return BlockState.MIXED
 
-    def block(self, i0: int, i1: int, j0: int, j1: int) -> jax.Array:
-        """Booleans that broadcast to (B, H, i1 - i0, j1 - j0)."""
-        return self.at(np.arange(i0, i1)[None, None, :, None], np.arange(j0, j1)[None, None, None, :])
+    def block(self, i0: Start, j0: Start, rows: int, columns: int) -> Index:
+        """Booleans that broadcast to (B, H, rows, columns); the starts may be traced."""
+        return self.at(*indices(i0, j0, rows, columns))
+
+    def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
+        """What, if anything, the mask was made for that these sizes are not: 'a mask made for 5 keys cannot serve 7'."""
+        return None
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the mask is known before the arrays are."""
+        return not jax.tree.leaves(self)
 
     def __and__(self, other: "Mask") -> "Mask":
         return _both(self, other)
@@ -45,47 +59,30 @@ class Mask:
     def __or__(self, other: "Mask") -> "Mask":
         return Or(self, other)
 
-
-Kind = TypeVar("Kind", bound=type[Mask])
-
-
-def _value(kind: Kind) -> Kind:
-    """Registers a dataclass as a pytree: its fields are children, those marked static are not.
-
-    Not by `jax.tree_util.register_dataclass`: in jax 0.10 and 0.12 the structures of two such classes are equal when
-    their fields agree, so that jit, where hashes collide, runs what it compiled for `a | b` on `a & b`.
-    """
-    fields = dataclasses.fields(cast(Any, kind))
-    static = [field.name for field in fields if field.metadata.get("static")]
-    arrays = [field.name for field in fields if field.name not in static]
-
-    def flatten(mask: Mask) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(mask, name) for name in arrays), tuple(getattr(mask, name) for name in static)
-
-    def unflatten(values: tuple[Any, ...], children: tuple[Any, ...]) -> Mask:
-        return kind(**dict(zip([*arrays, *static], [*children, *values], strict=True)))
-
-    jax.tree_util.register_pytree_node(kind, flatten, unflatten)
-    return kind
+    def __invert__(self) -> "Mask":
+        return Not(self)
 
 
-@_value
-@dataclasses.dataclass(frozen=True)
+def indices(i0: Start, j0: Start, rows: int, columns: int) -> tuple[Index, Index]:
+    """The queries (1, 1, rows, 1) and the keys (1, 1, 1, columns) of a block."""
+    return (i0 + np.arange(rows))[None, None, :, None], (j0 + np.arange(columns))[None, None, None, :]
+
+
+@value
 class Band(Mask):
     """Keys from i - left to i + right, both included: full, causal and window masks are bands."""
 
-    left: float = dataclasses.field(metadata={"static": True})
-    right: float = dataclasses.field(metadata={"static": True})
+    left: float = static()
+    right: float = static()
 
-    def at(self, i: jax.Array | np.ndarray, j: jax.Array | np.ndarray) -> jax.Array:
+    def at(self, i: Index, j: Index) -> Index:
         """-right <= i - j <= left; an unbounded side is not compared."""
         distance = i - j
-        allowed = jnp.ones(distance.shape, bool)
-        if self.left < math.inf:
-            allowed &= distance <= self.left
-        if self.right < math.inf:
-            allowed &= distance >= -self.right
-        return allowed
+        if self.left == math.inf:
+            return distance >= -self.right
+        if self.right == math.inf:
+            return distance <= self.left
+        return (distance >= -self.right) & (distance <= self.left)
 
     def state(self, i0: int, i1: int, j0: int, j1: int) -> BlockState:
         """Exact: it compares the smallest and the largest distance i - j of the block with the band."""
@@ -95,59 +92,66 @@ class Band(Mask):
         return BlockState.EMPTY if most < -self.right or least > self.left else BlockState.MIXED
 
 
-@_value
-@dataclasses.dataclass(frozen=True)
+@value
 class Segments(Mask):
     """Query and key must carry the same id: ids_BT of the queries, ids_BS of the keys (packing)."""
 
-    queries_BT: jax.Array
-    keys_BS: jax.Array
+    queries_BT: jax.Array = array("batch", None)
+    keys_BS: jax.Array = array("batch", None)
 
-    def at(self, i: jax.Array | np.ndarray, j: jax.Array | np.ndarray) -> jax.Array:
+    def at(self, i: Index, j: Index) -> Index:
         """Gathers both ids; `i` and `j` must not vary over heads."""
-        return _gather(self.queries_BT, i) == _gather(self.keys_BS, j)
+        return gather(self.queries_BT, i) == gather(self.keys_BS, j)
 
-    def block(self, i0: int, i1: int, j0: int, j1: int) -> jax.Array:
-        """Compares two slices, without a gather."""
-        _fits("queries", self.queries_BT, i1)
-        _fits("keys", self.keys_BS, j1)
-        return self.queries_BT[:, None, i0:i1, None] == self.keys_BS[:, None, None, j0:j1]
+    def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
+        """Ids of other lengths."""
+        return misfit(self.queries_BT, (B, T), "queries") or misfit(self.keys_BS, (B, S), "keys")
 
 
-@_value
-@dataclasses.dataclass(frozen=True)
+@value
 class Padding(Mask):
     """Only keys that are real may be seen: valid_BS."""
 
-    valid_BS: jax.Array
+    valid_BS: jax.Array = array("batch", None)
 
-    def at(self, i: jax.Array | np.ndarray, j: jax.Array | np.ndarray) -> jax.Array:
+    def at(self, i: Index, j: Index) -> Index:
         """Gathers the keys' flags; all queries see the same keys."""
-        return jnp.broadcast_to(
-            _gather(self.valid_BS, j), np.broadcast_shapes((len(self.valid_BS), 1, 1, 1), i.shape, j.shape)
-        )
+        return gather(self.valid_BS, j) & (i >= 0)
 
-    def block(self, i0: int, i1: int, j0: int, j1: int) -> jax.Array:
-        """A slice of the flags, one row for all queries."""
-        _fits("keys", self.valid_BS, j1)
-        return self.valid_BS[:, None, None, j0:j1]
+    def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
+        """Flags of another length."""
+        return misfit(self.valid_BS, (B, S), "keys")
 
 
-@_value
-@dataclasses.dataclass(frozen=True)
+@value
+class Explicit(Mask):
+    """An array of booleans (B or 1, H or 1, T, S): any pattern, also a different one for each head."""
+
+    allowed_BHTS: jax.Array = array("batch", "heads", None, None)
+
+    def at(self, i: Index, j: Index) -> Index:
+        """Gathers entries; indices beyond the array answer as its last one does."""
+        return gather_BHTS(self.allowed_BHTS, i, j)
+
+    def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
+        """An array that does not broadcast to (B, H, T, S)."""
+        return misfit(self.allowed_BHTS, (B, H, T, S), "rows, heads, queries and keys")
+
+
+@value
 class And(Mask):
     """Both masks allow it."""
 
     first: Mask
     second: Mask
 
-    def at(self, i: jax.Array | np.ndarray, j: jax.Array | np.ndarray) -> jax.Array:
+    def at(self, i: Index, j: Index) -> Index:
         """Elementwise and."""
         return self.first.at(i, j) & self.second.at(i, j)
 
-    def block(self, i0: int, i1: int, j0: int, j1: int) -> jax.Array:
+    def block(self, i0: Start, j0: Start, rows: int, columns: int) -> Index:
         """Elementwise and of the two blocks."""
-        return self.first.block(i0, i1, j0, j1) & self.second.block(i0, i1, j0, j1)
+        return self.first.block(i0, j0, rows, columns) & self.second.block(i0, j0, rows, columns)
 
     def state(self, i0: int, i1: int, j0: int, j1: int) -> BlockState:
         """Empty if one is, full if both are."""
@@ -156,22 +160,25 @@ class And(Mask):
             return BlockState.EMPTY
         return states.pop() if len(states) == 1 else BlockState.MIXED
 
+    def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
+        """That of either."""
+        return self.first.misfit(B, H, T, S) or self.second.misfit(B, H, T, S)
 
-@_value
-@dataclasses.dataclass(frozen=True)
+
+@value
 class Or(Mask):
     """At least one of the masks allows it."""
 
     first: Mask
     second: Mask
 
-    def at(self, i: jax.Array | np.ndarray, j: jax.Array | np.ndarray) -> jax.Array:
+    def at(self, i: Index, j: Index) -> Index:
         """Elementwise or."""
         return self.first.at(i, j) | self.second.at(i, j)
 
-    def block(self, i0: int, i1: int, j0: int, j1: int) -> jax.Array:
+    def block(self, i0: Start, j0: Start, rows: int, columns: int) -> Index:
         """Elementwise or of the two blocks."""
-        return self.first.block(i0, i1, j0, j1) | self.second.block(i0, i1, j0, j1)
+        return self.first.block(i0, j0, rows, columns) | self.second.block(i0, j0, rows, columns)
 
     def state(self, i0: int, i1: int, j0: int, j1: int) -> BlockState:
         """Full if one is, empty if both are."""
@@ -180,20 +187,30 @@ class Or(Mask):
             return BlockState.FULL
         return states.pop() if len(states) == 1 else BlockState.MIXED
 
+    def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
+        """That of either."""
+        return self.first.misfit(B, H, T, S) or self.second.misfit(B, H, T, S)
 
-@_value
-@dataclasses.dataclass(frozen=True)
-class AtPositions(Mask):
-    """The same mask for queries that stand at positions_BT of the keys' axis instead of at 0, 1, ... (cached
-    decoding).
-    """
+
+@value
+class Not(Mask):
+    """What the other mask forbids."""
 
     mask: Mask
-    positions_BT: jax.Array
 
-    def at(self, i: jax.Array | np.ndarray, j: jax.Array | np.ndarray) -> jax.Array:
-        """The mask at the positions of queries i."""
-        return self.mask.at(_gather(self.positions_BT, i), j)
+    def at(self, i: Index, j: Index) -> Index:
+        """Elementwise not."""
+        return ~self.mask.at(i, j)
+
+    def state(self, i0: int, i1: int, j0: int, j1: int) -> BlockState:
+        """Full where the other is empty, and the other way round."""
+        turned = {BlockState.EMPTY: BlockState.FULL, BlockState.FULL: BlockState.EMPTY}
+        state = self.mask.state(i0, i1, j0, j1)
+        return turned.get(state, state)
+
+    def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
+        """That of the other."""
+        return self.mask.misfit(B, H, T, S)
 
 
 def full() -> Mask:
@@ -230,21 +247,66 @@ def padding(valid_BS: jax.Array) -> Mask:
     return Padding(valid_BS)
 
 
+def explicit(allowed_BHTS: jax.Array) -> Mask:
+    """Any pattern, as booleans (B or 1, H or 1, T, S); with H > 1, one for each head.
+
+    Raises:
+        UserError: the array is not of rank 4.
+    """
+    if np.ndim(allowed_BHTS) != 4:
+        raise UserError(
+            f"explicit(array of shape {np.shape(allowed_BHTS)}) needs four axes (B or 1, H or 1, T, S): reshape it."
+        )
+    return Explicit(allowed_BHTS)
+
+
+def exact_state(mask: Mask, i0: int, i1: int, j0: int, j1: int) -> BlockState:
+    """The state of a block; of a static mask the true one, counted in NumPy where the mask itself cannot tell."""
+    state = mask.state(i0, i1, j0, j1)
+    if state is not BlockState.MIXED or not mask.is_static:
+        return state
+    return _counted(mask, i0, i1, j0, j1)
+
+
+@functools.lru_cache(maxsize=2**17)
+def _counted(mask: Mask, i0: int, i1: int, j0: int, j1: int) -> BlockState:
+    block = np.asarray(mask.block(i0, j0, i1 - i0, j1 - j0))
+    return BlockState.FULL if block.all() else BlockState.MIXED if block.any() else BlockState.EMPTY
+
+
+def conjuncts(mask: Mask) -> Iterator[Mask]:
+    """The parts that are joined by `&` at the top of a mask."""
+    if isinstance(mask, And):
+        yield from conjuncts(mask.first)
+        yield from conjuncts(mask.second)
+    else:
+        yield mask
+
+
+def gather(values_BS: jax.Array, index: Index) -> jax.Array:
+    """Row b's values at its indices (B or 1, 1, rows or 1, columns or 1); an index beyond the end is the last one."""
+    rows = np.arange(values_BS.shape[0])[:, None, None, None]
+    return jnp.asarray(values_BS).at[rows, index].get(mode="clip")
+
+
+def gather_BHTS(values_BHTS: jax.Array, i: Index, j: Index) -> jax.Array:
+    """Entries of an array (B or 1, H or 1, T, S) at queries i and keys j."""
+    (B, H), (rows, heads) = values_BHTS.shape[:2], np.indices(values_BHTS.shape[:2])
+    places = rows.reshape(B, H, 1, 1), heads.reshape(B, H, 1, 1), i, j
+    return jnp.asarray(values_BHTS).at[places].get(mode="clip")
+
+
+def misfit(content: jax.Array, sizes: tuple[int, ...], what: str) -> str | None:
+    """The part of a sentence that says so if an array does not broadcast to those sizes."""
+    shape = tuple(content.shape)
+    if all(one in (1, size) for one, size in zip(shape[:-1], sizes[:-1], strict=True)) and shape[-1] == sizes[-1]:
+        return None
+    made, asked = (" x ".join(map(str, numbers)) for numbers in (shape, sizes))
+    return f"a mask made for {made} ({what}) cannot serve {asked}"
+
+
 def _both(first: Mask, second: Mask) -> Mask:
-    if isinstance(first, Band) and isinstance(
-        second, Band
-    ):  # an intersection of bands is a band: its states stay exact
+    # An intersection of bands is a band, so that its states stay exact.
+    if isinstance(first, Band) and isinstance(second, Band):
         return Band(min(first.left, second.left), min(first.right, second.right))
     return And(first, second)
-
-
-def _gather(values_BS: jax.Array, index: jax.Array | np.ndarray) -> jax.Array:
-    rows = np.arange(values_BS.shape[0])[:, None, None, None]
-    return jnp.asarray(values_BS)[rows, index]
-
-
-def _fits(what: str, array: jax.Array, length: int) -> None:
-    if length > array.shape[1]:
-        raise UserError(
-            f"a mask made for {array.shape[1]} {what} cannot serve {length}; make it from arrays of that length."
-        )

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from model.attention.cores import select_core
-from model.attention.masks import AtPositions, Mask
-from model.attention.scores import Scores
-from model.axes import pin
+from model.attention.biases import Bias
+from model.attention.cores import attend, check_name
+from model.attention.dense import dense
+from model.attention.masks import Mask
+from model.attention.scores import Scores, dropout
+from model.axes import parameter, pin
 from model.errors import UserError
 from model.layers import Linear, RMSNorm
 from model.positions import Rotation, rotate
@@ -48,8 +50,10 @@ class MultiHeadAttention(nnx.Module):
         num_kv_heads: int = 0,
         core: str = "auto",
         scale: float = 0.0,
+        soft_cap: float = 0.0,
+        sinks: bool = False,
         qk_norm: bool = False,
-        bias: bool = False,
+        use_bias: bool = False,
         dropout: float = 0.0,
         gain: float = 1.0,
         dtype: DTypeLike = jnp.float32,
@@ -64,22 +68,27 @@ class MultiHeadAttention(nnx.Module):
             raise UserError(
                 f"--config.model.scale={scale} is negative; give a factor > 0, or 0 for 1/sqrt(head width)."
             )
-        self.core_name, self.core = select_core(core)
+        if soft_cap < 0:
+            raise UserError(f"--config.model.soft_cap={soft_cap} is negative; give a bound > 0, or 0 for none.")
+        check_name(core)
+        self.core, self.soft_cap, self.num_heads = core, soft_cap, num_heads
         self.scale, self.dropout, self.dtype = scale or head_width**-0.5, dropout, dtype
         self.kv_shape = (num_kv_heads, head_width)
         heads, kv_heads = {"heads": num_heads, "head": head_width}, {"kv_heads": num_kv_heads, "head": head_width}
-        self.query = Linear({"embed": width}, heads, bias=bias, dtype=dtype, rngs=rngs)
-        self.key = Linear({"embed": width}, kv_heads, bias=bias, dtype=dtype, rngs=rngs)
-        self.value = Linear({"embed": width}, kv_heads, bias=bias, dtype=dtype, rngs=rngs)
-        self.output = Linear(heads, {"embed": width}, bias=bias, dtype=dtype, rngs=rngs, gain=gain)
+        self.query = Linear({"embed": width}, heads, bias=use_bias, dtype=dtype, rngs=rngs)
+        self.key = Linear({"embed": width}, kv_heads, bias=use_bias, dtype=dtype, rngs=rngs)
+        self.value = Linear({"embed": width}, kv_heads, bias=use_bias, dtype=dtype, rngs=rngs)
+        self.output = Linear(heads, {"embed": width}, bias=use_bias, dtype=dtype, rngs=rngs, gain=gain)
         self.query_norm = RMSNorm(head_width, rngs=rngs) if qk_norm else None
         self.key_norm = RMSNorm(head_width, rngs=rngs) if qk_norm else None
+        self.sinks = parameter(rngs, nnx.initializers.zeros, (num_heads,), ("heads",)) if sinks else None
 
     def __call__(
         self,
         x_BTD: jax.Array,
         mask: Mask,
         *,
+        bias: Bias | None = None,
         context_BSD: jax.Array | None = None,
         rotation: Rotation | None = None,
         context_rotation: Rotation | None = None,
@@ -88,13 +97,14 @@ class MultiHeadAttention(nnx.Module):
     ) -> jax.Array:
         """What each token of x takes from the tokens of `context_BSD` (cross-attention) or of x itself; (B, T, D).
 
+        Mask and bias speak of queries 0 to T - 1 and keys 0 to S - 1. `dropout_keys_B` (a key per row) turns dropout on.
         `head_gate_H` multiplies each head's output before the output projection (1: as is, 0: pruned).
         """
         context_rotation = rotation if context_BSD is None else context_rotation
         q_BTHK = self._queries(x_BTD, rotation)
         k_BSGK, v_BSGK = self._keys_values(x_BTD if context_BSD is None else context_BSD, context_rotation)
-        o_BTHK = self.core(q_BTHK, k_BSGK, v_BSGK, Scores(mask, self.scale, self.dropout, dropout_keys_B))
-        return self._out(o_BTHK, head_gate_H)
+        scores = self._scores(mask, bias).replace(dropout=dropout(self.dropout, dropout_keys_B, self.num_heads))
+        return self._out(attend(self.core, q_BTHK, k_BSGK, v_BSGK, scores), head_gate_H)
 
     def decode(
         self,
@@ -102,33 +112,43 @@ class MultiHeadAttention(nnx.Module):
         mask: Mask,
         cache: KVCache,
         positions_BT: jax.Array,
+        *,
+        bias: Bias | None = None,
         rotation: Rotation | None = None,
         head_gate_H: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """The same for new tokens at `positions_BT`, whose keys and values join the cache; `mask` speaks of
+        """The same for new tokens at `positions_BT`, whose keys and values join the cache; mask and bias speak of
         positions.
+
+        Computed by `dense` whatever `core` says: new tokens are few, and so are the rows of their matrix of weights.
         """
         cache = cache.write(*self._keys_values(x_BTD, rotation), positions_BT)
-        o_BTHK = self.core(self._queries(x_BTD, rotation), *cache, Scores(AtPositions(mask, positions_BT), self.scale))
-        return self._out(o_BTHK, head_gate_H), cache
+        scores = self._scores(mask, bias).replace(query_positions_BT=positions_BT)
+        return self._out(dense(self._queries(x_BTD, rotation), *cache, scores), head_gate_H), cache
 
-    def weights(self, x_BTD: jax.Array, mask: Mask, rotation: Rotation | None = None) -> jax.Array:
+    def weights(
+        self, x_BTD: jax.Array, mask: Mask, *, bias: Bias | None = None, rotation: Rotation | None = None
+    ) -> jax.Array:
         """The weights (B, H, T, T) that the core really applies to x.
 
         A core is linear in v: with rows of the identity as values, K columns at a time, its output is its matrix.
         """
         q_BTHK, (k_BTGK, v_BTGK) = self._queries(x_BTD, rotation), self._keys_values(x_BTD, rotation)
-        (B, T, G, K), scores, slabs = k_BTGK.shape, Scores(mask, self.scale), []
+        (B, T, G, K), scores, slabs = k_BTGK.shape, self._scores(mask, bias), []
         for start in range(0, T, K):
             columns_TK = jnp.eye(T, K, -start, dtype=v_BTGK.dtype)
             values_BTGK = jnp.broadcast_to(columns_TK[None, :, None], (B, T, G, K))
-            slabs.append(self.core(q_BTHK, k_BTGK, values_BTGK, scores))
+            slabs.append(attend(self.core, q_BTHK, k_BTGK, values_BTGK, scores))
         return jnp.concatenate(slabs, axis=-1)[..., :T].swapaxes(1, 2)
 
     def init_cache(self, batch_size: int, length: int) -> KVCache:
         """An empty cache for sequences of at most `length` tokens."""
         zeros = jnp.zeros((batch_size, length, *self.kv_shape), self.dtype)
         return KVCache(zeros, zeros)
+
+    def _scores(self, mask: Mask, bias: Bias | None) -> Scores:
+        sinks_H = None if self.sinks is None else self.sinks[...]
+        return Scores(mask, self.scale, bias, self.soft_cap, sinks_H)
 
     def _queries(self, x_BTD: jax.Array, rotation: Rotation | None) -> jax.Array:
         q_BTHK = self.query(x_BTD)

@@ -3,19 +3,107 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from model.attention.masks import Mask
+from model.attention.biases import Bias
+from model.attention.masks import Index, Mask, Start, gather, indices
+from model.attention.values import array, static, value
+
+MASKED = -1e30  # what a masked score becomes: finite, so that a row of nothing else gives no NaN
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@value
+class Dropout:
+    """Drops weights with probability `rate`, entry by entry from (key of row and head, query, key) alone.
+
+    So the draw of a block needs no other block, and is the same in every core, on every mesh and for every split of the
+    batch. Each entry gets 32 bits: a multiply and xor-shift hash (the finaliser of MurmurHash3, twice) of its indices and
+    the 64 random bits of its row and head.
+    """
+
+    rate: float = static()
+    keys_BH2: jax.Array = array("batch", "heads", None)
+
+    def keep(self, i: Index, j: Index) -> jax.Array:
+        """Which weights are kept, (B, H, rows, columns), for query indices (.., rows, 1) and key indices (.., 1,
+        columns).
+        """
+        first_BH11, second_BH11 = (self.keys_BH2[:, :, None, None, n] for n in (0, 1))
+        rows = _mixed(jnp.asarray(i).astype(jnp.uint32) * np.uint32(0x9E3779B1) + first_BH11)
+        bits = _mixed(_mixed(rows ^ (jnp.asarray(j).astype(jnp.uint32) + second_BH11)) + second_BH11)
+        return bits >= np.uint32(min(round(self.rate * 2**32), 2**32 - 1))
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def dropout(rate: float, keys_B: jax.Array | None, num_heads: int) -> Dropout | None:
+    """The draw for rows with one random key each; None without keys or at rate 0."""
+    if keys_B is None or rate == 0.0:
+        return None
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+    keys_BH = fold(keys_B, np.arange(num_heads))
+    return Dropout(rate, jax.vmap(jax.vmap(lambda key: jax.random.bits(key, (2,))))(keys_BH))
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """x in float32, or in float64 if it is that already."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@value
 class Scores:
-    """weights = dropout(softmax(scale * q k^T where the mask allows)).
+    """weights = dropout(softmax(logits where the mask allows)), with logits = cap tanh(scale q k^T / cap) + bias.
 
-    `dropout_keys_B` holds one random key per batch row (None: no dropout), so the draw depends on nothing but the row.
+    `soft_cap` 0 is none (Gemma 2, 2024, section 2); `sinks_H` adds one logit per head to each row's sum that no value
+    stands behind (Xiao et al. 2023, section 3.3, as a learned number). `query_positions_BT` says where on the keys' axis
+    the queries stand, if not at 0, 1, ... (cached decoding); mask and bias then speak of those places.
     """
 
     mask: Mask
-    scale: float = dataclasses.field(metadata={"static": True})
-    dropout: float = dataclasses.field(default=0.0, metadata={"static": True})
-    dropout_keys_B: jax.Array | None = None
+    scale: float = static()
+    bias: Bias | None = None
+    soft_cap: float = static(default=0.0)
+    sinks_H: jax.Array | None = array("heads", default=None)
+    dropout: Dropout | None = None
+    query_positions_BT: jax.Array | None = array("batch", None, default=None)
+
+    def logits(self, products: jax.Array, i0: Start = 0, j0: Start = 0, visible: bool = False) -> jax.Array:
+        """Logits (B, H, rows, columns), at least in float32, of the block of scaled products that begins at query i0 and key j0.
+
+        What the mask hides becomes MASKED; `visible` says that it hides nothing here.
+        """
+        rows, columns = products.shape[2:]
+        x = wide(products)
+        if self.soft_cap:
+            x = self.soft_cap * jnp.tanh(x / self.soft_cap)
+        if self.query_positions_BT is not None:
+            i, j = self.indices(i0, j0, rows, columns)
+            x = x if self.bias is None else x + self.bias.at(i, j)
+            return jnp.where(self.mask.at(i, j), x, MASKED)
+        x = x if self.bias is None else x + self.bias.block(i0, j0, rows, columns)
+        return x if visible else jnp.where(self.mask.block(i0, j0, rows, columns), x, MASKED)
+
+    def dropped(self, weights: jax.Array, i0: Start = 0, j0: Start = 0) -> jax.Array:
+        """The block's weights after dropout: those kept are divided by 1 - rate."""
+        if self.dropout is None:
+            return weights
+        keep = self.dropout.keep(*self.indices(i0, j0, *weights.shape[2:]))
+        return jnp.where(keep, weights / (1 - self.dropout.rate), 0)
+
+    def indices(self, i0: Start, j0: Start, rows: int, columns: int) -> tuple[Index, Index]:
+        """Where the block's queries and keys stand on the keys' axis."""
+        i, j = indices(i0, j0, rows, columns)
+        return (i if self.query_positions_BT is None else gather(self.query_positions_BT, i)), j
+
+    def learned(self) -> tuple[Bias | None, jax.Array | None]:
+        """What gradients are asked of: bias and sinks."""
+        return self.bias, self.sinks_H
+
+    def replace(self, **changes: object) -> "Scores":
+        """The same with some fields changed."""
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,264 @@
+"""Attention block by block with an online softmax, in plain XLA: memory linear in the length, empty blocks left out."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.attention.contract import Refusals, Request, needs
+from model.attention.masks import BlockState, Mask, Start, exact_state
+from model.attention.patterns import FirstKeys
+from model.attention.scores import MASKED, Scores, wide
+
+_UNROLLED = 16  # so many blocks are written out, with their places known to the compiler; more run as a loop
+
+
+class Plan(NamedTuple):
+    """The blocks of `rows` queries and `columns` keys that are computed, as (first query, first key)."""
+
+    rows: int
+    columns: int
+    full: list[tuple[int, int]]  # the mask hides nothing in these
+    mixed: list[tuple[int, int]]
+
+
+class Softmax(NamedTuple):
+    """An online softmax in progress (Milakov and Gimelshein 2018): the largest logit of each row so far, the sum of
+    exponentials beside it, and the values they weigh."""
+
+    most_BHT: jax.Array
+    total_BHT: jax.Array
+    o_BHTK: jax.Array
+
+
+def blockwise(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
+    """softmax(scale * q k^T) v without the T x S matrix (Rabe and Staats 2021; Dao et al. 2022); returns o_BTHK.
+
+    The backward pass computes the weights again from the log-normaliser of each row. A block that the mask is known to
+    empty before tracing is left out, and one that it is known to fill is not masked; what depends on arrays (segment
+    ids, padding, explicit masks) is masked exactly and skips nothing.
+    """
+    T, S = q_BTHK.shape[1], k_BSGK.shape[1]
+    rows, columns = block_sizes(T, S)
+    plan = make_plan(scores.mask, T, S, rows, columns)
+    if S % columns:
+        scores = scores.replace(mask=scores.mask & FirstKeys(S))
+    q_BHTK = _padded(((q_BTHK * scores.scale).astype(q_BTHK.dtype)).swapaxes(1, 2), rows)
+    k_BGSK, v_BGSK = (_padded(x.swapaxes(1, 2), columns) for x in (k_BSGK, v_BSGK))
+    rest = scores.replace(bias=None, sinks_H=None)
+    return _attend(_Static(plan), q_BHTK, k_BGSK, v_BGSK, scores.learned(), rest)[:, :, :T].swapaxes(1, 2)
+
+
+def block_sizes(T: int, S: int) -> tuple[int, int]:
+    """Rows and columns of a block: small enough for a core's cache, large enough for its matrix products."""
+    return min(T, 64 if T <= 512 else 256), min(S, 64 if S <= 512 else 512)
+
+
+def make_plan(mask: Mask, T: int, S: int, rows: int, columns: int) -> Plan:
+    """The blocks that are not known to be empty, by what is known of each before tracing."""
+    if S % columns:
+        mask = mask & FirstKeys(S)
+    plan = Plan(rows, columns, [], [])
+    for i0 in range(0, T, rows):
+        for j0 in range(0, S, columns):
+            state = exact_state(mask, i0, i0 + rows, j0, j0 + columns)
+            if state is not BlockState.EMPTY:
+                (plan.full if state is BlockState.FULL else plan.mixed).append((i0, j0))
+    return plan
+
+
+class _Static:
+    """Passes a plan through custom_vjp, which wants it hashable."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(static: _Static, q_BHTK: jax.Array, k: jax.Array, v: jax.Array, learned: Any, rest: Scores) -> jax.Array:
+    return _forward(static, q_BHTK, k, v, learned, rest)[0]
+
+
+def _forward(
+    static: _Static, q_BHTK: jax.Array, k: jax.Array, v: jax.Array, learned: Any, rest: Scores
+) -> tuple[jax.Array, Any]:
+    scores = rest.replace(bias=learned[0], sinks_H=learned[1])
+    softmax = add_blocks(begin(q_BHTK, v, scores.sinks_H), static.plan, q_BHTK, k, v, scores)
+    o_BHTK, lse_BHT = end(softmax, v.dtype)
+    return o_BHTK, (q_BHTK, k, v, learned, rest, o_BHTK, lse_BHT)
+
+
+def _backward(static: _Static, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]:
+    q_BHTK, k, v, learned, rest, o_BHTK, lse_BHT = kept
+    bias, sinks_H = learned
+    scores, delta_BHT = rest.replace(bias=bias), _delta(o_BHTK, do_BHTK)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x).dtype), (q_BHTK, k, v, bias))
+    dq, dk, dv, dbias = add_gradients(zeros, static.plan, q_BHTK, k, v, do_BHTK, lse_BHT, delta_BHT, scores)
+    dsinks_H = None if sinks_H is None else sink_gradient(sinks_H, lse_BHT, delta_BHT)
+    grads = jax.tree.map(lambda x, grad: grad.astype(x.dtype), (q_BHTK, k, v, bias), (dq, dk, dv, dbias))
+    return *grads[:3], (grads[3], dsinks_H), None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def begin(q_BHTK: jax.Array, v: jax.Array, sinks_H: jax.Array | None) -> Softmax:
+    """The softmax over nothing, or over the sinks alone."""
+    shape = q_BHTK.shape[:3]
+    o_BHTK = jnp.zeros((*shape, v.shape[-1]), wide(q_BHTK).dtype)
+    if sinks_H is None:
+        return Softmax(jnp.full(shape, MASKED, o_BHTK.dtype), jnp.zeros(shape, o_BHTK.dtype), o_BHTK)
+    sinks_BHT = jnp.broadcast_to(sinks_H[None, :, None], shape)
+    return Softmax(wide(sinks_BHT), jnp.ones(shape, o_BHTK.dtype), o_BHTK)
+
+
+def end(softmax: Softmax, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """(o_BHTK, lse_BHT): weighted values, and the logarithm of each row's sum; a row without a key has zeros, and +inf,
+    which makes its weights zero when they are computed again.
+    """
+    alive_BHT = softmax.most_BHT > MASKED / 2
+    total_BHT = jnp.where(alive_BHT, softmax.total_BHT, 1)
+    o_BHTK = jnp.where(alive_BHT[..., None], softmax.o_BHTK / total_BHT[..., None], 0)
+    return o_BHTK.astype(dtype), jnp.where(alive_BHT, softmax.most_BHT + jnp.log(total_BHT), jnp.inf)
+
+
+def add_blocks(
+    softmax: Softmax,
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    scores: Scores,
+    at: tuple[Start, Start] = (0, 0),
+) -> Softmax:
+    """The softmax with the plan's blocks in it; q (B, H, T, K), scaled, begins at query `at[0]` of the sequence, and k
+    and v (B, G, S, K) at key `at[1]`.
+    """
+
+    def add(softmax: Softmax, place: tuple[Start, Start], visible: bool) -> Softmax:
+        (i0, j0), here = place, (at[0] + place[0], at[1] + place[1])
+        q_block, k_block, v_block = _rows(q, i0, plan.rows), _rows(k, j0, plan.columns), _rows(v, j0, plan.columns)
+        logits = scores.logits(_products(q_block, k_block), *here, visible)
+        before = Softmax(*(_rows(x, i0, plan.rows) for x in softmax))
+        most = jnp.maximum(before.most_BHT, jnp.max(logits, axis=-1))
+        shrink, weights = jnp.exp(before.most_BHT - most), jnp.exp(logits - most[..., None])
+        total = before.total_BHT * shrink + jnp.sum(weights, axis=-1)
+        o = before.o_BHTK * shrink[..., None] + _weighed(scores.dropped(weights, *here).astype(v.dtype), v_block)
+        return Softmax(*(_put(x, i0, y) for x, y in zip(softmax, (most, total, o), strict=True)))
+
+    return _over_blocks(plan, add, softmax)
+
+
+def add_gradients(
+    grads: Any,
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    do: jax.Array,
+    lse_BHT: jax.Array,
+    delta_BHT: jax.Array,
+    scores: Scores,
+    at: tuple[Start, Start] = (0, 0),
+) -> Any:
+    """The gradients (dq, dk, dv, dbias) with those of the plan's blocks in them (Dao et al. 2022, algorithm 4)."""
+
+    def add(grads: Any, place: tuple[Start, Start], visible: bool) -> Any:
+        (i0, j0), here = place, (at[0] + place[0], at[1] + place[1])
+        q_block, do_block = _rows(q, i0, plan.rows), _rows(do, i0, plan.rows)
+        k_block, v_block = _rows(k, j0, plan.columns), _rows(v, j0, plan.columns)
+        lse, delta = _rows(lse_BHT, i0, plan.rows), _rows(delta_BHT, i0, plan.rows)
+
+        def logits_of(products: jax.Array, bias: Any) -> jax.Array:
+            return scores.replace(bias=bias).logits(products, *here, visible)
+
+        logits, pull = jax.vjp(logits_of, _products(q_block, k_block), scores.bias)
+        weights = jnp.exp(logits - lse[..., None])
+        dv_block = _transposed(scores.dropped(weights, *here).astype(v.dtype), do_block, k.shape[1])
+        dweights = scores.dropped(_products(do_block, v_block), *here)
+        dproducts, dbias = pull(weights * (dweights - delta[..., None]))
+        dproducts = dproducts.astype(q.dtype)
+        dq_block, dk_block = _weighed(dproducts, k_block), _transposed(dproducts, q_block, k.shape[1])
+        dq, dk, dv = (
+            _put(x, start, _rows(x, start, y.shape[2]) + y)
+            for x, start, y in zip(grads, (i0, j0, j0), (dq_block, dk_block, dv_block), strict=False)
+        )
+        return dq, dk, dv, jax.tree.map(jnp.add, grads[3], dbias)
+
+    return _over_blocks(plan, add, grads)
+
+
+def sink_gradient(sinks_H: jax.Array, lse_BHT: jax.Array, delta_BHT: jax.Array) -> jax.Array:
+    """The gradient of the sinks, whose value is zero: -sum of weight x (do . o)."""
+    weights_BHT = jnp.exp(sinks_H[None, :, None] - lse_BHT)
+    return -jnp.sum(weights_BHT * delta_BHT, axis=(0, 2)).astype(sinks_H.dtype)
+
+
+def _delta(o_BHTK: jax.Array, do_BHTK: jax.Array) -> jax.Array:
+    return jnp.sum(wide(o_BHTK) * wide(do_BHTK), axis=-1)
+
+
+def _over_blocks(plan: Plan, add: Callable[..., Any], carry: Any) -> Any:
+    for places, visible in ((plan.mixed, False), (plan.full, True)):
+        if len(plan.mixed) + len(plan.full) <= _UNROLLED:
+            for place in places:
+                carry = add(carry, place, visible)
+        elif places:
+            starts = tuple(np.array(places, np.int32).T)
+            carry = jax.lax.scan(
+                lambda carry, place, visible=visible: (add(carry, place, visible), None), carry, starts
+            )[0]
+    return carry
+
+
+def _products(q_BHIK: jax.Array, k_BGJK: jax.Array) -> jax.Array:
+    """q k^T, (B, H, I, J), at least in float32."""
+    (B, H, rows, K), (G, columns) = q_BHIK.shape, k_BGJK.shape[1:3]
+    q_BGRK = q_BHIK.reshape(B, G, H // G * rows, K)
+    products = jnp.einsum("BGRK,BGJK->BGRJ", q_BGRK, k_BGJK, preferred_element_type=wide(q_BHIK).dtype)
+    return products.reshape(B, H, rows, columns)
+
+
+def _weighed(weights_BHIJ: jax.Array, v_BGJK: jax.Array) -> jax.Array:
+    """weights v, (B, H, I, K), at least in float32."""
+    (B, H, rows, columns), (G, K) = weights_BHIJ.shape, v_BGJK.shape[1::2]
+    weights_BGRJ = weights_BHIJ.reshape(B, G, H // G * rows, columns)
+    sums = jnp.einsum("BGRJ,BGJK->BGRK", weights_BGRJ, v_BGJK, preferred_element_type=wide(v_BGJK).dtype)
+    return sums.reshape(B, H, rows, K)
+
+
+def _transposed(weights_BHIJ: jax.Array, x_BHIK: jax.Array, G: int) -> jax.Array:
+    """weights^T x, summed over the query heads of a group, (B, G, J, K), at least in float32."""
+    (B, H, rows, columns), K = weights_BHIJ.shape, x_BHIK.shape[-1]
+    weights_BGRJ, x_BGRK = weights_BHIJ.reshape(B, G, -1, columns), x_BHIK.reshape(B, G, H // G * rows, K)
+    return jnp.einsum("BGRJ,BGRK->BGJK", weights_BGRJ, x_BGRK, preferred_element_type=wide(x_BHIK).dtype)
+
+
+def _rows(x: jax.Array, start: Start, size: int) -> jax.Array:
+    if isinstance(start, int):
+        return jax.lax.slice_in_dim(x, start, start + size, axis=2)
+    return jax.lax.dynamic_slice_in_dim(x, start, size, axis=2)
+
+
+def _put(x: jax.Array, start: Start, rows: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(x, rows.astype(x.dtype), start, axis=2)
+
+
+def _padded(x: jax.Array, size: int) -> jax.Array:
+    more = -x.shape[2] % size
+    return jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) if more else x
+
+
+def refusals(request: Request) -> Refusals:
+    """Queries out of order, and a sequence that is split over devices."""
+    yield from needs(
+        request.scores.query_positions_BT is None, "queries at given positions are computed by dense", "write dense"
+    )
+    yield from needs(
+        request.ways["length"] == 1,
+        f"blocks are cut from whole sequences, and the mesh splits them over context={request.ways['length']}",
+        "write ring or ulysses, or --config.mesh.context=1",
+    )

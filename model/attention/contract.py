@@ -1,0 +1,120 @@
+"""What a core promises: for a request it is exact, or it refuses with a reason and a fix, before anything is traced."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+
+from model.attention.scores import Scores
+from model.axes import partition_spec
+from model.errors import UserError
+
+
+class Refusal(NamedTuple):
+    """Why a core does not compute a request, and what to write instead; both continue a sentence."""
+
+    reason: str
+    fix: str
+
+
+Refusals = Iterator[Refusal]
+Call = Callable[[jax.Array, jax.Array, jax.Array, Scores], jax.Array]
+
+
+class Core(NamedTuple):
+    """A core as the table knows it: the call, and a generator of all that it refuses of a request."""
+
+    call: Call
+    refusals: Callable[["Request"], Refusals]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One call of attention, as far as it is known before tracing; the arrays in `scores` may be abstract.
+
+    B, T, S, H, G and K are global sizes; `ways` says over how many devices a logical axis ('batch', 'length', 'heads',
+    'kv_heads') is split, and `platform` where it will run ('cpu', 'gpu', 'tpu').
+    """
+
+    B: int
+    T: int
+    S: int
+    H: int
+    G: int
+    K: int
+    dtype: Any
+    scores: Scores
+    platform: str
+    ways: dict[str, int]
+
+    @classmethod
+    def of(cls, q_BTHK: Any, k_BSGK: Any, v_BSGK: Any, scores: Scores) -> Self:
+        """The request of a call, on the ambient mesh.
+
+        Raises:
+            UserError: the shapes do not agree, or mask and bias were made for other sizes.
+        """
+        (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
+        if k_BSGK.shape != (B, S, G, K) or v_BSGK.shape[:3] != (B, S, G) or H % G:
+            raise UserError(
+                f"queries {q_BTHK.shape}, keys {k_BSGK.shape} and values {v_BSGK.shape} do not agree: give them as "
+                "(B, T, H, K), (B, S, G, K) and (B, S, G, K), G dividing H."
+            )
+        T_mask = T if scores.query_positions_BT is None else S
+        wrong = scores.mask.misfit(B, H, T_mask, S) or (scores.bias and scores.bias.misfit(B, H, T_mask, S))
+        if wrong:
+            raise UserError(f"{wrong}; make it from arrays of these sizes.")
+        return cls(B, T, S, H, G, K, jnp.dtype(q_BTHK.dtype), scores, platform(), ways())
+
+
+def platform() -> str:
+    """Where the ambient mesh lies, or jax's default: 'cpu', 'gpu' or 'tpu'."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    found = jax.default_backend() if device is None else device.platform
+    return "gpu" if found in ("cuda", "rocm") else found
+
+
+def ways() -> dict[str, int]:
+    """Over how many devices of the ambient mesh each logical axis of attention is split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    split = {}
+    for name in ("batch", "length", "heads", "kv_heads"):
+        axes = partition_spec((name,))[0] if not mesh.empty else None
+        axes = (axes,) if isinstance(axes, str) else axes or ()
+        split[name] = math.prod(mesh.shape[axis] for axis in axes)
+    return split
+
+
+class Choice(NamedTuple):
+    """The core that computes a request, and what each faster one that `auto` looked at said."""
+
+    name: str
+    call: Call
+    refused: dict[str, Refusal]
+
+
+def choose_core(cores: dict[str, Core], order: list[str], name: str, request: Request) -> Choice:
+    """The core of that name if it is exact for the request, or for `auto` the first of `order` that is.
+
+    Raises:
+        UserError: it refuses, or all do.
+    """
+    refused: dict[str, Refusal] = {}
+    for one in order if name == "auto" else [name]:
+        no = next(cores[one].refusals(request), None)
+        if no is None:
+            return Choice(one, cores[one].call, refused)
+        refused[one] = no
+    reasons = "; ".join(f"{one}: {no.reason}, {no.fix}" for one, no in refused.items())
+    if name == "auto":
+        raise UserError(f"--config.model.core='auto' finds no core that is exact here: {reasons}.")
+    raise UserError(f"--config.model.core={name!r}: {refused[name].reason}; {refused[name].fix}.")
+
+
+def needs(condition: bool, reason: str, fix: str) -> Refusals:
+    """One refusal where the condition does not hold."""
+    if not condition:
+        yield Refusal(reason, fix)
