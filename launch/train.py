@@ -8,6 +8,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,6 @@ from eval.likelihood import Likelihood
 from eval.summary import summarize
 from launch import cli
 from launch.configs import load
-from model.attention import select_core
 from train.checkpoints import Checkpoints
 from train.data import open_data
 from train.experiment import Experiment, flops_per_token, make_experiment
@@ -84,6 +84,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         recorded = stack.enter_context(profiler(profile_steps, workdir))
         folder = stack.enter_context(RunFolder(workdir, config, extend=extend)) if workdir else None
+        errors = experiment.check_attention()
         data = open_data(config.data)
         windows, validation = data.windows("train"), data.windows("validation")
         # A short text makes fewer tokens than asked for.
@@ -92,7 +93,7 @@ def fit(
         stack.enter_context(placed(experiment.mesh, experiment.rules))
         checkpoints = None
         if folder is not None:
-            folder.write_passport(passport(config, data.fingerprint, select_core(config.model.core)[0]))
+            folder.write_passport(passport(config, data.fingerprint, _attention(experiment, errors)))
             folder.write("baselines.json", known_baselines(data))
             folder.write_with("tokenizer.json", data.tokenizer.save)
             keep = config.train.keep_last, config.train.keep_best
@@ -100,6 +101,7 @@ def fit(
         state, start, evaluated = _begin(experiment, checkpoints)
         report = stack.enter_context(_report(experiment, folder, start))
         report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")
+        report.say(f"attention by {experiment.attention.name}, {max(errors.values()):.0e} from dense on this device")
         should_stop = stack.enter_context(stop_signals())  # before this nothing is lost by being killed
         likelihood = Likelihood(experiment.sums, validation, config.data.batch_size, experiment.place, experiment.rows)
         state = train(
@@ -122,6 +124,15 @@ def check(config: ConfigDict) -> Experiment:
     experiment = make_experiment(config, 256 if config.data.tokenizer == "bytes" else config.data.vocab_size)
     warn_if_short(config.optimizer, config.train.steps)
     return experiment
+
+
+def _attention(experiment: Experiment, errors: dict[str, float]) -> dict[str, Any]:
+    """What the passport says of attention: the core asked for, the one that runs, why not a faster one, and how far it
+    is from the reference.
+    """
+    refused = {name: f"{no.reason}; {no.fix}" for name, no in experiment.attention.refused.items()}
+    asked = experiment.config.model.core
+    return {"asked": asked, "core": experiment.attention.name, "refused": refused, "self_check": errors}
 
 
 def _begin(experiment: Experiment, checkpoints: Checkpoints | None) -> tuple[State, int, bool]:

@@ -27,7 +27,7 @@ def parse(text: str, table: Table, key: str, combined: bool = False) -> Any:
         return UserError(f"--config.{key}={text!r} is not an expression of {names}{joined}.")
 
     def number(node: ast.expr) -> int | float:
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and type(node.value) is not bool:
             return node.value
         raise refusal()
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import KVCache, parse_bias, parse_mask, segments
+from model.attention import KVCache, Scores, parse_bias, parse_mask, segments
 from model.axes import pin
 from model.errors import UserError
-from model.layers import NORMS, Embedding, Linear, choose, dropout
-from model.positions import POSITIONS
+from model.layers import NORMS, Embedding, Linear, dropout
+from model.positions import parse_position
 from model.stack import Context, Stack, StackConfig
 
 _EMBEDDING_SITE = 2**31  # the layer number under which the embeddings draw their dropout: no stack is that deep
@@ -33,7 +33,7 @@ class GPTConfig(StackConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose(POSITIONS, self.position, "model.position")
+        parse_position(self.position)
         parse_bias(self.bias)
         parse_mask(self.mask)
 
@@ -49,7 +49,7 @@ class GPT(nnx.Module):
         dtype = jnp.dtype(config.dtype)
         self.config = config
         self.embed = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
-        self.position = POSITIONS[config.position](config.width, config.head_width, config.max_length, rngs)
+        self.position = parse_position(config.position)(config.width, config.head_width, config.max_length, rngs)
         self.attention_bias = parse_bias(config.bias)(config.num_heads, rngs)
         self.stack = Stack(config, rngs)
         self.norm = (
@@ -91,6 +91,12 @@ class GPT(nnx.Module):
     ) -> jax.Array:
         """The weights that each layer and head gives to each token, (L, B, H, T, S); rows sum to 1."""
         return self.stack.weights(*self._start(tokens_BT, segment_ids_BT, positions_BT, None))
+
+    def attention_scores(self, batch: tuple[jax.Array, jax.Array, jax.Array], keys_B: jax.Array | None) -> Scores:
+        """What turns products into weights in the first layer, for (tokens, segment ids, positions), all (B, T), and
+        keys of dropout; the other layers differ in their sinks alone.
+        """
+        return self.stack.scores(self._start(*batch, keys_B)[1])
 
     def _start(
         self,

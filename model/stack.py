@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import Bias, KVCache, Mask, MultiHeadAttention
+from model.attention import Bias, KVCache, Mask, MultiHeadAttention, Scores
 from model.axes import pin
 from model.errors import UserError
 from model.layers import MLP, NORMS, choose, dropout
@@ -192,6 +192,13 @@ class Stack(nnx.Module):
     def weights(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The attention weights of every layer, (L, B, H, T, T)."""
         return self._scan(lambda x, layer: (layer[0](x, context, None), layer[0].weights(x, context)), x_BTD)[1]
+
+    def scores(self, context: Context) -> Scores:
+        """What turns products into weights in the first layer."""
+        graphdef, params = nnx.split(self.blocks)
+        first = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], params))
+        keys_LB = self._keys_LB(context.dropout_keys_B)
+        return first.attention.scores(context.mask, context.bias, None if keys_LB is None else keys_LB[0])
 
     def init_cache(self, batch_size: int, length: int) -> KVCache:
         """An empty cache for all layers, (L, B, S, G, K)."""

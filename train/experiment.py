@@ -11,8 +11,10 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from model import GPT, GPTConfig
-from model.attention import parse_mask
+from model.attention import Request, parse_mask
+from model.attention.contract import Choice
 from model.errors import UserError
+from train.attention import check_attention, choose_attention, looks_ahead
 from train.data import Windows, batches
 from train.optimizers import make_optimizer
 from train.schedules import make_schedule
@@ -32,8 +34,6 @@ from train.state import Params, State
 from train.step import Metrics, make_step, population
 from train.tasks import Batch, language_model, token_sums
 
-_PROBE = 64  # queries and keys that are asked whether a mask looks ahead; masks are the same everywhere
-
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -41,11 +41,14 @@ class Experiment:
 
     step(state, batch) -> (state, metrics); sums(params, batch) -> (nats, targets); make_state() -> the state before
     update 1. `abstract` is the state's shapes and shardings; rows are those of a global batch that this process
-    loads.
+    loads. `request` is what training asks of attention, and `attention` the core that computes it, here and in `step`
+    and `sums`.
     """
 
     config: ConfigDict
     model_config: GPTConfig
+    request: Request
+    attention: Choice
     mesh: Mesh
     rules: Rules
     abstract: State
@@ -55,6 +58,16 @@ class Experiment:
     schedule: optax.Schedule
     sharding: NamedSharding
     rows: np.ndarray
+
+    def check_attention(self) -> dict[str, float]:
+        """How far the chosen core is from the reference on this device.
+
+        Raises:
+            UserError: too far for its dtype.
+        """
+        with placed(self.mesh, self.rules):
+            key = jax.random.key(self.config.train.seed)
+            return check_attention(self.model_config, self.request, self.attention, key)
 
     def place(self, batch: dict[str, np.ndarray]) -> Batch:
         """This process's rows of a global batch, put on the mesh."""
@@ -82,6 +95,11 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
     mesh, rules = make_mesh(dict(config.mesh), devices), make_rules(seeds)
     check_fit(mesh, rules, _sizes(config, model_config), seeds)
     model = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
+    with placed(mesh, rules):
+        request, attention = choose_attention(model, model_config, config.data.batch_size // train.accumulate)
+    # From here on the core has a name, so that what is traced is what was chosen, or an error.
+    model_config = dataclasses.replace(model_config, core=attention.name)
+    model = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
     graphdef = nnx.graphdef(model)
     loss = language_model(graphdef, label_smoothing=train.label_smoothing, z_loss=train.z_loss)
     step, sums = make_step(loss, optimizer, train.accumulate), token_sums(graphdef)
@@ -94,6 +112,8 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
     return Experiment(
         config=config,
         model_config=model_config,
+        request=request,
+        attention=attention,
         mesh=mesh,
         rules=rules,
         abstract=abstract,
@@ -141,7 +161,7 @@ def _check_train(config: ConfigDict) -> None:
         raise UserError(f"--config.train.seed={seed} must be between 0 and {largest}, so that every seed has 32 bits.")
     if config.train.seeds > 1 and jax.process_count() > 1:
         raise UserError(f"--config.train.seeds={config.train.seeds} needs one process, and there are several; give 1.")
-    if np.any(np.asarray(parse_mask(config.model.mask).block(0, 0, _PROBE, _PROBE)) & ~np.tri(_PROBE, dtype=bool)):
+    if looks_ahead(parse_mask(config.model.mask), config.data.length):
         raise UserError(
             f"--config.model.mask={config.model.mask!r} shows tokens what they are to predict; write 'causal & ...'."
         )

@@ -185,8 +185,8 @@ def learned_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
-def passport(config: ConfigDict, data_fingerprint: str, core: str) -> dict[str, Any]:
-    """Returns what a run is made of: code, packages, devices, flags, data, seeds, and the attention core that runs."""
+def passport(config: ConfigDict, data_fingerprint: str, attention: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a run is made of: code, packages, devices, flags, data, seeds, and how attention is computed."""
     device = jax.devices()[0]
     return {
         "command": sys.argv,
@@ -204,7 +204,7 @@ def passport(config: ConfigDict, data_fingerprint: str, core: str) -> dict[str, 
         },
         "data": {"fingerprint": data_fingerprint, "seed": config.data.seed},
         "seeds": [config.train.seed + i for i in range(config.train.seeds)],
-        "attention_core": core,
+        "attention": attention,
     }
 
 

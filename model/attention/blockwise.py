@@ -208,10 +208,13 @@ def _over_blocks(plan: Plan, add: Callable[..., Any], carry: Any) -> Any:
                 carry = add(carry, place, visible)
         elif places:
             starts = tuple(np.array(places, np.int32).T)
-            carry = jax.lax.scan(
-                lambda carry, place, visible=visible: (add(carry, place, visible), None), carry, starts
-            )[0]
+            step = functools.partial(_step, add, visible)
+            carry = jax.lax.scan(step, carry, starts)[0]
     return carry
+
+
+def _step(add: Callable[..., Any], visible: bool, carry: Any, place: tuple[Start, Start]) -> tuple[Any, None]:
+    return add(carry, place, visible), None
 
 
 def _products(q_BHIK: jax.Array, k_BGJK: jax.Array) -> jax.Array:

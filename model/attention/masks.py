@@ -45,7 +45,7 @@ class Mask:
         return self.at(*indices(i0, j0, rows, columns))
 
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
-        """What, if anything, the mask was made for that these sizes are not: 'a mask made for 5 keys cannot serve 7'."""
+        """What, if anything, is wrong with these sizes: 'a mask made for 2 x 5 (keys) cannot serve 2 x 7'."""
         return None
 
     @property

@@ -97,13 +97,13 @@ class MultiHeadAttention(nnx.Module):
     ) -> jax.Array:
         """What each token of x takes from the tokens of `context_BSD` (cross-attention) or of x itself; (B, T, D).
 
-        Mask and bias speak of queries 0 to T - 1 and keys 0 to S - 1. `dropout_keys_B` (a key per row) turns dropout on.
+        Mask and bias speak of queries 0 to T - 1 and keys 0 to S - 1. `dropout_keys_B` (one per row) turns dropout on.
         `head_gate_H` multiplies each head's output before the output projection (1: as is, 0: pruned).
         """
         context_rotation = rotation if context_BSD is None else context_rotation
         q_BTHK = self._queries(x_BTD, rotation)
         k_BSGK, v_BSGK = self._keys_values(x_BTD if context_BSD is None else context_BSD, context_rotation)
-        scores = self._scores(mask, bias).replace(dropout=dropout(self.dropout, dropout_keys_B, self.num_heads))
+        scores = self.scores(mask, bias, dropout_keys_B)
         return self._out(attend(self.core, q_BTHK, k_BSGK, v_BSGK, scores), head_gate_H)
 
     def decode(
@@ -123,7 +123,7 @@ class MultiHeadAttention(nnx.Module):
         Computed by `dense` whatever `core` says: new tokens are few, and so are the rows of their matrix of weights.
         """
         cache = cache.write(*self._keys_values(x_BTD, rotation), positions_BT)
-        scores = self._scores(mask, bias).replace(query_positions_BT=positions_BT)
+        scores = self.scores(mask, bias).replace(query_positions_BT=positions_BT)
         return self._out(dense(self._queries(x_BTD, rotation), *cache, scores), head_gate_H), cache
 
     def weights(
@@ -134,21 +134,23 @@ class MultiHeadAttention(nnx.Module):
         A core is linear in v: with rows of the identity as values, K columns at a time, its output is its matrix.
         """
         q_BTHK, (k_BTGK, v_BTGK) = self._queries(x_BTD, rotation), self._keys_values(x_BTD, rotation)
-        (B, T, G, K), scores, slabs = k_BTGK.shape, self._scores(mask, bias), []
+        (B, T, G, K), scores, slabs = k_BTGK.shape, self.scores(mask, bias), []
         for start in range(0, T, K):
             columns_TK = jnp.eye(T, K, -start, dtype=v_BTGK.dtype)
             values_BTGK = jnp.broadcast_to(columns_TK[None, :, None], (B, T, G, K))
             slabs.append(attend(self.core, q_BTHK, k_BTGK, values_BTGK, scores))
         return jnp.concatenate(slabs, axis=-1)[..., :T].swapaxes(1, 2)
 
+    def scores(self, mask: Mask, bias: Bias | None = None, dropout_keys_B: jax.Array | None = None) -> Scores:
+        """What turns this layer's products into weights."""
+        sinks_H = None if self.sinks is None else self.sinks[...]
+        drawn = dropout(self.dropout, dropout_keys_B, self.num_heads)
+        return Scores(mask, self.scale, bias, self.soft_cap, sinks_H, drawn)
+
     def init_cache(self, batch_size: int, length: int) -> KVCache:
         """An empty cache for sequences of at most `length` tokens."""
         zeros = jnp.zeros((batch_size, length, *self.kv_shape), self.dtype)
         return KVCache(zeros, zeros)
-
-    def _scores(self, mask: Mask, bias: Bias | None) -> Scores:
-        sinks_H = None if self.sinks is None else self.sinks[...]
-        return Scores(mask, self.scale, bias, self.soft_cap, sinks_H)
 
     def _queries(self, x_BTD: jax.Array, rotation: Rotation | None) -> jax.Array:
         q_BTHK = self.query(x_BTD)

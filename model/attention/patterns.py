@@ -159,8 +159,8 @@ def strided(stride: int) -> Mask:
 
 
 def fixed(stride: int, count: int) -> Mask:
-    """The fixed pattern of the Sparse Transformer: one's own `stride` keys, and the last `count` of each `stride` before
-    (Child et al. 2019, section 4.3).
+    """The fixed pattern of the Sparse Transformer: one's own chunk of `stride` keys, and the last `count` keys of each
+    chunk before (Child et al. 2019, section 4.3).
 
     Raises:
         UserError: count is not between 1 and stride.

@@ -1,6 +1,7 @@
 """How raw products of queries and keys become weights, as a value that every core takes."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,9 @@ MASKED = -1e30  # what a masked score becomes: finite, so that a row of nothing 
 class Dropout:
     """Drops weights with probability `rate`, entry by entry from (key of row and head, query, key) alone.
 
-    So the draw of a block needs no other block, and is the same in every core, on every mesh and for every split of the
-    batch. Each entry gets 32 bits: a multiply and xor-shift hash (the finaliser of MurmurHash3, twice) of its indices and
-    the 64 random bits of its row and head.
+    So the draw of a block needs no other block, and is the same in every core, on every mesh and for every split of
+    the batch. Each entry gets 32 bits: a multiply and xor-shift hash (the finaliser of MurmurHash3, thrice) of its
+    indices and the 64 random bits of its row and head.
     """
 
     rate: float = static()
@@ -60,8 +61,8 @@ class Scores:
     """weights = dropout(softmax(logits where the mask allows)), with logits = cap tanh(scale q k^T / cap) + bias.
 
     `soft_cap` 0 is none (Gemma 2, 2024, section 2); `sinks_H` adds one logit per head to each row's sum that no value
-    stands behind (Xiao et al. 2023, section 3.3, as a learned number). `query_positions_BT` says where on the keys' axis
-    the queries stand, if not at 0, 1, ... (cached decoding); mask and bias then speak of those places.
+    stands behind (Xiao et al. 2023, section 3.3, as a learned number). `query_positions_BT` says where on the keys'
+    axis the queries stand, if not at 0, 1, ... (cached decoding); mask and bias then speak of those places.
     """
 
     mask: Mask
@@ -73,7 +74,7 @@ class Scores:
     query_positions_BT: jax.Array | None = array("batch", None, default=None)
 
     def logits(self, products: jax.Array, i0: Start = 0, j0: Start = 0, visible: bool = False) -> jax.Array:
-        """Logits (B, H, rows, columns), at least in float32, of the block of scaled products that begins at query i0 and key j0.
+        """Logits (B, H, rows, columns), at least in float32, of scaled products: a block that begins at (i0, j0).
 
         What the mask hides becomes MASKED; `visible` says that it hides nothing here.
         """
@@ -104,6 +105,6 @@ class Scores:
         """What gradients are asked of: bias and sinks."""
         return self.bias, self.sinks_H
 
-    def replace(self, **changes: object) -> "Scores":
+    def replace(self, **changes: Any) -> "Scores":
         """The same with some fields changed."""
         return dataclasses.replace(self, **changes)

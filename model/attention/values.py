@@ -28,7 +28,7 @@ def value(kind: Kind) -> Kind:
     Not by `jax.tree_util.register_dataclass`: in jax 0.10 and 0.12 the structures of two such classes are equal when
     their fields agree, so that jit, where hashes collide, runs what it compiled for `a | b` on `a & b`.
     """
-    kind = dataclasses.dataclass(frozen=True)(kind)
+    kind = cast(Kind, dataclasses.dataclass(frozen=True)(kind))
     fields = dataclasses.fields(cast(Any, kind))
     fixed = [field.name for field in fields if field.metadata.get("static")]
     children = [field.name for field in fields if field.name not in fixed]
