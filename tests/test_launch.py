@@ -1,5 +1,6 @@
 """What the commands write and say, and the same from a notebook."""
 
+import itertools
 import json
 import math
 import re
@@ -21,6 +22,7 @@ from launch import generate as generate_command
 from launch import train as train_command
 from launch.train import fit
 from model import GPT, GPTConfig, UserError
+from model.attention import CORES
 from tests.tiny import CONFIG, Outcome, call, metrics, saved, words, write_text
 from train.data import open_data
 from train.experiment import bind
@@ -49,7 +51,12 @@ def test_the_folder_holds_what_the_design_says(keys: dict[str, Any], workdir: Pa
     assert names == files | {"checkpoints", "tensorboard", "profile"}
     assert json.loads((workdir / "config.json").read_text()) == configs.load(CONFIG, **keys).to_dict()
     passport = json.loads((workdir / "passport.json").read_text())
-    assert passport.keys() >= {"git", "packages", "devices", "flags", "data", "seeds", "attention_core"}
+    assert passport.keys() >= {"git", "packages", "devices", "flags", "data", "seeds", "attention"}
+    attention = passport["attention"]
+    assert (attention["asked"], attention["core"]) == ("auto", "blockwise")
+    assert attention["refused"].keys() == {*itertools.takewhile(lambda name: name != "blockwise", CORES)}
+    assert {"o", "dq", "dk", "dv"} == attention["self_check"].keys()
+    assert all(0 < error < 1e-5 for error in attention["self_check"].values())
     assert passport["data"]["fingerprint"] == open_data(configs.load(CONFIG, **keys).data).fingerprint
     baselines = json.loads((workdir / "baselines.json").read_text())
     assert baselines.keys() == {*(f"ngram_{n}" for n in range(5)), "gzip", "xz", "train_bytes"}

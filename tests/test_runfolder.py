@@ -22,13 +22,13 @@ def config(**overrides: object) -> ConfigDict:
 def test_a_folder_holds_the_config_and_the_passport(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "a/b", config()) as folder:
         folder.write_passport(
-            passport(config(**{"train.seed": 5, "train.seeds": 3, "data.seed": 7}), "f1n6er", "dense")
+            passport(config(**{"train.seed": 5, "train.seeds": 3, "data.seed": 7}), "f1n6er", {"core": "dense"})
         )
     assert json.loads((tmp_path / "a/b/config.json").read_text()) == config().to_dict()
     found = json.loads((tmp_path / "a/b/passport.json").read_text())
     assert found["seeds"] == [5, 6, 7]
     assert found["data"] == {"fingerprint": "f1n6er", "seed": 7}
-    assert found["attention_core"] == "dense"
+    assert found["attention"] == {"core": "dense"}
     assert found["devices"]["count"] == 8
     assert found["packages"]["jax"]
     assert "host_platform_device_count" in found["flags"]["XLA_FLAGS"]

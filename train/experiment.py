@@ -118,7 +118,8 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
         rules=rules,
         abstract=abstract,
         make_state=make_state,
-        step=jax.jit(step, donate_argnums=0),
+        # The state stays in its place, whatever a core makes of the gradients: else the next step would refuse it.
+        step=jax.jit(step, donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None)),
         sums=jax.jit(sums),
         schedule=schedule,
         sharding=sharding,

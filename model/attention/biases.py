@@ -1,19 +1,19 @@
 """What is added to the logits by where query and key stand, as values: any block on demand."""
 
+import dataclasses
 import math
-from collections.abc import Callable
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from model.attention.masks import Index, Start, gather_BHTS, indices
-from model.attention.values import array, value
+from model.attention.masks import Index, Start, gather, gather_BHTS, indices, places_BHTS
+from model.attention.values import array, static, value
 
 
 class Bias:
-    """The base of all biases."""
+    """The base of all biases; all arrays of one are floats, because cores ask for gradients of each."""
 
     def at(self, i: Index, j: Index) -> jax.Array:
         """What is added for query i and key j: (B or 1, H or 1, T, S) for index arrays of rank 4."""
@@ -23,9 +23,21 @@ class Bias:
         """The part that begins at query i0 and key j0, (B or 1, H or 1, rows, columns); the starts may be traced."""
         return self.at(*indices(i0, j0, rows, columns))
 
+    def add_gradient(self, total: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
+        """The gradient of this bias's arrays with that of a block in it; dlogits is (B, H, rows, columns)."""
+        rows, columns = dlogits.shape[2:]
+        block, pull = jax.vjp(lambda bias: bias.block(i0, j0, rows, columns), self)
+        return jax.tree.map(jnp.add, total, pull(summed(dlogits, block.shape).astype(block.dtype))[0])
+
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
         """What, if anything, the bias was made for that these sizes are not."""
         return None
+
+
+def summed(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """x summed over the axes in which `shape` has one entry and x has more."""
+    axes = tuple(n for n, (one, size) in enumerate(zip(shape, x.shape, strict=True)) if one == 1 < size)
+    return jnp.sum(x, axis=axes, keepdims=True)
 
 
 class Relative(Bias):
@@ -59,6 +71,12 @@ class ExplicitBias(Bias):
         """Gathers entries; indices beyond the array answer as its last one does."""
         return gather_BHTS(self.bias_BHTS, i, j)
 
+    def add_gradient(self, total: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
+        """Adds to the entries of the block and touches no other: the array is as large as the whole matrix."""
+        places = places_BHTS(self.bias_BHTS, *indices(i0, j0, *dlogits.shape[2:]))
+        block = summed(dlogits, (*self.bias_BHTS.shape[:2], *dlogits.shape[2:]))
+        return dataclasses.replace(total, bias_BHTS=total.bias_BHTS.at[places].add(block, mode="clip"))
+
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
         """An array that does not broadcast to (B, H, T, S)."""
         shape, sizes = tuple(self.bias_BHTS.shape), (B, H, T, S)
@@ -76,49 +94,99 @@ class Alibi(Relative):
 
     def of(self, distance: Index) -> jax.Array:
         """The slope times the distance, either way."""
-        slopes = jnp.asarray(self.slopes_H).reshape(-1, *(1,) * distance.ndim)
-        return -slopes * abs(distance)[None]
+        (slopes,) = _per_head(distance, self.slopes_H)
+        return -slopes * jnp.abs(distance)[None]
 
 
-class NoBias(nnx.Module):
-    """Nothing is added; also what the modules that hold a bias's parameters inherit from."""
+@value
+class Bucketed(Relative):
+    """A learned number for each bucket of distances and each head (Raffel et al. 2020, section 2.1); see `bucket`."""
 
-    def __init__(self, num_heads: int, rngs: nnx.Rngs):
-        pass
+    table_NH: jax.Array = array(None, "heads")
+    max_distance: int = static()
+    causal: bool = static()
 
-    def __call__(self, positions_BT: jax.Array | None = None) -> Bias | None:
-        """The bias as a value, the same for all layers; `positions_BT` are the queries' places in their documents, where
-        those are not their indices."""
-        return None
-
-
-class AlibiBias(NoBias):
-    """ALiBi's slopes 2^(-8 h / H) for h = 1 .. H; no parameters."""
-
-    def __init__(self, num_heads: int, rngs: nnx.Rngs):
-        self.num_heads = num_heads
-
-    def __call__(self, positions_BT: jax.Array | None = None) -> Bias:
-        """The distances in the sequence are those in a document."""
-        return Alibi(alibi_slopes(self.num_heads))
+    def of(self, distance: Index) -> jax.Array:
+        """The row of the distance's bucket; distances from `max_distance` on share the last one."""
+        most, N = self.max_distance, self.table_NH.shape[0]
+        buckets = np.array([bucket(d, N, most, self.causal) for d in range(-most, most + 1)])
+        xp = np if isinstance(distance, np.ndarray) else jnp
+        rows = jnp.take(jnp.asarray(buckets), xp.clip(distance, -most, most) + most)
+        return jnp.moveaxis(jnp.take(self.table_NH, rows, axis=0), -1, 0)
 
 
-def alibi_slopes(num_heads: int) -> np.ndarray:
-    """2^(-8 h / H); where H is no power of two, those of the next lower one, and every other one of its double."""
-    power = 2 ** int(math.log2(num_heads))
-    slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
-    between = [2 ** (-8 * (h + 1) / (2 * power)) for h in range(0, 2 * power, 2)]
-    return np.array((slopes + between)[:num_heads], np.float32)
+def bucket(distance: int, buckets: int, max_distance: int, causal: bool) -> int:
+    """The bucket of a distance j - i: the near half exact, the far half logarithmic up to `max_distance`.
+
+    Causal: all buckets look back, and keys ahead share bucket 0; else the second half of the buckets looks ahead.
+    """
+    if not causal:
+        half = buckets // 2
+        return bucket(-abs(distance), half, max_distance, True) + (half if distance > 0 else 0)
+    back, exact = max(-distance, 0), buckets // 2
+    if back < exact:
+        return back
+    # Where the quotient is a whole number, it may come out a rounding below it.
+    part = math.log(back / exact) / math.log(max_distance / exact) + 1e-9
+    return min(buckets - 1, exact + int(part * (buckets - exact)))
 
 
-BiasMaker = Callable[[int, nnx.Rngs], NoBias]
+@value
+class Kerple(Relative):
+    """-r1 log(1 + r2 |j - i|), r1, r2 > 0 for each head (Chi et al. 2022, section 4)."""
+
+    r1_H: jax.Array = array("heads")
+    r2_H: jax.Array = array("heads")
+
+    def of(self, distance: Index) -> jax.Array:
+        """Logarithmic in the distance, either way."""
+        r1, r2 = _per_head(distance, self.r1_H, self.r2_H)
+        return -r1 * jnp.log1p(r2 * jnp.abs(distance)[None])
 
 
-def none() -> BiasMaker:
-    """No bias."""
-    return NoBias
+@value
+class KerplePower(Relative):
+    """-r1 |j - i|^r2, r1 > 0 and 0 < r2 <= 2 for each head (Chi et al. 2022, section 4)."""
+
+    r1_H: jax.Array = array("heads")
+    r2_H: jax.Array = array("heads")
+
+    def of(self, distance: Index) -> jax.Array:
+        """A power of the distance, either way; at distance 0 it is 0, and so are its gradients."""
+        r1, r2 = _per_head(distance, self.r1_H, self.r2_H)
+        return -r1 * jnp.power(jnp.abs(distance)[None], r2)
 
 
-def alibi() -> BiasMaker:
-    """ALiBi."""
-    return AlibiBias
+@value
+class Fire(Bias):
+    """f(psi(|i - j|) / psi(max(p, length))), with psi(x) = log(c x + 1) (Li et al. 2024, section 3).
+
+    p is the query's place in its document: `places_BT`, or without them i. f(x) = relu(slope x + offset) . mix is an
+    MLP with F hidden units; it lacks the constant of its last layer, which softmax does not see.
+    """
+
+    c: jax.Array = array()
+    length: jax.Array = array()
+    slope_F: jax.Array = array(None)
+    offset_F: jax.Array = array(None)
+    mix_FH: jax.Array = array(None, "heads")
+    places_BT: jax.Array | None = array("batch", None, default=None)
+
+    def at(self, i: Index, j: Index) -> jax.Array:
+        """Distances are those in the sequence, which within a document are its own."""
+        place = i if self.places_BT is None else gather(self.places_BT, i)
+        most = jnp.log1p(self.c * jnp.maximum(place, self.length))
+        x = (jnp.log1p(self.c * jnp.abs(i - j)) / most)[..., None]
+        slope, offset = (one.reshape(1, 1, 1, 1, -1) for one in (self.slope_F, self.offset_F))
+        return jnp.einsum("BZTSF,FH->BHTS", jax.nn.relu(slope * x + offset), self.mix_FH)
+
+    def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
+        """Places of other queries."""
+        if self.places_BT is None or tuple(self.places_BT.shape) in ((B, T), (1, T)):
+            return None
+        made = " x ".join(map(str, self.places_BT.shape))
+        return f"a bias made for {made} (rows and queries) cannot serve {B} x {T}"
+
+
+def _per_head(distance: Index, *numbers_H: jax.Array) -> list[jax.Array]:
+    return [jnp.asarray(one).reshape(-1, *(1,) * distance.ndim) for one in numbers_H]

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.attention.contract import Refusals, Request, needs
+from model.attention.contract import Refusals, Request, needs, platform, ways
 from model.attention.masks import BlockState, Mask, Start, exact_state
 from model.attention.patterns import FirstKeys
 from model.attention.scores import MASKED, Scores, wide
+from model.attention.values import leaf_axes
 
+_CACHE = 2**19  # bytes that a block of logits may take on a CPU; a step has four such in hand
 _UNROLLED = 16  # so many blocks are written out, with their places known to the compiler; more run as a loop
 
 
@@ -41,6 +43,37 @@ def blockwise(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: S
     empty before tracing is left out, and one that it is known to fill is not masked; what depends on arrays (segment
     ids, padding, explicit masks) is masked exactly and skips nothing.
     """
+    parts = _parts(len(q_BTHK), q_BTHK.shape[2], *block_sizes(q_BTHK.shape[1], k_BSGK.shape[1]))
+    return _in_parts(parts, q_BTHK, k_BSGK, v_BSGK, scores) if parts > 1 else _whole(q_BTHK, k_BSGK, v_BSGK, scores)
+
+
+def _parts(B: int, H: int, rows: int, columns: int) -> int:
+    """Into how many parts a CPU cuts the batch, so that a block of logits stays in its cache; a mesh has cut it."""
+    if platform() != "cpu" or max(ways().values()) > 1:
+        return 1
+    return next(n for n in range(1, B + 1) if B % n == 0 and (n == B or 4 * H * rows * columns * B // n <= _CACHE))
+
+
+def _in_parts(parts: int, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
+    """One part of the batch after the other, with its rows of what the scores hold."""
+    leaves, tree = jax.tree.flatten(scores)
+    B = len(q_BTHK)
+    cut = [names[:1] == ("batch",) and len(x) == B for names, x in zip(leaf_axes(scores), leaves, strict=True)]
+
+    def part(arrays: tuple[jax.Array, jax.Array, jax.Array, list[jax.Array]]) -> jax.Array:
+        rows = iter(arrays[3])
+        return _whole(
+            *arrays[:3],
+            jax.tree.unflatten(tree, [next(rows) if own else x for own, x in zip(cut, leaves, strict=True)]),
+        )
+
+    inputs = q_BTHK, k_BSGK, v_BSGK, [x for own, x in zip(cut, leaves, strict=True) if own]
+    split = jax.tree.map(lambda x: jnp.asarray(x).reshape(parts, B // parts, *x.shape[1:]), inputs)
+    o = jax.lax.map(part, split)
+    return o.reshape(B, *o.shape[2:])
+
+
+def _whole(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
     T, S = q_BTHK.shape[1], k_BSGK.shape[1]
     rows, columns = block_sizes(T, S)
     plan = make_plan(scores.mask, T, S, rows, columns)
@@ -172,21 +205,20 @@ def add_gradients(
         k_block, v_block = _rows(k, j0, plan.columns), _rows(v, j0, plan.columns)
         lse, delta = _rows(lse_BHT, i0, plan.rows), _rows(delta_BHT, i0, plan.rows)
 
-        def logits_of(products: jax.Array, bias: Any) -> jax.Array:
-            return scores.replace(bias=bias).logits(products, *here, visible)
-
-        logits, pull = jax.vjp(logits_of, _products(q_block, k_block), scores.bias)
+        products = _products(q_block, k_block)
+        logits, pull = jax.vjp(lambda products: scores.logits(products, *here, visible), products)
         weights = jnp.exp(logits - lse[..., None])
         dv_block = _transposed(scores.dropped(weights, *here).astype(v.dtype), do_block, k.shape[1])
         dweights = scores.dropped(_products(do_block, v_block), *here)
-        dproducts, dbias = pull(weights * (dweights - delta[..., None]))
-        dproducts = dproducts.astype(q.dtype)
+        dlogits = weights * (dweights - delta[..., None])
+        dproducts = pull(dlogits)[0].astype(q.dtype)
         dq_block, dk_block = _weighed(dproducts, k_block), _transposed(dproducts, q_block, k.shape[1])
         dq, dk, dv = (
             _put(x, start, _rows(x, start, y.shape[2]) + y)
             for x, start, y in zip(grads, (i0, j0, j0), (dq_block, dk_block, dv_block), strict=False)
         )
-        return dq, dk, dv, jax.tree.map(jnp.add, grads[3], dbias)
+        dbias = None if scores.bias is None else scores.bias.add_gradient(grads[3], *here, dlogits)
+        return dq, dk, dv, dbias
 
     return _over_blocks(plan, add, grads)
 

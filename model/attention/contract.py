@@ -25,10 +25,23 @@ Call = Callable[[jax.Array, jax.Array, jax.Array, Scores], jax.Array]
 
 
 class Core(NamedTuple):
-    """A core as the table knows it: the call, and a generator of all that it refuses of a request."""
+    """A core as the table knows it: the call, a generator of all that it refuses of a request, and where it is at home.
+
+    There it is tested: on that platform, in that dtype, with the sequence split over `context` devices. `evidence` says
+    how: 'tested', forward and backward against float64; 'interpreted': the same, the kernel run by an interpreter on a
+    CPU; 'untested'.
+    """
 
     call: Call
     refusals: Callable[["Request"], Refusals]
+    platform: str = "cpu"
+    dtype: str = "float32"
+    context: int = 1
+    evidence: str = "tested"
+
+    def refusal(self, request: "Request") -> Refusal | None:
+        """The first that it refuses, or None: it is exact."""
+        return next(self.refusals(request), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,20 +109,24 @@ class Choice(NamedTuple):
     refused: dict[str, Refusal]
 
 
-def choose_core(cores: dict[str, Core], order: list[str], name: str, request: Request) -> Choice:
-    """The core of that name if it is exact for the request, or for `auto` the first of `order` that is.
+def choose_core(cores: dict[str, Core], name: str, request: Request) -> Choice:
+    """The core of that name if it is exact for the request, or for `auto` the first of all that is.
+
+    `auto` takes none that is untested.
 
     Raises:
         UserError: it refuses, or all do.
     """
     refused: dict[str, Refusal] = {}
-    for one in order if name == "auto" else [name]:
-        no = next(cores[one].refusals(request), None)
+    for one in cores if name == "auto" else [name]:
+        no = cores[one].refusal(request)
+        if no is None and name == "auto" and cores[one].evidence == "untested":
+            no = Refusal("nobody has measured yet whether it is exact", f"write {one} to try it all the same")
         if no is None:
             return Choice(one, cores[one].call, refused)
         refused[one] = no
-    reasons = "; ".join(f"{one}: {no.reason}, {no.fix}" for one, no in refused.items())
     if name == "auto":
+        reasons = "; ".join(f"{one}: {no.reason}" for one, no in refused.items())
         raise UserError(f"--config.model.core='auto' finds no core that is exact here: {reasons}.")
     raise UserError(f"--config.model.core={name!r}: {refused[name].reason}; {refused[name].fix}.")
 

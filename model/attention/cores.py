@@ -5,20 +5,20 @@ import logging
 
 import jax
 
-from model.attention import blockwise, dense
+from model.attention import blockwise, dense, fused, ring, splash, ulysses
 from model.attention.contract import Choice, Core, Request, choose_core
 from model.attention.scores import Scores
 from model.layers import choose
 
+# From the fastest to the slowest, which is the order in which `auto` asks them. Where C devices share a sequence,
+# ring moves C x G / (H + G) times as much between them as ulysses, which only as many devices as key heads can share.
 CORES: dict[str, Core] = {
-    "dense": Core(dense.dense, dense.refusals),
+    "splash": Core(splash.splash, splash.refusals, platform="tpu", evidence="interpreted"),
+    "fused": Core(fused.fused, fused.refusals, platform="gpu", dtype="bfloat16", evidence="untested"),
     "blockwise": Core(blockwise.blockwise, blockwise.refusals),
-}
-# What `auto` looks at, the fastest first.
-FASTEST: dict[str, list[str]] = {
-    "cpu": ["blockwise", "dense"],
-    "gpu": ["blockwise", "dense"],
-    "tpu": ["blockwise", "dense"],
+    "ulysses": Core(ulysses.ulysses, ulysses.refusals, context=2),
+    "ring": Core(ring.ring, ring.refusals, context=2),
+    "dense": Core(dense.dense, dense.refusals),
 }
 _logged: set[str] = set()
 
@@ -39,7 +39,7 @@ def select_core(name: str, request: Request) -> Choice:
         UserError: there is no core of that name, or it refuses the request.
     """
     check_name(name)
-    choice = choose_core(CORES, FASTEST.get(request.platform, ["dense"]), name, request)
+    choice = choose_core(CORES, name, request)
     if name == "auto":
         reasons = "".join(f"; not {one}: {no.reason}" for one, no in choice.refused.items())
         text = f"attention core: {choice.name}, chosen by auto on {request.platform}{reasons}"

@@ -17,7 +17,8 @@ import numpy as np
 from model.attention.values import array, static, value
 from model.errors import UserError
 
-Index = jax.Array | np.ndarray
+Array = jax.Array | np.ndarray
+Index = Array
 Start = int | jax.Array
 
 
@@ -96,8 +97,8 @@ class Band(Mask):
 class Segments(Mask):
     """Query and key must carry the same id: ids_BT of the queries, ids_BS of the keys (packing)."""
 
-    queries_BT: jax.Array = array("batch", None)
-    keys_BS: jax.Array = array("batch", None)
+    queries_BT: Array = array("batch", None)
+    keys_BS: Array = array("batch", None)
 
     def at(self, i: Index, j: Index) -> Index:
         """Gathers both ids; `i` and `j` must not vary over heads."""
@@ -112,7 +113,7 @@ class Segments(Mask):
 class Padding(Mask):
     """Only keys that are real may be seen: valid_BS."""
 
-    valid_BS: jax.Array = array("batch", None)
+    valid_BS: Array = array("batch", None)
 
     def at(self, i: Index, j: Index) -> Index:
         """Gathers the keys' flags; all queries see the same keys."""
@@ -127,7 +128,7 @@ class Padding(Mask):
 class Explicit(Mask):
     """An array of booleans (B or 1, H or 1, T, S): any pattern, also a different one for each head."""
 
-    allowed_BHTS: jax.Array = array("batch", "heads", None, None)
+    allowed_BHTS: Array = array("batch", "heads", None, None)
 
     def at(self, i: Index, j: Index) -> Index:
         """Gathers entries; indices beyond the array answer as its last one does."""
@@ -237,17 +238,17 @@ def window(left: int, right: int | None = None) -> Mask:
     return Band(left, right)
 
 
-def segments(queries_BT: jax.Array, keys_BS: jax.Array | None = None) -> Mask:
+def segments(queries_BT: Array, keys_BS: Array | None = None) -> Mask:
     """Tokens see only tokens of the same id (the keys' ids default to the queries')."""
     return Segments(queries_BT, queries_BT if keys_BS is None else keys_BS)
 
 
-def padding(valid_BS: jax.Array) -> Mask:
+def padding(valid_BS: Array) -> Mask:
     """Keys whose flag is False are seen by nobody."""
     return Padding(valid_BS)
 
 
-def explicit(allowed_BHTS: jax.Array) -> Mask:
+def explicit(allowed_BHTS: Array) -> Mask:
     """Any pattern, as booleans (B or 1, H or 1, T, S); with H > 1, one for each head.
 
     Raises:
@@ -283,20 +284,24 @@ def conjuncts(mask: Mask) -> Iterator[Mask]:
         yield mask
 
 
-def gather(values_BS: jax.Array, index: Index) -> jax.Array:
+def gather(values_BS: Array, index: Index) -> jax.Array:
     """Row b's values at its indices (B or 1, 1, rows or 1, columns or 1); an index beyond the end is the last one."""
     rows = np.arange(values_BS.shape[0])[:, None, None, None]
     return jnp.asarray(values_BS).at[rows, index].get(mode="clip")
 
 
-def gather_BHTS(values_BHTS: jax.Array, i: Index, j: Index) -> jax.Array:
+def gather_BHTS(values_BHTS: Array, i: Index, j: Index) -> jax.Array:
     """Entries of an array (B or 1, H or 1, T, S) at queries i and keys j."""
+    return jnp.asarray(values_BHTS).at[places_BHTS(values_BHTS, i, j)].get(mode="clip")
+
+
+def places_BHTS(values_BHTS: Array, i: Index, j: Index) -> tuple[Index, ...]:
+    """The indices of those entries, for every row and head."""
     (B, H), (rows, heads) = values_BHTS.shape[:2], np.indices(values_BHTS.shape[:2])
-    places = rows.reshape(B, H, 1, 1), heads.reshape(B, H, 1, 1), i, j
-    return jnp.asarray(values_BHTS).at[places].get(mode="clip")
+    return rows.reshape(B, H, 1, 1), heads.reshape(B, H, 1, 1), i, j
 
 
-def misfit(content: jax.Array, sizes: tuple[int, ...], what: str) -> str | None:
+def misfit(content: Array, sizes: tuple[int, ...], what: str) -> str | None:
     """The part of a sentence that says so if an array does not broadcast to those sizes."""
     shape = tuple(content.shape)
     if all(one in (1, size) for one, size in zip(shape[:-1], sizes[:-1], strict=True)) and shape[-1] == sizes[-1]:

@@ -1,5 +1,6 @@
 """Sparse patterns, as masks that are known before anything runs: each tells exactly which of its blocks are empty."""
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -103,14 +104,14 @@ class Blocks(Mask):
     def at(self, i: Index, j: Index) -> Index:
         """layout[i // size, j // size]."""
         xp: Any = np if isinstance(i, np.ndarray) and isinstance(j, np.ndarray) else jnp
-        layout = self._bordered()
+        layout = self._bordered
         rows, columns = (xp.minimum(x // self.size, n - 1) for x, n in zip((i, j), layout.shape, strict=True))
         return xp.asarray(layout)[rows, columns]
 
     def state(self, i0: int, i1: int, j0: int, j1: int) -> BlockState:
         """Exact: it looks at the blocks that are touched."""
         rows, columns = (slice(a // self.size, (b - 1) // self.size + 1) for a, b in ((i0, i1), (j0, j1)))
-        layout = self._bordered()
+        layout = self._bordered
         rows = slice(min(rows.start, layout.shape[0] - 1), rows.stop)
         columns = slice(min(columns.start, layout.shape[1] - 1), columns.stop)
         touched = layout[rows, columns]
@@ -123,6 +124,7 @@ class Blocks(Mask):
             return None
         return f"a mask made for {made[0]} x {made[1]} (queries and keys) cannot serve {T} x {S}"
 
+    @functools.cached_property
     def _bordered(self) -> np.ndarray:
         return np.pad(np.array(self.layout, bool), ((0, 1), (0, 1)))
 

@@ -20,7 +20,8 @@ def errors(
 ) -> dict[str, jax.Array]:
     """How far `core` is from `dense` in float32 on random (q, k, v): sizes are (B, T, H, G, K).
 
-    max |x - reference| / max |reference| of the output and of each gradient: {'o': 1e-7, 'dq': ...}. Inputs are rounded to the dtype first, and float32 products have the highest precision.
+    max |x - reference| / max |reference| of the output and of each gradient: {'o': 1e-7, 'dq': ...}. Inputs
+    are rounded to the dtype first, and float32 products have the highest precision.
     """
     B, T, H, G, K = sizes
     shapes = (B, T, H, K), (B, T, G, K), (B, T, G, K), (B, T, H, K)

@@ -1,6 +1,6 @@
 """Masks and biases by name, as the expressions of a config call them; adding one is a line here."""
 
-from model.attention.biases import BiasMaker, alibi, none
+from model.attention.bias_modules import BiasMaker, alibi, fire, kerple, kerple_power, none, t5, t5_causal
 from model.attention.masks import Mask, causal, full, window
 from model.attention.patterns import (
     chunked,
@@ -30,6 +30,11 @@ MASKS: Table = {
 BIASES: Table = {
     "none": none,
     "alibi": alibi,
+    "t5": t5,
+    "t5_causal": t5_causal,
+    "kerple": kerple,
+    "kerple_power": kerple_power,
+    "fire": fire,
 }
 
 

@@ -46,27 +46,26 @@ def value(kind: Kind) -> Kind:
     return kind
 
 
+def leaf_axes(one: Any) -> list[tuple[str | None, ...]]:
+    """The logical names of the axes of each array in a value, in the order of its leaves."""
+    found = []
+    for field in dataclasses.fields(one):
+        content = getattr(one, field.name)
+        if field.metadata.get("static") or content is None:
+            continue
+        found += [field.metadata["axes"]] if "axes" in field.metadata else leaf_axes(content)
+    return found
+
+
 def specs(one: Any, **ways: Any) -> Any:
     """The same value with a PartitionSpec for each array, by the ambient rules; an axis of size 1 is not split.
 
     `ways` replaces the mesh axes of a logical name, such as `heads=('tensor', 'context')`.
     """
-    if not dataclasses.is_dataclass(one):
-        return one
-    changes = {}
-    for field in dataclasses.fields(one):
-        content = getattr(one, field.name)
-        if field.metadata.get("static") or content is None:
-            continue
-        if "axes" in field.metadata:
-            names = field.metadata["axes"]
-            split = [ways[name] if name in ways else partition_spec((name,))[0] for name in names]
-            changes[field.name] = PartitionSpec(
-                *(axis if size > 1 else None for axis, size in zip(split, content.shape, strict=True))
-            )
-        else:
-            changes[field.name] = specs(content, **ways)
-    new = object.__new__(type(one))
-    for field in dataclasses.fields(one):
-        object.__setattr__(new, field.name, changes.get(field.name, getattr(one, field.name)))
-    return new
+
+    def spec(names: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+        split = [ways[name] if name in ways else partition_spec((name,))[0] for name in names]
+        return PartitionSpec(*(axis if size > 1 else None for axis, size in zip(split, shape, strict=True)))
+
+    leaves, tree = jax.tree.flatten(one)
+    return jax.tree.unflatten(tree, [spec(names, x.shape) for names, x in zip(leaf_axes(one), leaves, strict=True)])

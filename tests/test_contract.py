@@ -1,0 +1,214 @@
+"""The contract: exact or refused before tracing, a choice that is told, a check at the start, and a true table."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from launch import attention as attention_command
+from launch.configs import load
+from launch.train import fit
+from model.attention import CORES, Core, ExplicitBias, Request, Scores, attend, causal, dropout, padding, segments
+from model.attention import cores as table
+from model.attention.conditions import examples
+from model.attention.contract import platform, ways
+from model.attention.dense import dense
+from model.attention.selfcheck import TOLERANCE, errors, judge
+from model.errors import UserError
+from tests.tiny import call, write_text
+from train.experiment import make_experiment
+from train.sharding import make_mesh, make_rules, placed
+
+B, T, S, H, G, K = 2, 5, 7, 6, 2, 8
+
+
+def arrays(**sizes: int) -> list[jax.Array]:
+    n = {"B": B, "T": T, "S": S, "H": H, "G": G, "K": K} | sizes
+    shapes = (n["B"], n["T"], n["H"], n["K"]), (n["B"], n["S"], n["G"], n["K"]), (n["B"], n["S"], n["G"], n["K"])
+    return [jnp.ones(shape) for shape in shapes]
+
+
+def request(**changes: Any) -> Request:
+    return dataclasses.replace(Request.of(*arrays(), Scores(causal(), 1.0)), **changes)
+
+
+SPLIT = {"batch": 1, "length": 2, "heads": 1, "kv_heads": 1}
+
+
+@pytest.mark.parametrize(
+    ("core", "changes", "sentence"),
+    [
+        ("fused", {}, "'fused': cuDNN runs on GPUs, not on a cpu; write blockwise."),
+        ("fused", {"platform": "gpu"}, "'fused': cuDNN takes bfloat16 and float16, not float32; write blockwise, or "),
+        ("splash", {}, "'splash': "),
+        ("ring", {}, "'ring': the mesh does not split the sequence"),
+        ("ulysses", {}, "'ulysses': the mesh does not split the sequence"),
+        (
+            "blockwise",
+            {"ways": SPLIT},
+            "'blockwise': blocks are cut from whole sequences, and the mesh splits them over ",
+        ),
+    ],
+)
+def test_a_core_that_is_named_raises_where_it_is_not_exact(core: str, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        table.select_core(core, request(**changes))
+    assert str(error.value).startswith(f"--config.model.core={sentence}")
+    assert "write" in str(error.value)
+
+
+def test_auto_takes_the_first_that_is_exact_and_says_why_not_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    table._logged.clear()
+    with caplog.at_level(logging.INFO, "heed"):
+        choices = [table.select_core("auto", request()) for _ in range(2)]
+    assert {choice.name for choice in choices} == {"blockwise"}
+    assert choices[0].refused.keys() == {"splash", "fused"}
+    (line,) = [record.getMessage() for record in caplog.records]  # once
+    assert line.startswith("attention core: blockwise, chosen by auto on cpu; not splash: ")
+    assert "; not fused: cuDNN runs on GPUs" in line
+    assert table.select_core("auto", request(ways=SPLIT, T=8, S=8)).name in ("ulysses", "ring")
+    # What a split sequence makes impossible for all others is left to the compiler.
+    assert table.select_core("auto", request(ways=SPLIT)).name == "dense"
+
+
+def test_auto_takes_nothing_that_is_untested() -> None:
+    asked = request(platform="gpu", dtype=jnp.dtype("bfloat16"), T=8, S=8)
+    assert CORES["fused"].refusal(asked) is None
+    choice = table.select_core("auto", asked)
+    assert choice.name == "blockwise"
+    assert choice.refused["fused"].fix == "write fused to try it all the same"
+    assert table.select_core("fused", asked).name == "fused"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "scores", "sentence"),
+    [
+        ({"G": 4}, {}, "queries (2, 5, 6, 8), keys (2, 7, 4, 8) and values (2, 7, 4, 8) do not agree"),
+        ({}, {"mask": padding(np.ones((B, 9), bool))}, "a mask made for 2 x 9 (keys) cannot serve 2 x 7; make it from"),
+        (
+            {},
+            {"mask": causal() & segments(np.ones((B, 9), int), np.ones((B, S), int))},
+            "a mask made for 2 x 9 (queries)",
+        ),
+        ({}, {"bias": ExplicitBias(np.ones((1, H, T, 3)))}, "a bias made for 1 x 6 x 5 x 3"),
+    ],
+)
+@pytest.mark.parametrize("core", ["auto", *CORES])
+def test_shapes_that_do_not_agree_are_refused_by_all(
+    core: str, sizes: dict[str, int], scores: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        attend(core, *arrays(**sizes), Scores(**({"mask": causal(), "scale": 1.0} | scores)))
+    assert str(error.value).startswith(sentence)
+
+
+def test_a_request_knows_the_mesh_that_it_is_made_in() -> None:
+    assert (platform(), ways()) == ("cpu", {"batch": 1, "length": 1, "heads": 1, "kv_heads": 1})
+    with placed(make_mesh({"replica": 1, "fsdp": 2, "tensor": 1, "context": 4}), make_rules(1)):
+        assert ways() == {"batch": 2, "length": 4, "heads": 1, "kv_heads": 1}
+        assert jax.jit(lambda: jnp.array(ways()["length"]))() == 4  # and so it does while it is traced
+
+
+def packed(**changes: Any) -> Scores:
+    ids_BT = np.repeat([[0, 1]], 8, axis=1).reshape(1, 16).repeat(B, 0)
+    return Scores(causal() & segments(ids_BT), 0.3, **changes)
+
+
+def without_segments(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
+    """The fault that users of every peer met: packed documents see one another."""
+    return dense(q, k, v, scores.replace(mask=causal()))
+
+
+def with_a_wrong_gradient(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
+    """Right forward; the gradient of the keys is missing."""
+    return dense(q, jax.lax.stop_gradient(k), v, scores)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_check_passes_what_is_right_and_finds_what_is_wrong(dtype: str) -> None:
+    scores = packed(dropout=dropout(0.2, jax.random.split(jax.random.key(0), B), H), sinks_H=jnp.ones(H))
+    sizes, key = (B, 16, H, G, K), jax.random.key(1)
+
+    def found(core: Any) -> dict[str, float]:
+        return {
+            name: float(error) for name, error in jax.jit(lambda: errors(core, scores, sizes, dtype, key))().items()
+        }
+
+    right = found(CORES["blockwise"].call)
+    assert right.keys() == {"o", "dq", "dk", "dv", "dsinks"}
+    judge("blockwise", right, dtype)
+    assert max(right.values()) < TOLERANCE[dtype] / 4
+    for core, parts in ((without_segments, {"o", "dq", "dk", "dv"}), (with_a_wrong_gradient, {"dk"})):
+        wrong = found(core)
+        assert {name for name, error in wrong.items() if error > TOLERANCE[dtype]} >= parts
+        with pytest.raises(UserError, match="is not exact on this device: it differs from dense in "):
+            judge("x", wrong, dtype)
+    with pytest.raises(UserError, match="o by nan"):
+        judge("x", {"o": float("nan")}, dtype)
+
+
+def test_a_run_stops_before_it_learns_with_a_core_that_is_not_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load("base", **write_text(tmp_path), **{"model.core": "wrong"})
+    monkeypatch.setitem(CORES, "wrong", Core(without_segments, lambda request: iter(())))
+    with pytest.raises(UserError, match="--config.model.core='wrong' is not exact on this device"):
+        fit(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_what_is_traced_is_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is built with the name of the core that `auto` chose, not with `auto`."""
+    asked = []
+    monkeypatch.setattr(
+        table,
+        "choose_core",
+        lambda cores, name, request, real=table.choose_core: asked.append(name) or real(cores, name, request),
+    )
+    experiment = make_experiment(load("gpt:quickstart"), 64)
+    assert (asked, experiment.attention.name, experiment.model_config.core) == (["auto"], "blockwise", "blockwise")
+    jax.eval_shape(experiment.make_state)
+    batch = {
+        name: jax.ShapeDtypeStruct((8, 256), jnp.int32)
+        for name in ("tokens", "targets", "segment_ids", "positions", "weights")
+    }
+    with placed(experiment.mesh, experiment.rules):
+        jax.eval_shape(experiment.step, experiment.abstract, batch)
+    assert set(asked[1:]) == {"blockwise"}
+
+
+def test_no_untested_cell_says_exact() -> None:
+    rows = [
+        [cell.strip() for cell in line.split(" | ")]
+        for line in attention_command.table().splitlines()
+        if line[:1] == "|"
+    ]
+    assert rows[0][1:] == [*CORES][:-1] + [f"{[*CORES][-1]} |"]
+    for number, core in enumerate(CORES.values(), 1):
+        cells = {row[number].removesuffix(" |") for row in rows[3:]}
+        word = {"tested": "exact", "interpreted": "exact, interpreted", "untested": "untested"}[core.evidence]
+        assert {cell for cell in cells if not cell.startswith("no (")} == {word}
+    assert {name.replace("|", "\\|") for name in examples()} == {
+        name for row in rows[3:] for name in row[0].removeprefix("| ").split("; ")
+    }
+
+
+def test_the_readme_holds_the_table() -> None:
+    assert attention_command.table() in Path("README.md").read_text(), "copy what launch.attention --table prints"
+
+
+def test_the_command_explains_a_config() -> None:
+    done = call(attention_command.main, ["--config=configs/gpt.py:quickstart", "--config.model.core=dense"])
+    lines = done.out.splitlines()
+    assert done.status == 0, done.err
+    assert [line.split()[0] for line in lines[:-1]] == [*CORES]
+    assert lines[-1] == "dense takes dense"
+    assert lines[[*CORES].index("ring")].startswith("ring       refused: the mesh does not split the sequence")
+    for words in ([], ["--table", "--config=configs/gpt.py"], ["--table", "--config.model.core=dense"]):
+        done = call(attention_command.main, words)
+        assert (done.status, done.err[:31]) == (2, "give either --table or --config")
