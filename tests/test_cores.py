@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.attention import CORES, Scores, splash
-from model.attention.conditions import B, Example, examples
+from model.attention.conditions import HEADS, LENGTH, WIDTH, B, Example, examples
 from tests import oracle
 from train.sharding import make_mesh, make_rules, placed
 
@@ -103,13 +103,17 @@ compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 
 
 
 def run(core: str, scores: Scores, *arrays: Any) -> dict[str, np.ndarray]:
-    """The core where it is at home."""
+    """The core's output and gradients."""
     function = compiled(partial(forward_and_backward, CALLS.get(core, CORES[core].call)))
+    return flat(placed_call(core, function, scores, *arrays))
+
+
+def placed_call(core: str, function: Any, *arguments: Any) -> Any:
+    """The function where the core is at home: on one device, or on four of which two share the sequence."""
     if CORES[core].context == 1:
-        return flat(function(scores, *arrays))
-    mesh = make_mesh(MESH, jax.devices()[:4])
-    with placed(mesh, make_rules(1)):
-        return flat(function(scores, *arrays))
+        return function(*arguments)
+    with placed(make_mesh(MESH, jax.devices()[:4]), make_rules(1)):
+        return function(*arguments)
 
 
 def assert_close(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], tolerance: float) -> None:
@@ -124,3 +128,58 @@ def assert_close(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], tole
 def test_every_exact_cell_is_exact(core: str, name: str) -> None:
     example = EXAMPLES[name].at_home(CORES[core])
     assert_close(run(core, example.scores, *inputs(example)), expected(name), TOLERANCE[example.dtype])
+
+
+@pytest.mark.parametrize("core", TESTED)
+def test_seeds_by_vmap_layers_by_scan_and_remat_change_nothing(core: str) -> None:
+    """Two seeds, two layers, computed again in the backward pass: as dense one by one, all written out."""
+    scores = EXAMPLES["packing"].scores
+    rich = scores.replace(dropout=EXAMPLES["dropout"].scores.dropout)
+    request = EXAMPLES["packing"]._replace(scores=rich).request(CORES[core])
+    scores = scores if CORES[core].refusal(request) else rich
+    rng = np.random.default_rng(6)
+    x_NBTHK = rng.standard_normal((2, B, LENGTH, HEADS, WIDTH)).astype(np.float32)
+    gains_NL = rng.standard_normal((2, 2)).astype(np.float32)
+
+    def layer(call: Any, x: Any, gain: Any) -> Any:
+        return x + call(x, jnp.sin(gain * x), gain * x, scores)
+
+    def scanned(x: Any, gains_L: Any) -> Any:
+        step = jax.checkpoint(lambda x, gain: (layer(CALLS.get(core, CORES[core].call), x, gain), None))
+        return jnp.sum(jnp.sin(jax.lax.scan(step, x, gains_L)[0]))
+
+    def written(x: Any, gains_L: Any) -> Any:
+        for number in range(2):
+            x = layer(CORES["dense"].call, x, gains_L[number])
+        return jnp.sum(jnp.sin(x))
+
+    got = placed_call(core, compiled(jax.vmap(jax.value_and_grad(scanned, (0, 1)))), x_NBTHK, gains_NL)
+    one = compiled(jax.value_and_grad(written, (0, 1)))
+    wanted = [one(x, gains) for x, gains in zip(x_NBTHK, gains_NL, strict=True)]
+    assert_close(flat(got), flat(jax.tree.map(lambda *seeds: np.stack(seeds), *wanted)), 1e-5)
+
+
+@pytest.mark.parametrize("core", TESTED)
+def test_what_is_hidden_gets_exact_zeros(core: str) -> None:
+    """Rows without a key, and keys that nobody sees: not small numbers, zeros, forward and backward."""
+    example = EXAMPLES["rows without a key"]
+    got = run(core, example.scores, *inputs(example.at_home(CORES[core])))
+    allowed_BTS = np.asarray(example.scores.mask.block(0, 0, LENGTH, LENGTH))[:, 0]
+    for name, axis in (("o", 2), ("dq", 2), ("dk", 1), ("dv", 1)):
+        hidden = ~allowed_BTS.any(axis)
+        assert 0 < hidden.sum() < hidden.size
+        assert not np.any(got[name][hidden])
+        assert np.any(got[name][~hidden], axis=(1, 2)).mean() > 0.9
+
+
+@pytest.mark.parametrize("core", [core for core in TESTED if core != "dense"])
+def test_logits_that_overflow_an_exponential_stay_exact(core: str) -> None:
+    """exp(2000) is infinite in float32, and so is a sum of such that is not held against its largest."""
+    example = EXAMPLES["mask: causal"]
+    q, k, v, do = inputs(example.at_home(CORES[core]))
+    q = q * 300
+    got = run(core, example.scores, q, k, v, do)
+    wanted = oracle.attention(q, k, v, do, scale=0.3, allowed=np.tri(LENGTH, dtype=bool))
+    assert np.abs(0.3 * np.einsum("bthk,bshk->bhts", q, k)).max() > 2000
+    assert all(np.isfinite(x).all() for x in got.values())
+    assert np.abs(got["o"] - wanted["o"]).max() < 1e-3 * np.abs(wanted["o"]).max()
