@@ -18,10 +18,10 @@ def get_config() -> ConfigDict:
     model.mlp = "gelu"  # gelu, relu2, geglu or swiglu
     model.norm = "rms"  # rms or layer
     model.norm_place = "pre"  # pre or post: normalise before each block, or after the residual sum
-    model.position = "rope"  # rope, learned, sinusoidal or none
-    model.bias = "none"  # what is added to attention scores by distance: none or alibi
-    model.mask = "causal"  # which keys a query sees: an expression such as causal & window(128)
-    model.core = "auto"  # how attention is computed: auto, dense or blockwise; a core named here works or raises
+    model.position = "rope"  # rope, rope_linear, rope_ntk, rope_yarn(4, 2048), rope_llama3, learned, sinusoidal or none
+    model.bias = "none"  # added to scores by distance: none, alibi, t5, t5_causal, kerple, kerple_power or fire
+    model.mask = "causal"  # which keys a query sees: causal & window(128), strided(64), ... joined by &, | and ~
+    model.core = "auto"  # how attention is computed: auto, or a core of launch.attention --table, which works or raises
     model.scale = 0.0  # factor on the attention scores; 0: 1/sqrt(head width)
     model.soft_cap = 0.0  # c of c tanh(score / c), which bounds attention scores; 0: none
     model.sinks = False  # one learned score per head that no value stands behind

@@ -14,12 +14,12 @@ from eval.sampling import Sampling
 from model import GPT
 from model.attention import KVCache, parse_mask
 from model.errors import UserError
+from train.attention import looks_ahead
 from train.data import Tokenizer
 
 DEFAULT_NEW_TOKENS = 200
 STREAM_EVERY = 4  # tokens between two visits to the host when streaming: the text flows, and the device rarely waits
 WIDTH = 64  # arrays are padded to multiples of this many tokens, so that few prompts need a compilation of their own
-MASK_PROBE = 64  # queries and keys that are asked whether the mask looks ahead; masks are the same everywhere
 
 Stream = Callable[[int, str], None]
 
@@ -172,8 +172,7 @@ def _check(model: GPT, tokenizer: Tokenizer) -> None:
     if model.config.vocab_size != tokenizer.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens and the model {model.config.vocab_size}"
         raise UserError(f"the tokenizer has {sizes}; take both from the same run.")
-    allowed_TS = np.asarray(parse_mask(model.config.mask).block(0, MASK_PROBE, 0, MASK_PROBE))[0, 0]
-    if np.any(np.triu(allowed_TS, 1)):
+    if looks_ahead(parse_mask(model.config.mask), model.config.max_length):
         raise UserError(
             f"--config.model.mask={model.config.mask} looks ahead, so the model cannot write; train it with 'causal'."
         )

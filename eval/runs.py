@@ -41,7 +41,7 @@ class Run:
 
 
 def open_run(workdir: str | Path) -> Run:
-    """The newest good checkpoint of a run, on one device, whatever mesh it was trained on.
+    """The newest good checkpoint of a run, on one device, whatever mesh and core it was trained with.
 
     Raises:
         UserError: the folder is no run's, or holds no checkpoint that can be read.
@@ -52,6 +52,7 @@ def open_run(workdir: str | Path) -> Run:
             raise UserError(f"--workdir={workdir} holds no {name}: give the folder of a run.")
     config = ConfigDict(json.loads((folder / "config.json").read_text()))
     config.mesh = ConfigDict({"replica": 1, "fsdp": 1, "tensor": 1, "context": 1})
+    config.model.core = "auto"  # a core is a choice for the machine that trained; here the fastest that is exact
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     experiment = make_experiment(config, tokenizer.vocab_size, jax.local_devices()[:1])
     found = None

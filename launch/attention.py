@@ -1,16 +1,23 @@
 """Says which attention core is exact for what: `python -m launch.attention --table`.
 
-For one config on this machine: `python -m launch.attention --config=configs/gpt.py:gpt2`.
+For one config on this machine: `python -m launch.attention --config=configs/gpt.py:gpt2`. How fast `auto` is here:
+`python -m launch.attention --race=16x6x256x64`.
 
 An exact cell is one whose output and gradients the tests compare with float64; what they cannot run here says so."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
 
 from launch import cli
+from launch.bench import race
 from launch.configs import load
 from launch.train import check
-from model.attention import CORES, Core, Refusal, Request
+from model.attention import CORES, Core, Refusal, Request, Scores, attend, causal
 from model.attention.conditions import examples
 from model.errors import UserError
 
@@ -29,8 +36,8 @@ def table() -> str:
             rows.append(([name.replace("|", "\\|")], cells))
     lines = [["", *CORES], ["---"] * (len(CORES) + 1), ["runs on", *map(_home, CORES.values())]]
     lines += [["; ".join(names), *cells] for names, cells in rows]
-    notes = [f"{number}. {text}" for number, text in enumerate(notes, 1)]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *notes])
+    text = textwrap.fill(" ".join(f"({number}) {note}" for number, note in enumerate(notes, 1)), 120)
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", text])
 
 
 def explain(request: Request) -> Iterator[str]:
@@ -38,6 +45,37 @@ def explain(request: Request) -> Iterator[str]:
     for name, core in CORES.items():
         no = core.refusal(request)
         yield f"{name:<10} {f'refused: {no.reason}; {no.fix}' if no else EVIDENCE[core.evidence]}"
+
+
+def race_attention(sizes: tuple[int, ...], rounds: int) -> list[float]:
+    """Time of causal attention, forward and backward in float32, by `auto` as a part of that of jax's XLA path; sizes are (B, H, T, K).
+
+    One ratio a round, in which both take turns; on random inputs, whose results are compared first.
+    """
+    B, H, T, K = sizes
+    drawn = [jax.random.normal(key, (B, T, H, K)) for key in jax.random.split(jax.random.key(0), 4)]
+    scale = K**-0.5
+
+    def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return attend("auto", q, k, v, Scores(causal(), scale))
+
+    def peer(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True, implementation="xla")
+
+    def runner(call: Callable[..., jax.Array]) -> Callable[[], Any]:
+        def both(q: jax.Array, k: jax.Array, v: jax.Array, do: jax.Array) -> tuple[jax.Array, ...]:
+            o, pull = jax.vjp(call, q, k, v)
+            return o, *pull(do)
+
+        compiled = jax.jit(both)
+        return lambda: jax.block_until_ready(compiled(*drawn))
+
+    runners = {"ours": runner(ours), "peer": runner(peer)}
+    for one, other in zip(runners["ours"](), runners["peer"](), strict=True):
+        if not np.allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max()):
+            raise RuntimeError("the two do not compute the same")
+    seconds = race(runners, rounds)
+    return list(np.array(seconds["ours"]) / np.array(seconds["peer"]))
 
 
 def _cell(no: Refusal | None, evidence: str, notes: list[str]) -> str:
@@ -58,10 +96,17 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.make_parser("attention", __doc__ or "", config=False, workdir=False)
     parser.add_argument("--table", action="store_true", help="every core under every condition")
     parser.add_argument("--config", default="", help="file and variant, such as configs/gpt.py:quickstart")
+    parser.add_argument("--race", default="", metavar="BxHxTxK", help="time `auto` beside jax.nn.dot_product_attention")
+    parser.add_argument("--rounds", type=int, default=9, help="how often each is timed for --race")
     flags, overrides = cli.parse(parser, argv)
     _check_flags(flags, overrides)
     if flags.table:
         print(table())
+        return
+    if flags.race:
+        ratios = race_attention(_sizes(flags.race), flags.rounds)
+        low, middle, high = np.percentile(ratios, [25, 50, 75])
+        print(f"auto / jax.nn.dot_product_attention (XLA) = {middle:.3f} (quartiles {low:.3f} to {high:.3f})")
         return
     experiment = check(load(flags.config, **overrides))
     print("\n".join(explain(experiment.request)))
@@ -69,8 +114,18 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _check_flags(flags: argparse.Namespace, overrides: dict[str, str]) -> None:
-    if flags.table == bool(flags.config) or (flags.table and overrides):
-        raise UserError("give either --table or --config, such as --config=configs/gpt.py:quickstart.")
+    given = [flags.table, bool(flags.race), bool(flags.config)]
+    if sum(given) != 1 or (overrides and not flags.config):
+        raise UserError("give one of --table, --race and --config, such as --config=configs/gpt.py:quickstart.")
+    if flags.rounds < 3:
+        raise UserError(f"--rounds={flags.rounds} must be at least 3.")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    numbers = text.split("x")
+    if len(numbers) != 4 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise UserError(f"--race={text} is not B x H x T x K, such as --race=16x6x256x64.")
+    return tuple(int(number) for number in numbers)
 
 
 if __name__ == "__main__":

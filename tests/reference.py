@@ -3,6 +3,7 @@
 It follows the papers and shares no code with `model`; a variant that is missing here fails the tests that look for it.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -38,6 +39,14 @@ MLPS: dict[str, Callable[[Array, Array | None], Array]] = {
     "swiglu": lambda up, gate: _silu(gate) * up,
 }
 
+
+@functools.cache
+def _drawn_blocks(blocks: int, count: int, seed: int) -> list[set[int]]:
+    """For each block of queries, the numbers of the blocks of keys that it sees, drawn row by row."""
+    rng = np.random.default_rng(seed)
+    return [set(rng.choice(blocks, count, replace=False).tolist()) for _ in range(blocks)]
+
+
 # Whether query i may see key j. Each name of the language of masks must occur in one of the expressions.
 MASKS: dict[str, Callable[[int, int], bool]] = {
     "causal": lambda i, j: j <= i,
@@ -47,9 +56,22 @@ MASKS: dict[str, Callable[[int, int], bool]] = {
     "causal & window(4)": lambda i, j: 0 <= i - j <= 4,
     "window(2, 0) | (causal & window(1, 5))": lambda i, j: 0 <= i - j <= 2,
     "full & window(0, 3) | causal": lambda i, j: j <= i + 3,
+    "causal & ~(window(2, 0) & ~window(left=1))": lambda i, j: j <= i and j != i - 2,
+    "causal & chunked(4)": lambda i, j: 4 * (i // 4) <= j <= i,
+    "causal | prefix(3)": lambda i, j: j <= i or j in (0, 1, 2),
+    "causal & (window(1, 0) | sink_columns(2))": lambda i, j: j in {0, 1, i - 1, i} and j <= i,
+    "window(1) | global_tokens(2)": lambda i, j: j in {0, 1, i - 1, i, i + 1} or i in (0, 1),
+    "causal & window(7, 0) & dilated(3)": lambda i, j: i - j in (0, 3, 6),
+    "strided(3)": lambda i, j: i - j in (0, 1, 2, 3, 6, 9, 12, 15),
+    "fixed(4, 2)": lambda i, j: j <= i and (j // 4 == i // 4 or j % 4 in (2, 3)),
+    "random_blocks(3, 2, 17)": lambda i, j: j // 3 in _drawn_blocks(6, 2, 0)[i // 3],
+    "causal & (window(1) | random_blocks(2, count=3, length=14, seed=5))": (
+        lambda i, j: j <= i and (i - j < 2 or j // 2 in _drawn_blocks(7, 3, 5)[i // 2])
+    ),
 }
 
 
+@functools.cache
 def mask_matrix(text: str, num_queries: int, num_keys: int) -> Array:
     """(T, S) booleans of an expression in the table above."""
     return np.array([[MASKS[text](i, j) for j in range(num_keys)] for i in range(num_queries)])
@@ -61,56 +83,146 @@ def sinusoid(position: int, width: int) -> Array:
     return np.array([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
 
 
-def turn(x_TK: Array, positions_T: Array) -> Array:
-    """One head's vectors with pairs (i, i + K/2) rotated as complex numbers."""
-    K = x_TK.shape[1]
-    angles = positions_T[:, None] / 10000 ** (2 * np.arange(K // 2)[None] / K)
-    turned = (x_TK[:, : K // 2] + 1j * x_TK[:, K // 2 :]) * np.exp(1j * angles)
-    return np.concatenate([turned.real, turned.imag], axis=1)
-
-
 # What is added to the embeddings, from (table or None, position, width), and what turns queries and keys.
 Added = Callable[[Array | None, int, int], Array | float]
 Rotate = Callable[[Array, Array], Array]
+
+
+def turn(frequency: Callable[[int, int], float], columns: float = 1.0, gain: float = 1.0) -> Rotate:
+    """Rotates pairs (i, i + R/2) of one head's vectors as complex numbers, R being the first share of their columns, by
+    position x frequency(i, R).
+    """
+
+    def rotate(x_TK: Array, positions_T: Array) -> Array:
+        R = int(columns * x_TK.shape[1])
+        angles = np.array([[position * frequency(i, R) for i in range(R // 2)] for position in positions_T])
+        turned = (x_TK[:, : R // 2] + 1j * x_TK[:, R // 2 : R]) * np.exp(1j * angles) * gain
+        return np.concatenate([turned.real, turned.imag, x_TK[:, R:]], axis=1)
+
+    return rotate
+
+
+def _yarn(i: int, R: int) -> float:
+    """Peng et al. 2023, section 3.2, with s = 4, L = 2048, alpha = 1 and beta = 32."""
+    wavelength = 2 * math.pi * 10000 ** (2 * i / R)
+    ratio = 2048 / wavelength
+    ramp = 0.0 if ratio < 1 else 1.0 if ratio > 32 else (ratio - 1) / (32 - 1)
+    return (1 - ramp) * 10000 ** (-2 * i / R) / 4 + ramp * 10000 ** (-2 * i / R)
+
+
+def _llama3(i: int, R: int) -> float:
+    """As in Meta's llama-models (apply_scaling), for a factor of 8 and a length of 1024."""
+    frequency = 500000 ** (-2 * i / R)
+    wavelength = 2 * math.pi / frequency
+    if wavelength < 1024 / 4:
+        return frequency
+    if wavelength > 1024 / 1:
+        return frequency / 8
+    smooth = (1024 / wavelength - 1) / (4 - 1)
+    return (1 - smooth) * frequency / 8 + smooth * frequency
+
+
+def _nothing(table: Array | None, position: int, width: int) -> float:
+    return 0.0
+
+
+def _still(x_TK: Array, positions_T: Array) -> Array:
+    return x_TK
+
+
+# Each name of positions must occur in one of the expressions; heads of 4 columns can be turned by all.
 POSITIONS: dict[str, tuple[Added, Rotate]] = {
-    "rope": (lambda table, position, width: 0.0, turn),
-    "learned": (lambda table, position, width: table[position], lambda x, positions: x),
-    "sinusoidal": (lambda table, position, width: sinusoid(position, width), lambda x, positions: x),
-    "none": (lambda table, position, width: 0.0, lambda x, positions: x),
+    "rope": (_nothing, turn(lambda i, R: 10000 ** (-2 * i / R))),
+    "rope(fraction=0.5)": (_nothing, turn(lambda i, R: 10000 ** (-2 * i / R), columns=0.5)),
+    "rope(base=50)": (_nothing, turn(lambda i, R: 50 ** (-2 * i / R))),
+    "rope_linear(3)": (_nothing, turn(lambda i, R: 10000 ** (-2 * i / R) / 3)),
+    "rope_ntk(8.0)": (_nothing, turn(lambda i, R: (10000 * 8 ** (R / (R - 2))) ** (-2 * i / R))),
+    "rope_yarn(4, length=2048)": (_nothing, turn(_yarn, gain=0.1 * math.log(4) + 1)),
+    "rope_llama3(8, length=1024)": (_nothing, turn(_llama3)),
+    "learned": (lambda table, position, width: table[position], _still),
+    "sinusoidal": (lambda table, position, width: sinusoid(position, width), _still),
+    "none": (_nothing, _still),
 }
 
 
-def weights(q_TK: Array, k_SK: Array, mask_TS: Array, scale: float) -> Array:
+class Pair(NamedTuple):
+    """Query i, key j and head h of H, and the query's place in its document."""
+
+    i: int
+    j: int
+    place: int
+    h: int
+    H: int
+
+
+def _slope(h: int, H: int) -> float:
+    """The slopes of Press et al. 2022: geometric for a power of two, and what is missing from those of its double."""
+    n = max(n for n in (1, 2, 4, 8, 16) if n <= H)
+    return 2 ** (-8 / n * (h + 1)) if h < n else 2 ** (-8 / (2 * n) * (2 * (h - n) + 1))
+
+
+def t5_bucket(ahead: int, buckets: int, most: int, both: bool) -> int:
+    """`_relative_position_bucket` of Raffel et al. 2020, with logarithms compared in whole numbers."""
+    first, back = 0, max(-ahead, 0)
+    if both:
+        buckets, back = buckets // 2, abs(ahead)
+        first = buckets if ahead > 0 else 0
+    exact = buckets // 2
+    if back < exact:
+        return first + back
+    rest = buckets - exact
+    # log(back / exact) / log(most / exact) * rest >= n  <=>  (back / exact)^rest >= (most / exact)^n
+    return first + exact + sum(back**rest * exact**n >= most**n * exact**rest for n in range(1, rest))
+
+
+def _fire(p: Tree, at: Pair) -> float:
+    """Li et al. 2024, section 3, with a hidden layer of ReLUs."""
+    c, length = math.exp(p["log_c"]), math.exp(p["log_length"])
+    x = math.log(c * abs(at.i - at.j) + 1) / math.log(c * max(at.place, length) + 1)
+    return sum(max(a * x + b, 0) * w for a, b, w in zip(p["slope"], p["offset"], p["mix"][:, at.h], strict=True))
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+# What is added to a logit, from the parameters of the bias. Each name of biases must occur in one of the expressions.
+BIASES: dict[str, Callable[[Tree, Pair], float]] = {
+    "none": lambda p, at: 0.0,
+    "alibi": lambda p, at: -_slope(at.h, at.H) * abs(at.i - at.j),
+    "t5(buckets=8, max_distance=7)": lambda p, at: p["table"][t5_bucket(at.j - at.i, 8, 7, True), at.h],
+    "t5_causal(5, 7)": lambda p, at: p["table"][t5_bucket(at.j - at.i, 5, 7, False), at.h],
+    "kerple": lambda p, at: -math.exp(p["log_r1"][at.h]) * math.log(1 + math.exp(p["log_r2"][at.h]) * abs(at.i - at.j)),
+    "kerple_power": lambda p, at: -math.exp(p["log_r1"][at.h]) * abs(at.i - at.j) ** (2 * _sigmoid(p["raw_r2"][at.h])),
+    "fire(3, length=2.0)": _fire,
+}
+
+
+def bias_array(text: str, p: Tree, H: int, i_T: Array, j_S: Array, places_T: Array | None = None) -> Array:
+    """(H, T, S) of an expression in the table above, for queries i and keys j."""
+    places_T = i_T if places_T is None else places_T
+    queries = list(zip(i_T.tolist(), places_T.tolist(), strict=True))
+    rows = [[[Pair(i, j, place, h, H) for j in j_S.tolist()] for i, place in queries] for h in range(H)]
+    return np.array([[[BIASES[text](p, at) for at in row] for row in head] for head in rows])
+
+
+def weights(
+    q_TK: Array,
+    k_SK: Array,
+    mask_TS: Array,
+    scale: float,
+    bias_TS: Array | float = 0.0,
+    soft_cap: float = 0.0,
+    sink: float = -np.inf,
+) -> Array:
     """Vaswani et al. 2017, equation 1, one row and head: softmax(scale q k^T) over the keys in sight, or zeros."""
     logits_TS = scale * q_TK @ k_SK.T
-    top_T1 = np.max(logits_TS, axis=1, keepdims=True, where=mask_TS, initial=-np.inf)
+    logits_TS = (soft_cap * np.tanh(logits_TS / soft_cap) if soft_cap else logits_TS) + bias_TS
+    top_T1 = np.max(logits_TS, axis=1, keepdims=True, where=mask_TS, initial=sink)
     e_TS = np.exp(np.where(mask_TS, logits_TS - top_T1, -np.inf))
-    return e_TS / np.maximum(e_TS.sum(1, keepdims=True), 1.0)  # the largest of a row is exp(0) = 1
-
-
-class Gradients(NamedTuple):
-    """The output of attention, and the gradients of sum(output * cotangent)."""
-
-    o_BTHK: Array
-    dq_BTHK: Array
-    dk_BSGK: Array
-    dv_BSGK: Array
-
-
-def attention(q_BTHK: Array, k_BSGK: Array, v_BSGK: Array, mask_BTS: Array, scale: float, do_BTHK: Array) -> Gradients:
-    """Attention and its gradients by hand, head by head; query head h reads key/value head h // (H / G)."""
-    q, k, v, do = (np.asarray(x, np.float64) for x in (q_BTHK, k_BSGK, v_BSGK, do_BTHK))
-    o, dq, dk, dv = np.zeros_like(q), np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
-    for b, h in np.ndindex(q.shape[0], q.shape[2]):
-        g = h // (q.shape[2] // k.shape[2])
-        w_TS = weights(q[b, :, h], k[b, :, g], mask_BTS[b], scale)
-        o[b, :, h] = w_TS @ v[b, :, g]
-        dw_TS = do[b, :, h] @ v[b, :, g].T
-        dlogits_TS = w_TS * (dw_TS - (dw_TS * w_TS).sum(-1, keepdims=True))
-        dq[b, :, h] = scale * dlogits_TS @ k[b, :, g]
-        dk[b, :, g] += scale * dlogits_TS.T @ q[b, :, h]
-        dv[b, :, g] += w_TS.T @ do[b, :, h]
-    return Gradients(o, dq, dk, dv)
+    total_T1 = e_TS.sum(1, keepdims=True)
+    total_T1 = total_T1 if sink == -np.inf else total_T1 + np.exp(sink - top_T1)
+    return e_TS / np.where(mask_TS.any(1, keepdims=True), total_T1, 1.0)
 
 
 class Layer(NamedTuple):
@@ -121,7 +233,14 @@ class Layer(NamedTuple):
 
 
 def attention_layer(
-    p: Tree, config: Any, x_TD: Array, y_SD: Array, mask_TS: Array, positions: tuple[Array, Array], gate_H: Array
+    p: Tree,
+    config: Any,
+    x_TD: Array,
+    y_SD: Array,
+    mask_TS: Array,
+    positions: tuple[Array, Array],
+    gate_H: Array,
+    bias_HTS: Array | None = None,
 ) -> Layer:
     """Queries from x, keys and values from y, each at its positions."""
     rotate = POSITIONS[config.position][1]
@@ -131,7 +250,8 @@ def attention_layer(
         q_TK = _head(p, "query", x_TD, h, positions[0], rotate)
         k_SK = _head(p, "key", y_SD, h // (H // G), positions[1], rotate)
         v_SK = _head(p, "value", y_SD, h // (H // G), positions[1], lambda x, positions: x)
-        all_weights.append(weights(q_TK, k_SK, mask_TS, config.scale or K**-0.5))
+        bias_TS, sink = 0.0 if bias_HTS is None else bias_HTS[h], p["sinks"][h] if "sinks" in p else -np.inf
+        all_weights.append(weights(q_TK, k_SK, mask_TS, config.scale or K**-0.5, bias_TS, config.soft_cap, sink))
         o_TD = o_TD + gate_H[h] * all_weights[-1] @ v_SK @ p["output"]["kernel"][h]
     return Layer(o_TD, np.array(all_weights))
 
@@ -187,12 +307,15 @@ def _row(
     norm, pre, embedding = NORMS[config.norm], config.norm_place == "pre", p["embed"]["embedding"]
     added, table = POSITIONS[config.position][0], p.get("position", {}).get("table")
     places = zip(tokens_T, positions_T, strict=True)
+    i_T = np.arange(len(tokens_T))
+    bias_HTT = bias_array(config.bias, p.get("attention_bias", {}), config.num_heads, i_T, i_T, positions_T)
     x = np.array([embedding[token] + added(table, position, config.width) for token, position in places])
     layers = []
     for number in range(config.num_layers):
         block = _take(p["stack"]["blocks"], number)
         y = norm(x, block["attention_norm"]) if pre else x
-        layer = attention_layer(block["attention"], config, y, y, mask_TT, (positions_T, positions_T), gate_LH[number])
+        turned, gate_H = (positions_T, positions_T), gate_LH[number]
+        layer = attention_layer(block["attention"], config, y, y, mask_TT, turned, gate_H, bias_HTT)
         x = x + layer.o_TD if pre else norm(x + layer.o_TD, block["attention_norm"])
         y = mlp(block["mlp"], config.mlp, norm(x, block["mlp_norm"]) if pre else x)
         x = x + y if pre else norm(x + y, block["mlp_norm"])

@@ -1,6 +1,5 @@
-"""Cores and the attention module against NumPy float64, forward and backward."""
+"""The attention module against NumPy float64: cross-attention, weights, cache, gates, dropout, and what it refuses."""
 
-from functools import cache
 from typing import Any
 
 import jax
@@ -11,175 +10,82 @@ from flax import nnx
 
 from model.attention import (
     CORES,
+    ExplicitBias,
     KVCache,
     Mask,
     MultiHeadAttention,
+    Request,
     Scores,
+    attend,
     causal,
+    explicit,
     full,
     padding,
-    segments,
+    parse_bias,
     select_core,
-    window,
 )
 from model.errors import UserError
-from model.positions import POSITIONS, Rotation
+from model.positions import Rotation, parse_position
 from tests import reference
 
-B, T, S, K = 2, 5, 7, 11
-HEADS = [(3, 3), (6, 2), (5, 1)]  # (H, G): multi-head, grouped, multi-query
+B, T, S = 2, 5, 7
 RNG = np.random.default_rng(0)
-IDS_BT, IDS_BS = RNG.integers(0, 3, (B, T)), RNG.integers(0, 3, (B, S))
 VALID_BS = RNG.random((B, S)) < 0.6
-# The last one hides everything from query 0 of row 0, and from all queries of row 1.
+# Hides everything from query 0 of row 0, and from all queries of row 1.
 DEAD_BS = np.array([[False, True, True, False, True, True, True], [False] * S])
 Q, J = np.arange(T)[None, :, None], np.arange(S)[None, None, :]
-MASKS: dict[str, tuple[Mask, np.ndarray]] = {
-    "full": (full(), Q >= -J),
-    "causal": (causal(), Q >= J),
-    "window": (window(2, 3), (-3 <= Q - J) & (Q - J <= 2)),
-    "segments": (segments(jnp.array(IDS_BT), jnp.array(IDS_BS)), IDS_BT[:, :, None] == IDS_BS[:, None]),
-    "either": (causal() | padding(jnp.array(VALID_BS)), (Q >= J) | VALID_BS[:, None]),
-    "dead": (causal() & padding(jnp.array(DEAD_BS)), (Q >= J) & DEAD_BS[:, None]),
-}
-
-
-def qkv(heads: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Queries, keys, values and a cotangent for the output."""
-    rng, (H, G) = np.random.default_rng(sum(heads)), heads
-    shapes = (B, T, H, K), (B, S, G, K), (B, S, G, K), (B, T, H, K)
-    return tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
-
-
-@cache
-def forward_and_backward(core: str) -> Any:
-    """The core and its gradients as one jitted function: one compilation serves all masks of a kind."""
-
-    def run(q: jax.Array, k: jax.Array, v: jax.Array, do: jax.Array, scores: Scores) -> tuple[jax.Array, ...]:
-        o, vjp = jax.vjp(lambda *qkv: CORES[core](*qkv, scores), q, k, v)
-        return o, *vjp(do.astype(o.dtype))
-
-    return jax.jit(run)
-
-
-def assert_close(got: Any, expected: np.ndarray, tolerance: float) -> None:
-    """The largest difference, as a part of the largest number."""
-    difference = np.abs(np.asarray(got, np.float64) - expected).max()
-    assert difference <= tolerance * max(1.0, np.abs(expected).max()), difference
-
-
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("heads", HEADS, ids=str)
-@pytest.mark.parametrize("core", CORES)
-def test_every_core_is_the_reference_forward_and_backward(core: str, heads: tuple[int, int], mask: str) -> None:
-    q, k, v, do = qkv(heads)
-    value, allowed_BTS = MASKS[mask]
-    scale = K**-0.5 if heads == (6, 2) else 0.83
-    got = forward_and_backward(core)(q, k, v, do, Scores(value, scale))
-    expected = reference.attention(q, k, v, np.broadcast_to(allowed_BTS, (B, T, S)), scale, do)
-    for name, one, other in zip(expected._fields, got, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5, err_msg=name)
-
-
-@pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 3e-3)])
-def test_half_precision_stays_close(core: str, dtype: str, tolerance: float) -> None:
-    arrays = [jnp.asarray(x, dtype) for x in qkv((6, 2))]
-    value, allowed_BTS = MASKS["causal"]
-    got = forward_and_backward(core)(*arrays, Scores(value, K**-0.5))
-    rounded = [np.asarray(x, np.float64) for x in arrays]
-    expected = reference.attention(*rounded[:3], np.broadcast_to(allowed_BTS, (B, T, S)), K**-0.5, rounded[3])
-    for one, other in zip(got, expected, strict=True):
-        assert one.dtype == dtype
-        assert_close(one, other, tolerance)
-
-
-@pytest.mark.parametrize("core", CORES)
-def test_large_logits_do_not_overflow(core: str) -> None:
-    q, k, v, do = qkv((3, 3))
-    q, k = 50 * q, 50 * k
-    got = forward_and_backward(core)(q, k, v, do, Scores(causal(), 1.0))
-    expected = reference.attention(q, k, v, np.broadcast_to(Q >= J, (B, T, S)), 1.0, do)
-    assert np.abs(np.einsum("bthk,bshk->bhts", q, k)).max() > 1e4  # exp would be infinite
-    assert_close(got[0], expected.o_BTHK, 1e-3)
-    assert all(np.isfinite(x).all() for x in got)
-
-
-@pytest.mark.parametrize("core", CORES)
-def test_queries_without_a_key_give_exact_zeros_and_exact_zero_gradients(core: str) -> None:
-    q, k, v, do = qkv((6, 2))
-    o, dq, dk, dv = forward_and_backward(core)(q, k, v, do, Scores(MASKS["dead"][0], K**-0.5))
-    assert not np.any(o[0, 0])
-    assert not np.any(dq[0, 0])
-    assert not any(np.any(x[1]) for x in (o, dq, dk, dv))
-    assert np.all(np.any(o[0, 1:], axis=(1, 2)))  # the others are alive
-
-
-def test_dropped_weights_are_scaled_and_depend_on_nothing_but_their_row() -> None:
-    """With the identity for values the output is the matrix of weights, dropout included."""
-    rows, heads, rate, places = 3, (6, 2), 0.3, 7
-    rng = np.random.default_rng(5)
-    q, k = rng.standard_normal((rows, T, heads[0], places)), rng.standard_normal((rows, places, heads[1], places))
-    v = np.broadcast_to(np.eye(places)[None, :, None], k.shape)
-    q, k, v = (jnp.asarray(x, jnp.float32) for x in (q, k, v))
-    keys = jax.random.split(jax.random.key(1), rows)
-    run = jax.jit(CORES["dense"])
-    plain, dropped = run(q, k, v, Scores(full(), 0.5)), run(q, k, v, Scores(full(), 0.5, rate, keys))
-    kept = np.asarray(dropped) != 0
-    np.testing.assert_allclose(dropped, np.where(kept, plain / (1 - rate), 0), rtol=1e-5)
-    deviation = (rate * (1 - rate) / kept.size) ** 0.5
-    assert abs(kept.mean() - (1 - rate)) < 4 * deviation
-    alone = run(q[1:2], k[1:2], v[1:2], Scores(full(), 0.5, rate, keys[1:2]))
-    np.testing.assert_allclose(alone[0], dropped[1], rtol=1e-6)
-    assert len({kept[b, :, h].tobytes() for b in range(rows) for h in range(heads[0])}) == rows * heads[0]
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_without_rate_or_keys_nothing_is_dropped(rate: float) -> None:
-    q, k, v, _ = qkv((3, 3))
-    keys = None if rate else jax.random.split(jax.random.key(0), B)
-    got = CORES["dense"](q, k, v, Scores(full(), 0.5, rate, keys))
-    np.testing.assert_array_equal(got, CORES["dense"](q, k, v, Scores(full(), 0.5)))
 
 
 class Layer:
     """A module with random parameters, biases included, and what the reference reads of its config."""
 
-    def __init__(self, position: str = "none", scale: float = 0.0, H: int = 6, G: int = 2, **choices: Any):
-        self.position, self.scale, rng = position, scale, np.random.default_rng(3)
-        self.module = nnx.eval_shape(
-            lambda: MultiHeadAttention(13, H, 4, num_kv_heads=G, scale=scale, rngs=nnx.Rngs(0), **choices)
-        )
+    def __init__(self, position: str = "none", H: int = 6, G: int = 2, **choices: Any):
+        self.position, rng = position, np.random.default_rng(3)
+        self.scale, self.soft_cap = choices.get("scale", 0.0), choices.get("soft_cap", 0.0)
+        self.module = nnx.eval_shape(lambda: MultiHeadAttention(13, H, 4, num_kv_heads=G, rngs=nnx.Rngs(0), **choices))
         self.params = reference.random_params(nnx.to_pure_dict(nnx.state(self.module, nnx.Param)), rng)
         nnx.update(self.module, self.params)
         self.x_BTD, self.y_BSD = (rng.standard_normal((B, n, 13)).astype(np.float32) for n in (T, S))
         self.positions_BT, self.positions_BS = rng.integers(0, 17, (B, T)), rng.integers(0, 17, (B, S))
 
     def rotation(self, positions: np.ndarray) -> Rotation | None:
-        return POSITIONS[self.position](13, 4, 17, nnx.Rngs(0)).rotation(positions)
+        return parse_position(self.position)(13, 4, 17, nnx.Rngs(0)).rotation(positions)
 
 
-@pytest.mark.parametrize(("scale", "position"), [(0.0, "rope"), (1.7, "none")])
-def test_cross_attention_is_the_reference(scale: float, position: str) -> None:
-    layer = Layer(position, scale, bias=True, qk_norm=True)
+@pytest.mark.parametrize(
+    ("choices", "position", "bias"),
+    [
+        ({"qk_norm": True}, "rope", "none"),
+        ({"scale": 1.7, "sinks": True}, "none", "t5(buckets=8, max_distance=7)"),
+        ({"soft_cap": 0.8, "sinks": True}, "rope(fraction=0.5)", "fire(3, length=2.0)"),
+    ],
+)
+def test_cross_attention_is_the_reference(choices: dict[str, Any], position: str, bias: str) -> None:
+    """Mask and bias speak of T queries and S keys, each side has its own positions."""
+    layer = Layer(position, use_bias=True, **choices)
     gate_H = np.array([1, 0.5, -1, 0, 2, 1], np.float32)
-    value, allowed_BTS = MASKS["either"]
+    mask, allowed_BTS = causal() | padding(jnp.array(VALID_BS)), (Q >= J) | VALID_BS[:, None]
+    holder = parse_bias(bias)(6, nnx.Rngs(0))
+    numbers = reference.random_params(nnx.to_pure_dict(nnx.state(holder, nnx.Param)), np.random.default_rng(7))
+    nnx.update(holder, numbers)
 
     @jax.jit
     def cross(x_BTD: jax.Array, y_BSD: jax.Array, positions_BT: jax.Array, positions_BS: jax.Array) -> jax.Array:
         turns = {"rotation": layer.rotation(positions_BT), "context_rotation": layer.rotation(positions_BS)}
-        return layer.module(x_BTD, value, context_BSD=y_BSD, head_gate_H=jnp.array(gate_H), **turns)
+        gate = jnp.array(gate_H)
+        return layer.module(x_BTD, mask, bias=holder(), context_BSD=y_BSD, head_gate_H=gate, **turns)
 
     got = cross(layer.x_BTD, layer.y_BSD, layer.positions_BT, layer.positions_BS)
+    bias_HTS = reference.bias_array(bias, numbers, 6, np.arange(T), np.arange(S))
     for b in range(B):
         x_TD, y_SD, places = layer.x_BTD[b], layer.y_BSD[b], (layer.positions_BT[b], layer.positions_BS[b])
-        expected = reference.attention_layer(layer.params, layer, x_TD, y_SD, allowed_BTS[b], places, gate_H)
+        expected = reference.attention_layer(layer.params, layer, x_TD, y_SD, allowed_BTS[b], places, gate_H, bias_HTS)
         np.testing.assert_allclose(got[b], expected.o_TD, rtol=1e-5, atol=1e-5)
 
 
 def test_a_gate_of_zero_is_a_head_that_is_not_there() -> None:
     """Multi-head attention with head 1 cut out of every kernel gives what the gate gives."""
-    whole, pruned = Layer(H=3, G=3, bias=True), Layer(H=2, G=2, bias=True)
+    whole, pruned = Layer(H=3, G=3, use_bias=True), Layer(H=2, G=2, use_bias=True)
     for name, axis in (("query", 1), ("key", 1), ("value", 1), ("output", 0)):
         pruned.params[name]["kernel"] = np.delete(whole.params[name]["kernel"], 1, axis)
         bias = whole.params[name]["bias"]
@@ -192,18 +98,33 @@ def test_a_gate_of_zero_is_a_head_that_is_not_there() -> None:
     assert np.abs(gated - plain).max() > 1e-2
 
 
-def test_weights_are_the_matrix_of_the_reference_over_several_slabs() -> None:
-    """T = 5 places are read off in slabs of K = 4 columns; a query without a key has zeros."""
-    layer = Layer("rope")
-    value, allowed_BTS = causal() & padding(jnp.array(DEAD_BS[:, :T])), (Q >= J[..., :T]) & DEAD_BS[:, None, :T]
-    weights = jax.jit(lambda x_BTD, positions_BT: layer.module.weights(x_BTD, value, layer.rotation(positions_BT)))
-    got = weights(layer.x_BTD, layer.positions_BT)
+@pytest.mark.parametrize("core", ["dense", "auto"])
+@pytest.mark.parametrize("sinks", [False, True])
+def test_weights_are_the_matrix_of_the_reference_over_several_slabs(sinks: bool, core: str) -> None:
+    """T = 5 places are read off in slabs of K = 4 columns; a query without a key has zeros; each head its own mask."""
+    layer = Layer("rope", sinks=sinks, soft_cap=2.0, core=core)
+    heads_HTT = np.random.default_rng(1).random((6, T, T)) < 0.8
+    mask = causal() & padding(jnp.array(DEAD_BS[:, :T])) & explicit(jnp.array(heads_HTT)[None])
+    allowed_BHTT = ((Q >= J[..., :T]) & DEAD_BS[:, None, :T])[:, None] & heads_HTT
+    bias_HTT = np.random.default_rng(2).standard_normal((6, T, T)).astype(np.float32)
+
+    @jax.jit
+    def weights(x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        rotation = layer.rotation(positions_BT)
+        return layer.module.weights(x_BTD, mask, bias=ExplicitBias(jnp.array(bias_HTT)[None]), rotation=rotation)
+
+    got = np.asarray(weights(layer.x_BTD, layer.positions_BT))
     assert got.shape == (B, 6, T, T)
+    alive = allowed_BHTT.any(-1)
+    assert not got[~alive].any()
+    assert not alive.all()
     for b in range(B):
         x_TD, places = layer.x_BTD[b], (layer.positions_BT[b],) * 2
-        expected = reference.attention_layer(layer.params, layer, x_TD, x_TD, allowed_BTS[b], places, np.ones(6))
-        np.testing.assert_allclose(got[b], expected.weights_HTS, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(got[b].sum(-1)[:, allowed_BTS[b].any(-1)], 1, rtol=1e-5)
+        for h in range(6):
+            rest = layer.params, layer, x_TD, x_TD, allowed_BHTT[b, h], places, np.ones(6), bias_HTT
+            expected_TT = reference.attention_layer(*rest).weights_HTS[h]
+            np.testing.assert_allclose(got[b, h], expected_TT, rtol=1e-5, atol=1e-6)
+    assert np.all(got.sum(-1)[alive] < 1 - 1e-3) if sinks else np.allclose(got.sum(-1)[alive], 1)
 
 
 def test_the_cache_is_written_at_each_rows_own_positions() -> None:
@@ -220,9 +141,49 @@ def test_the_cache_is_written_at_each_rows_own_positions() -> None:
             np.testing.assert_allclose(array[b], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_auto_chooses_a_core_of_the_table() -> None:
-    name, core = select_core("auto")
-    assert core is CORES[name]
+def test_dropout_falls_on_the_weights_and_only_with_keys() -> None:
+    """The module's draw depends on the key of a row alone, and keeps the mean."""
+    layer, rate = Layer(dropout=0.4), 0.4
+    call = jax.jit(lambda x_BTD, keys_B: layer.module(x_BTD, full(), dropout_keys_B=keys_B))
+    plain = call(layer.x_BTD, None)
+    np.testing.assert_array_equal(plain, jax.jit(lambda x_BTD: Layer().module(x_BTD, full()))(layer.x_BTD))
+    keys_B = jax.random.split(jax.random.key(0), B)
+    dropped = call(layer.x_BTD, keys_B)
+    assert np.abs(dropped - plain).max() > 1e-2
+    np.testing.assert_allclose(call(layer.x_BTD[::-1], keys_B[::-1])[::-1], dropped, rtol=1e-5, atol=1e-6)
+    many = jax.random.split(jax.random.key(1), (2000, B))
+    outputs = jax.jit(jax.vmap(lambda keys_B: call(layer.x_BTD, keys_B)))(many)
+    error = outputs.std(0) / len(many) ** 0.5
+    assert np.abs((outputs.mean(0) - plain) / error).max() < 5
+    assert Layer(dropout=rate).module.scores(full(), None, keys_B).dropout.rate == rate
+    assert Layer(dropout=rate).module.scores(full()).dropout is None
+
+
+def test_auto_chooses_a_core_of_the_table_and_attend_calls_it() -> None:
+    q, k, v = (jnp.asarray(RNG.standard_normal((B, T, H, 3)), jnp.float32) for H in (4, 2, 2))
+    scores = Scores(causal(), 0.5)
+    choice = select_core("auto", Request.of(q, k, v, scores))
+    assert choice.call is CORES[choice.name].call
+    np.testing.assert_array_equal(attend("auto", q, k, v, scores), choice.call(q, k, v, scores))
+    np.testing.assert_allclose(attend("dense", q, k, v, scores), choice.call(q, k, v, scores), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mask", "bias", "sentence"),
+    [
+        (padding(jnp.ones((B, S), bool)), None, "a mask made for 2 x 7 (keys) cannot serve 2 x 5; make it from arrays"),
+        (causal() & explicit(jnp.ones((1, 4, T, T), bool)), None, "a mask made for 1 x 4 x 5 x 5"),
+        (full(), ExplicitBias(jnp.ones((1, 1, T, S))), "a bias made for 1 x 1 x 5 x 7"),
+        (full(), ExplicitBias(jnp.ones((1, 4, T, T))), "a bias made for 1 x 4 x 5 x 5"),
+        (full(), ExplicitBias(jnp.ones((T, T))), "a bias made for 5 x 5"),
+    ],
+)
+def test_masks_and_biases_of_other_sizes_are_refused(mask: Mask, bias: Any, sentence: str) -> None:
+    layer = Layer()
+    for method in (layer.module, layer.module.weights):
+        with pytest.raises(UserError) as error:
+            method(layer.x_BTD, mask, bias=bias)
+        assert str(error.value).startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +192,7 @@ def test_auto_chooses_a_core_of_the_table() -> None:
         ({"num_kv_heads": 5}, "--config.model.num_kv_heads=5 does not divide --config.model.num_heads=6."),
         ({"num_kv_heads": -2}, "--config.model.num_kv_heads=-2 "),
         ({"scale": -0.5}, "--config.model.scale=-0.5 is negative; give a factor > 0, or 0 for 1/sqrt(head width)."),
+        ({"soft_cap": -0.5}, "--config.model.soft_cap=-0.5 is negative; give a bound > 0, or 0 for none."),
         ({"core": "sparse"}, f"--config.model.core='sparse' is not one of: {', '.join(['auto', *CORES])}."),
     ],
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,8 @@ def test_no_untested_cell_says_exact() -> None:
 
 
 def test_the_readme_holds_the_table() -> None:
-    assert attention_command.table() in Path("README.md").read_text(), "copy what launch.attention --table prints"
+    readme = Path("model/attention/README.md").read_text()
+    assert attention_command.table() in readme, "copy what launch.attention --table prints"
 
 
 def test_the_command_explains_a_config() -> None:
@@ -211,4 +213,21 @@ def test_the_command_explains_a_config() -> None:
     assert lines[[*CORES].index("ring")].startswith("ring       refused: the mesh does not split the sequence")
     for words in ([], ["--table", "--config=configs/gpt.py"], ["--table", "--config.model.core=dense"]):
         done = call(attention_command.main, words)
-        assert (done.status, done.err[:31]) == (2, "give either --table or --config")
+        assert (done.status, done.err) == (
+            2,
+            "give one of --table, --race and --config, such as --config=configs/gpt.py:quickstart.\n",
+        )
+
+
+def test_the_race_compares_two_that_compute_the_same() -> None:
+    done = call(attention_command.main, ["--race=2x3x32x8", "--rounds=3"])
+    assert re.fullmatch(
+        r"auto / jax.nn.dot_product_attention \(XLA\) = [\d.]+ \(quartiles [\d.]+ to [\d.]+\)\n", done.out
+    ), done.err
+    for words, sentence in (
+        (["--race=2x3x32"], "--race=2x3x32 is not B x H x T x K"),
+        (["--race=2x3x0x8"], "--race=2x3x0x8 is not"),
+        (["--race=2x3x32x8", "--rounds=1"], "--rounds=1 must be at least 3."),
+    ):
+        done = call(attention_command.main, words)
+        assert (done.status, done.err.startswith(sentence)) == (2, True), done.err

@@ -34,7 +34,7 @@ class Letters(Tokenizer):
 
 MODELS: dict[str, dict[str, Any]] = {
     "rope": {"num_kv_heads": 1, "mask": "causal & window(5)", "tied": False},
-    "learned": {"position": "learned", "norm": "layer", "norm_place": "post", "bias": True, "qk_norm": True},
+    "learned": {"position": "learned", "norm": "layer", "norm_place": "post", "use_bias": True, "qk_norm": True},
 }
 
 
@@ -161,7 +161,8 @@ def test_refuses_a_model_that_cannot_write() -> None:
     with pytest.raises(UserError, match="256 tokens and the model 7"):
         generate(make("rope"), ByteTokenizer(), "a")
     sizes: dict[str, Any] = {"vocab_size": 7, "max_length": 5, "num_layers": 1, "width": 6, "num_heads": 1}
-    for mask in ("full", "window(3)"):
+    # The last one looks ahead only in its second block.
+    for mask in ("full", "window(3)", "causal | (~prefix(3) & chunked(2))"):
         model = nnx.eval_shape(lambda mask=mask: GPT(GPTConfig(**sizes, mask=mask), rngs=nnx.Rngs(0)))
         with pytest.raises(UserError, match=r"looks ahead.*'causal'"):
             generate(model, Letters(), "a")

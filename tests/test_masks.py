@@ -1,7 +1,7 @@
 """Masks against brute force: blocks, states, positions, and the language of expressions."""
 
-import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,83 +10,187 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.attention import MASKS, BlockState, Mask, causal, full, padding, parse_mask, segments, window
-from model.attention.masks import AtPositions, Band
+from model.attention import (
+    MASKS,
+    BlockState,
+    Mask,
+    causal,
+    explicit,
+    full,
+    padding,
+    parse_mask,
+    patterns,
+    segments,
+    window,
+)
+from model.attention.masks import Band, Or, conjuncts, exact_state
 from model.errors import UserError
 from tests import reference
 
-B, T, S = 2, 11, 13
+B, H, T, S = 2, 3, 11, 13
 
 
 class Example(NamedTuple):
-    """A mask and what it should be, (B, T, S)."""
+    """A mask and what it should be, (B, H, T, S)."""
 
     mask: Mask
-    expected_BTS: np.ndarray
+    expected_BHTS: np.ndarray
+
+
+def static(mask: Mask, allowed: Callable[[int, int], bool]) -> Example:
+    """What a mask should be, asked pair by pair."""
+    return Example(mask, np.array([[[[allowed(i, j) for j in range(S)] for i in range(T)]] * H] * B))
 
 
 def bands() -> st.SearchStrategy[Example]:
-    def band(left: float, right: float) -> np.ndarray:
-        return np.array([[[-right <= i - j <= left for j in range(S)] for i in range(T)]] * B)
-
     windows = st.tuples(st.integers(0, 7), st.integers(0, 7)).filter(any)
     return st.one_of(
-        st.just(Example(full(), band(math.inf, math.inf))),
-        st.just(Example(causal(), band(math.inf, 0))),
-        windows.map(lambda sides: Example(window(*sides), band(*sides))),
-        st.integers(1, 7).map(lambda side: Example(window(side), band(side, side))),
+        st.just(static(full(), lambda i, j: True)),
+        st.just(static(causal(), lambda i, j: j <= i)),
+        windows.map(lambda sides: static(window(*sides), lambda i, j: i - sides[0] <= j <= i + sides[1])),
+        st.integers(1, 7).map(lambda side: static(window(side), lambda i, j: abs(i - j) <= side)),
+    )
+
+
+def laid_out(layout: np.ndarray, size: int) -> Example:
+    """Of queries and keys that the layout does not reach, the former see nothing and the latter are not seen."""
+
+    def allowed(i: int, j: int) -> bool:
+        return i // size < len(layout) and j // size < layout.shape[1] and bool(layout[i // size, j // size])
+
+    return static(patterns.blocks(layout, size), allowed)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Example:
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    return laid_out(rng.random(shape) < rng.random(), draw(st.integers(1, 5)))
+
+
+def single_patterns() -> st.SearchStrategy[Example]:
+    """Those whose state is exact by itself."""
+    size = st.integers(1, 7)
+    summaries = size.flatmap(lambda stride: st.tuples(st.just(stride), st.integers(1, stride)))
+    return st.one_of(
+        bands(),
+        layouts(),
+        size.map(lambda n: static(patterns.chunked(n), lambda i, j: set(range(i - i % n, i - i % n + n)) >= {j})),
+        size.map(lambda n: static(patterns.prefix(n), lambda i, j: j < n)),
+        size.map(lambda n: static(patterns.sink_columns(n), lambda i, j: j in range(n))),
+        size.map(lambda n: static(patterns.FirstQueries(n), lambda i, j: i in range(n))),
+        size.map(lambda n: static(patterns.dilated(n), lambda i, j: j in range(i % n, S, n))),
+        summaries.map(
+            lambda x: static(
+                patterns.SummaryColumns(*x), lambda i, j: j in [m for m in range(S) if m % x[0] + x[1] >= x[0]]
+            )
+        ),
+    )
+
+
+def joint_patterns() -> st.SearchStrategy[Example]:
+    size = st.integers(1, 7)
+    summaries = size.flatmap(lambda stride: st.tuples(st.just(stride), st.integers(1, stride)))
+    return st.one_of(
+        size.map(lambda n: static(patterns.global_tokens(n), lambda i, j: min(i, j) < n)),
+        size.map(
+            lambda n: static(
+                patterns.strided(n), lambda i, j: j in range(max(0, i - n), i + 1) or j in range(i, -1, -n)
+            )
+        ),
+        summaries.map(
+            lambda x: static(
+                patterns.fixed(*x), lambda i, j: j <= i and (j >= i - i % x[0] or j % x[0] in range(x[0] - x[1], x[0]))
+            )
+        ),
     )
 
 
 @st.composite
 def data_masks(draw: st.DrawFn) -> Example:
-    """Segments and padding, which depend on the batch."""
-    seed = draw(st.integers(0, 99))
-    rng = np.random.default_rng(seed)
-    if draw(st.booleans()):
+    """Segments, padding and explicit arrays, which depend on the batch, and the last also on the head."""
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    kind = draw(st.sampled_from(["segments", "padding", "explicit"]))
+    if kind == "segments":
         queries, keys = rng.integers(0, 3, (B, T)), rng.integers(0, 3, (B, S))
-        return Example(segments(jnp.array(queries), jnp.array(keys)), queries[:, :, None] == keys[:, None])
-    valid = rng.random((B, S)) < 0.7
-    return Example(padding(jnp.array(valid)), np.repeat(valid[:, None], T, axis=1))
+        expected = np.repeat((queries[:, :, None] == keys[:, None])[:, None], H, axis=1)
+        return Example(segments(jnp.array(queries), jnp.array(keys)), expected)
+    if kind == "padding":
+        valid = rng.random((B, S)) < 0.7
+        return Example(padding(jnp.array(valid)), np.broadcast_to(valid[:, None, None], (B, H, T, S)))
+    shape = draw(st.sampled_from([(B, H), (1, H), (B, 1), (1, 1)]))
+    allowed = rng.random((*shape, T, S)) < 0.6
+    return Example(explicit(jnp.array(allowed)), np.broadcast_to(allowed, (B, H, T, S)))
 
 
 def combined(parts: st.SearchStrategy[Example]) -> st.SearchStrategy[Example]:
-    return st.tuples(parts, parts, st.booleans()).map(
-        lambda x: (
-            Example(x[0].mask & x[1].mask, x[0].expected_BTS & x[1].expected_BTS)
-            if x[2]
-            else Example(x[0].mask | x[1].mask, x[0].expected_BTS | x[1].expected_BTS)
-        )
+    both = st.tuples(parts, parts)
+    return st.one_of(
+        both.map(lambda x: Example(x[0].mask & x[1].mask, x[0].expected_BHTS & x[1].expected_BHTS)),
+        both.map(lambda x: Example(x[0].mask | x[1].mask, x[0].expected_BHTS | x[1].expected_BHTS)),
+        parts.map(lambda x: Example(~x.mask, ~x.expected_BHTS)),
     )
 
 
+def statics() -> st.SearchStrategy[Example]:
+    return st.recursive(single_patterns() | joint_patterns(), combined, max_leaves=4)
+
+
 def examples() -> st.SearchStrategy[Example]:
-    return st.recursive(bands() | data_masks(), combined, max_leaves=5)
+    return st.recursive(single_patterns() | joint_patterns() | data_masks(), combined, max_leaves=5)
 
 
 def spans(length: int) -> st.SearchStrategy[tuple[int, int]]:
     return st.tuples(st.integers(0, length - 1), st.integers(1, length)).map(lambda x: (x[0], min(length, x[0] + x[1])))
 
 
+def truth(part: np.ndarray) -> BlockState:
+    return BlockState.FULL if part.all() else BlockState.MIXED if part.any() else BlockState.EMPTY
+
+
 @given(examples(), spans(T), spans(S))
-@settings(max_examples=60)
+@settings(max_examples=150)
 def test_block_is_the_part_of_the_whole_and_state_never_lies(example: Example, queries: tuple, keys: tuple) -> None:
-    block = example.mask.block(*queries, *keys)
-    expected = example.expected_BTS[:, None, slice(*queries), slice(*keys)]
+    (i0, i1), (j0, j1) = queries, keys
+    block = example.mask.block(i0, j0, i1 - i0, j1 - j0)
+    expected = example.expected_BHTS[:, :, i0:i1, j0:j1]
     np.testing.assert_array_equal(np.broadcast_to(block, expected.shape), expected)
-    state = example.mask.state(*queries, *keys)
-    assert state is not BlockState.FULL or expected.all()
-    assert state is not BlockState.EMPTY or not expected.any()
+    assert example.mask.state(i0, i1, j0, j1) in (BlockState.MIXED, truth(expected))
+    assert exact_state(example.mask, i0, i1, j0, j1) in (BlockState.MIXED, truth(expected))
+    assert example.mask.misfit(B, H, T, S) is None or "Blocks" in repr(example.mask)
 
 
-@given(bands(), bands(), spans(T), spans(S))
-def test_state_is_exact_for_bands_and_their_intersections(
-    one: Example, two: Example, queries: tuple, keys: tuple
+@given(single_patterns(), bands(), bands(), st.booleans(), spans(T), spans(S))
+@settings(max_examples=300)
+def test_the_state_of_one_pattern_is_exact(
+    one: Example, two: Example, three: Example, turned: bool, queries: tuple, keys: tuple
 ) -> None:
-    for mask, expected in ((one.mask, one.expected_BTS), (one.mask & two.mask, one.expected_BTS & two.expected_BTS)):
-        part = expected[:, slice(*queries), slice(*keys)]
-        truth = BlockState.FULL if part.all() else BlockState.MIXED if part.any() else BlockState.EMPTY
-        assert mask.state(*queries, *keys) is truth
+    """Turned round as well, and where two bands meet."""
+    for mask, expected in (
+        (one.mask, one.expected_BHTS),
+        (two.mask & three.mask, two.expected_BHTS & three.expected_BHTS),
+    ):
+        part = expected[:, :, slice(*queries), slice(*keys)]
+        if turned:
+            assert (~mask).state(*queries, *keys) is truth(~part)
+        assert mask.state(*queries, *keys) is truth(part)
+
+
+@given(statics(), spans(T), spans(S))
+@settings(max_examples=150)
+def test_the_exact_state_of_any_static_mask_is_exact(example: Example, queries: tuple, keys: tuple) -> None:
+    assert example.mask.is_static
+    part = example.expected_BHTS[:, :, slice(*queries), slice(*keys)]
+    assert exact_state(example.mask, *queries, *keys) is truth(part)
+
+
+def test_states_that_no_part_can_tell_are_counted() -> None:
+    half = patterns.dilated(2)
+    for mask, state in ((half | ~half, BlockState.FULL), (half & ~half, BlockState.EMPTY), (half, BlockState.MIXED)):
+        assert mask.state(1, 5, 2, 7) is BlockState.MIXED
+        assert exact_state(mask, 1, 5, 2, 7) is state
+    some = patterns.dilated(2) & padding(jnp.ones((B, S), bool))
+    assert exact_state(some | ~some, 1, 5, 2, 7) is BlockState.MIXED  # nothing is known of what depends on arrays
 
 
 @pytest.mark.parametrize(("operator", "decided"), [("and", BlockState.EMPTY), ("or", BlockState.FULL)])
@@ -95,47 +199,68 @@ def test_one_side_decides_the_state_of_a_combination(operator: str, decided: Blo
     unknown = padding(jnp.ones((B, S), bool))
     band = causal() if operator == "and" else window(S)
     for mask in (band & unknown, unknown & band) if operator == "and" else (band | unknown, unknown | band):
+        assert not mask.is_static
         assert mask.state(0, 3, 5, 7) is decided
         assert (full() & mask).state(0, 3, 5, 7) is decided
+        assert exact_state(mask, 0, 3, 5, 7) is decided
+        assert exact_state(mask, 0, 3, 2, 7) is BlockState.MIXED or decided is BlockState.FULL
 
 
 @given(examples(), st.integers(0, 99))
-@settings(max_examples=30)
-def test_at_positions_is_the_mask_at_those_rows(example: Example, seed: int) -> None:
-    positions = np.random.default_rng(seed).integers(0, T, (B, 5))
-    block = AtPositions(example.mask, jnp.array(positions)).block(1, 5, 2, S)
-    expected = np.take_along_axis(example.expected_BTS, positions[:, 1:, None], axis=1)[:, None, :, 2:]
+@settings(max_examples=40)
+def test_queries_may_be_anywhere_and_out_of_order(example: Example, seed: int) -> None:
+    positions_BT = np.random.default_rng(seed).integers(0, T, (B, 5))
+    block = example.mask.at(positions_BT[:, None, :, None], np.arange(2, S)[None, None, None])
+    expected = np.take_along_axis(example.expected_BHTS, positions_BT[:, None, :, None], axis=2)[..., 2:]
     np.testing.assert_array_equal(np.broadcast_to(block, expected.shape), expected)
 
 
+@pytest.mark.parametrize("text", reference.MASKS)
+def test_expressions_mean_what_they_say(text: str) -> None:
+    mask = parse_mask(text)
+    block = np.broadcast_to(mask.block(0, 0, T, S), (1, 1, T, S))
+    np.testing.assert_array_equal(block[0, 0], reference.mask_matrix(text, T, S))
+    assert isinstance(mask.block(0, 0, T, S), np.ndarray)  # known before anything is traced
+
+
 def test_a_mask_is_a_value_of_a_jitted_function() -> None:
-    """Arrays in it are traced, and the state of its bands is still known."""
+    """Arrays in it are traced, so may be the starts, and the state of its bands is still known."""
     ids = jnp.array(np.random.default_rng(0).integers(0, 2, (B, T)))
 
     @jax.jit
-    def block(mask: Mask) -> jax.Array:
+    def block(mask: Mask, i0: jax.Array, j0: jax.Array) -> jax.Array:
         assert mask.state(0, 3, 5, 7) is BlockState.EMPTY
-        return mask.block(2, 7, 1, 5)
+        return mask.block(i0, j0, 5, 4)
 
-    mask = causal() & segments(ids)
-    np.testing.assert_array_equal(block(mask), mask.block(2, 7, 1, 5))
+    allowed = jnp.array(np.random.default_rng(1).random((1, H, T, T)) < 0.5)
+    kinds = [parse_mask(text) for text in ("causal & chunked(4)", "fixed(4, 2)", "causal & random_blocks(3, 2, 17)")]
+    for mask in (causal() & segments(ids), causal() & explicit(allowed), *kinds):
+        for i0, j0 in ((2, 1), (6, 7), (0, 0)):
+            np.testing.assert_array_equal(block(mask, i0, j0), mask.block(i0, j0, 5, 4))
 
 
 def test_masks_of_different_kinds_have_different_structures() -> None:
     """Or jit, whose cache compares structures, runs the program of `|` for `&` once in a while."""
     flags, ids = jnp.ones((B, S), bool), jnp.ones((B, S), int)
-    masks = [causal(), full(), window(3), padding(flags), segments(ids), AtPositions(causal(), ids)]
-    masks += [causal() & padding(flags), causal() | padding(flags), padding(flags) & padding(flags)]
+    masks = [causal(), full(), window(3), padding(flags), segments(ids), explicit(jnp.ones((1, 1, T, S), bool))]
+    masks += [causal() & padding(flags), causal() | padding(flags), padding(flags) & padding(flags), ~padding(flags)]
+    masks += [
+        patterns.chunked(3),
+        patterns.prefix(3),
+        patterns.FirstQueries(3),
+        patterns.dilated(3),
+        patterns.chunked(4),
+    ]
+    masks += [
+        patterns.SummaryColumns(3, 1),
+        patterns.blocks(np.eye(3), 3),
+        patterns.blocks(np.ones((3, 3)), 3),
+        ~causal(),
+    ]
     for i, one in enumerate(masks):
         for two in masks[:i]:
             assert jax.tree.structure(one) != jax.tree.structure(two), (one, two)
         jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x: x, one), one)
-
-
-@pytest.mark.parametrize("text", reference.MASKS)
-def test_expressions_mean_what_they_say(text: str) -> None:
-    block = np.broadcast_to(parse_mask(text).block(0, T, 0, S), (1, 1, T, S))
-    np.testing.assert_array_equal(block[0, 0], reference.mask_matrix(text, T, S))
 
 
 def test_every_name_of_the_language_has_a_reference() -> None:
@@ -143,40 +268,96 @@ def test_every_name_of_the_language_has_a_reference() -> None:
     assert missing == [], f"give tests/reference.py an expression with each of {missing}"
 
 
-def test_both_sides_of_a_window_are_kept() -> None:
+def test_both_sides_of_a_window_are_kept_and_bands_meet_in_a_band() -> None:
     assert window(3, 1) == Band(3, 1)
     assert window(5) == Band(5, 5)
+    assert causal() & window(4, 7) == Band(4, 0)
+    assert list(conjuncts(causal() & window(3) & patterns.dilated(2))) == [Band(3, 0), patterns.dilated(2)]
+    either = patterns.dilated(2) | causal()
+    assert isinstance(either, Or)
+    assert list(conjuncts(either)) == [either]
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "caussal", "causal &", "causal and full", "causal()", "causal + full", "~causal", "window", "window()"]
-    + ["window(1, 2, 3)", "window(left=3)", "window(1.5)", "window(True)", "window(-1)", "window(causal)", "3"]
-    + ["segments(3)", "__import__('os')", "causal; full", "causal\nfull", "(causal", "causal, full"],
+    ["", "caussal", "causal &", "causal and full", "causal()", "causal + full", "-causal", "window", "window()"]
+    + [
+        "window(1, 2, 3)",
+        "window(west=3)",
+        "window(1.5)",
+        "window(True)",
+        "window(-1)",
+        "window(causal)",
+        "3",
+        "not causal",
+    ]
+    + ["segments(3)", "__import__('os')", "causal; full", "causal\nfull", "(causal", "causal, full", "window(**full)"]
+    + ["window(*full)", "window(3, left=3)", "prefix('3')", "chunked", "causal & 3", "causal ^ full", "causal.real"],
 )
 def test_other_expressions_are_refused(text: str) -> None:
     with pytest.raises(UserError) as error:
         parse_mask(text)
-    assert str(error.value).startswith(f"--config.model.mask={text!r} is not an expression of full, causal, window")
+    sentence = str(error.value)
+    assert sentence.startswith(
+        f"--config.model.mask={text!r} is not an expression of full, causal, window(left, right=No"
+    )
+    assert all(name in sentence for name in MASKS)
 
 
 @pytest.mark.parametrize(
-    ("sides", "named"), [((0,), "window(0, 0)"), ((-1, 3), "window(-1, 3)"), ((2, -1), "window(2, -1)")]
-)
-def test_windows_without_a_neighbour_are_refused(sides: tuple[int, ...], named: str) -> None:
-    with pytest.raises(UserError) as error:
-        window(*sides)
-    assert str(error.value).startswith(f"{named} sees no neighbour")
-
-
-@pytest.mark.parametrize(
-    ("mask", "asked", "said"),
+    ("make", "named"),
     [
-        (padding(jnp.ones((B, 5), bool)), (0, 3, 0, 7), "5 keys cannot serve 7"),
-        (segments(jnp.zeros((B, 5), int)), (0, 7, 0, 5), "5 queries cannot serve 7"),
-        (segments(jnp.zeros((B, 5), int), jnp.zeros((B, 3), int)), (0, 5, 0, 7), "3 keys cannot serve 7"),
+        (lambda: window(0), "window(0, 0) sees no neighbour; give --config.model.mask"),
+        (lambda: window(-1, 3), "window(-1, 3) sees no neighbour"),
+        (lambda: window(2, -1), "window(2, -1) sees no neighbour"),
+        (lambda: parse_mask("causal & window(0)"), "window(0, 0) sees no neighbour"),
+        (lambda: parse_mask("chunked(0)"), "chunked(0): give --config.model.mask a number of at least 1."),
+        (lambda: parse_mask("prefix(0)"), "prefix(0): give --config.model.mask"),
+        (lambda: parse_mask("sink_columns(0)"), "sink_columns(0): give --config.model.mask"),
+        (lambda: parse_mask("global_tokens(0)"), "global_tokens(0): give --config.model.mask"),
+        (lambda: parse_mask("dilated(0)"), "dilated(0): give --config.model.mask"),
+        (lambda: parse_mask("strided(0)"), "strided(0): give --config.model.mask"),
+        (lambda: parse_mask("fixed(3, 4)"), "fixed(3, 4): give --config.model.mask a count from 1 to the stride."),
+        (lambda: parse_mask("fixed(3, 0)"), "fixed(3, 0): give --config.model.mask"),
+        (lambda: parse_mask("random_blocks(4, 4, 11)"), "random_blocks(4, 4, 11): there are 3 blocks; give --config"),
+        (lambda: parse_mask("random_blocks(0, 4, 11)"), "random_blocks(0): give --config.model.mask"),
+        (lambda: patterns.blocks(np.ones(3), 2), "blocks(array of shape (3,), 2) needs a layout of queries x keys."),
+        (lambda: explicit(jnp.ones((T, S), bool)), "explicit(array of shape (11, 13)) needs four axes"),
     ],
 )
-def test_a_block_outside_of_the_arrays_is_refused(mask: Mask, asked: tuple[int, int, int, int], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        mask.block(*asked)
+def test_patterns_without_a_meaning_are_refused(make: Callable[[], Any], named: str) -> None:
+    with pytest.raises(UserError) as error:
+        make()
+    assert str(error.value).startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (padding(jnp.ones((B, 5), bool)), "2 x 5 (keys) cannot serve 2 x 13"),
+        (padding(jnp.ones((3, S), bool)), "3 x 13 (keys) cannot serve 2 x 13"),
+        (segments(jnp.zeros((B, 5), int), jnp.zeros((B, S), int)), "2 x 5 (queries) cannot serve 2 x 11"),
+        (segments(jnp.zeros((B, T), int), jnp.zeros((B, 3), int)), "2 x 3 (keys) cannot serve 2 x 13"),
+        (segments(jnp.zeros((B, T), int)), "2 x 11 (keys) cannot serve 2 x 13"),
+        (
+            explicit(jnp.ones((B, 2, T, S), bool)),
+            "2 x 2 x 11 x 13 (rows, heads, queries and keys) cannot serve 2 x 3 x 11 x 13",
+        ),
+        (explicit(jnp.ones((1, 1, T, S - 1), bool)), "cannot serve 2 x 3 x 11 x 13"),
+        (patterns.blocks(np.ones((2, 3)), 5), "10 x 15 (queries and keys) cannot serve 11 x 13"),
+        (parse_mask("random_blocks(3, 2, 12)"), "12 x 12 (queries and keys) cannot serve 11 x 13"),
+    ],
+)
+def test_a_mask_of_other_sizes_says_so_wherever_it_stands(mask: Mask, said: str) -> None:
+    for whole in (mask, causal() & mask, mask | causal(), ~mask, full() & ~(causal() | mask)):
+        misfit = whole.misfit(B, H, T, S)
+        assert misfit is not None
+        assert misfit.startswith("a mask made for ")
+        assert misfit.endswith(said)
+
+
+def test_a_mask_of_these_sizes_fits() -> None:
+    for shape in ((B, H), (1, H), (B, 1), (1, 1)):
+        assert explicit(jnp.ones((*shape, T, S), bool)).misfit(B, H, T, S) is None
+    assert parse_mask("random_blocks(3, 2, 13)").misfit(B, H, T, S) is None
+    assert padding(jnp.ones((1, S), bool)).misfit(B, H, T, S) is None

@@ -12,10 +12,10 @@ import pytest
 from flax import nnx
 
 from model import GPT, GPTConfig, UserError
-from model.attention import MASKS, parse_mask, segments
+from model.attention import BIASES, MASKS
 from model.layers import ACTIVATIONS, GATED, NORMS, dropout, row_bernoulli
 from model.positions import POSITIONS
-from model.stack import REMAT, Context
+from model.stack import REMAT
 from tests import reference
 
 B, T, V, L, H, G, K, F = 5, 11, 31, 3, 6, 2, 4, 29
@@ -25,17 +25,21 @@ CHOICES: dict[str, list[Any]] = {
     "norm": list(NORMS),
     "norm_place": ["pre", "post"],
     "mlp": list(ACTIVATIONS),
-    "position": list(POSITIONS),
+    "position": list(reference.POSITIONS),
+    "bias": list(reference.BIASES),
     "num_kv_heads": [0, G, 1],
     "mask": list(reference.MASKS),
     "scale": [0.0, 0.7],
+    "soft_cap": [0.0, 1.3],
+    "sinks": [False, True],
     "qk_norm": [False, True],
-    "bias": [False, True],
+    "use_bias": [False, True],
     "tied": [True, False],
     "packed": [False, True],
 }
-# Row i of every column, each in an order of its own: every value occurs, and the columns do not go together.
-ROWS = max(map(len, CHOICES.values()))
+# Row i of every column, each in an order of its own: every value occurs, and the columns do not go together. Masks meet
+# the model in one place, and have tests of their own: of them as many occur as there are rows.
+ROWS = max(len(values) for key, values in CHOICES.items() if key != "mask")
 
 
 def column(number: int, values: list[Any]) -> list[Any]:
@@ -101,10 +105,10 @@ def test_every_variant_has_a_reference() -> None:
     assert set(NORMS) == set(reference.NORMS)
     assert set(ACTIVATIONS) == set(reference.MLPS)
     assert set(GATED) <= set(ACTIVATIONS)
-    assert set(POSITIONS) == set(reference.POSITIONS)
-    assert all(any(name in text for text in reference.MASKS) for name in MASKS)
+    for table, known in ((MASKS, reference.MASKS), (POSITIONS, reference.POSITIONS), (BIASES, reference.BIASES)):
+        assert set(table) <= {name for text in known for name in re.findall(r"[a-z_0-9]+", text)}
     for key, values in CHOICES.items():
-        assert {case[key] for case in CASES} == set(values)
+        assert len({case[key] for case in CASES}) == min(ROWS, len(values))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
@@ -134,7 +138,10 @@ def test_logits_loss_weights_and_gradients_are_the_references(case: dict[str, An
     np.testing.assert_allclose(loss, reference.cross_entropy(expected(leaf).logits_BTV, m.targets_BT), rtol=1e-5)
     plain = reference.gpt(m.params, m.config, m.tokens_BT, *packed)
     np.testing.assert_allclose(weights_LBHTS, plain.weights_LBHTS, atol=1e-5)
-    np.testing.assert_allclose(weights_LBHTS.sum(-1), 1, rtol=1e-5)
+    if not case["sinks"]:
+        alive_LBHT = plain.weights_LBHTS.any(-1)
+        assert alive_LBHT.any()
+        np.testing.assert_allclose(weights_LBHTS.sum(-1), alive_LBHT, rtol=1e-5)
     flat, structure = jax.tree.flatten(jax.tree.map(np.float64, leaf))
     step = 1e-5
     for number, (name, got) in enumerate(leaves(gradient)):
@@ -148,94 +155,11 @@ def test_logits_loss_weights_and_gradients_are_the_references(case: dict[str, An
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.06), ("float16", 0.008)])
 def test_half_precision_stays_close_and_keeps_float32_parameters(dtype: str, tolerance: float) -> None:
-    m = model(dtype=dtype, norm="layer", bias=True)
+    m = model(dtype=dtype, norm="layer", use_bias=True)
     logits_BTV = compiled(lambda params: m.merge(params)(m.tokens_BT))(m.params)
     expected = reference.gpt(m.params, m.config, m.tokens_BT).logits_BTV
     assert logits_BTV.dtype == np.float32
     assert 1e-5 < np.abs(logits_BTV - expected).max() / np.abs(expected).max() < tolerance  # and it really is half
-
-
-def looks_back(text: str) -> bool:
-    return not np.triu(reference.mask_matrix(text, T, T), 1).any()
-
-
-LOOKING_BACK = [text for text in reference.MASKS if looks_back(text)]
-
-
-@pytest.mark.parametrize(("text", "unroll"), [("causal", 2), *((text, 1) for text in LOOKING_BACK)])
-def test_no_output_has_a_gradient_from_a_later_input(text: str, unroll: int) -> None:
-    """Exactly zero for s > t, with all layers, cached and not; and not zero where a path exists."""
-    m = model(mask=text, unroll=unroll, num_layers=2)
-    mask, x_BTD = parse_mask(text), np.random.default_rng(5).standard_normal((2, T, H * K)).astype(np.float32)
-    positions_BT = np.tile(np.arange(T), (2, 1))
-
-    @compiled
-    def gradients(params: Any) -> tuple[jax.Array, jax.Array]:
-        gpt = m.merge(params)
-        context = Context(mask, gpt.position.rotation(positions_BT))
-
-        def rows(call: Any) -> jax.Array:
-            """(T, B, T, D): what output t, all of its entries weighed, takes from each input."""
-            cotangents = jnp.eye(T)[:, None, :, None] * jnp.sin(jnp.arange(1.0, H * K + 1))[None, None, None]
-            back = jax.vjp(call, x_BTD)[1]
-            return jax.vmap(lambda one: back(jnp.broadcast_to(one, x_BTD.shape))[0])(cotangents)
-
-        cache = gpt.init_cache(2, T)
-        return rows(lambda x: gpt.stack(x, context)), rows(
-            lambda x: gpt.stack.decode(x, context, cache, positions_BT)[0]
-        )
-
-    reached = np.linalg.matrix_power(reference.mask_matrix(text, T, T).astype(int), 2) > 0
-    for gradient in map(np.asarray, gradients(m.params)):
-        seen = np.any(gradient != 0, axis=(1, 3))
-        np.testing.assert_array_equal(seen, reached)
-
-
-def test_a_packed_document_is_what_it_is_alone() -> None:
-    """No gradient crosses a border (exactly zero), and positions restart: same logits as in a row of its own."""
-    m = model(position="rope", num_layers=3)
-    ids_BT, positions_BT = documents()
-    run = compiled(lambda params, tokens_BT, *rest: m.merge(params)(tokens_BT, *rest))
-    packed = run(m.params, m.tokens_BT, ids_BT, positions_BT)
-    for b, start in zip(*np.nonzero(positions_BT == 0), strict=True):
-        length = int((ids_BT[b] == ids_BT[b, start]).sum())
-        alone = np.zeros((B, T), np.int32)
-        alone[0, :length] = m.tokens_BT[b, start : start + length]
-        assert_same(run(m.params, alone)[0, :length], packed[b, start : start + length], 1e-4)
-
-    @compiled
-    def crossing(params: Any, x_BTD: jax.Array, chosen_BT: jax.Array) -> jax.Array:
-        context = Context(parse_mask("causal") & segments(ids_BT), m.merge(params).position.rotation(positions_BT))
-        return jax.grad(lambda x: jnp.where(chosen_BT[..., None], jnp.sin(m.merge(params).stack(x, context)), 0).sum())(
-            x_BTD
-        )
-
-    x_BTD = np.random.default_rng(5).standard_normal((B, T, H * K)).astype(np.float32)
-    for number in range(1, ids_BT.max() + 1):
-        np.testing.assert_array_equal(np.any(crossing(m.params, x_BTD, ids_BT == number) != 0, -1), ids_BT == number)
-
-
-# Positions and masks meet nowhere: each of both is enough.
-@pytest.mark.parametrize(
-    ("position", "mask"), [*((name, "causal") for name in POSITIONS), *(("rope", text) for text in LOOKING_BACK[1:])]
-)
-def test_decoding_in_chunks_is_the_full_forward_pass(position: str, mask: str) -> None:
-    """Prompts of different lengths, padded on the right; then chunks at each row's own positions, over the padding."""
-    m = model(position=position, mask=mask)
-    decode = compiled(lambda params, *args: m.merge(params).decode(*args))
-    expected = reference.gpt(m.params, m.config, m.tokens_BT).logits_BTV
-    done_B = np.array([1, 2, 3, 5, 4])
-    positions_BT = np.tile(np.arange(5), (B, 1))
-    prompts_BT = np.where(positions_BT < done_B[:, None], m.tokens_BT[:, :5], 0)
-    logits_BTV, cache = decode(m.params, prompts_BT, positions_BT, m.merge(m.params).init_cache(B, T))
-    for b in range(B):
-        assert_same(logits_BTV[b, : done_B[b]], expected[b, : done_B[b]], 1e-4)
-    for size in (2, 1, 2, 1):
-        positions_BT = done_B[:, None] + np.arange(size)[None]
-        chunk_BT = np.take_along_axis(m.tokens_BT, positions_BT, axis=1)
-        logits_BTV, cache = decode(m.params, chunk_BT, positions_BT, cache)
-        assert_same(logits_BTV, np.take_along_axis(expected, positions_BT[..., None], axis=1), 1e-4)
-        done_B = done_B + size
 
 
 class Run(NamedTuple):
@@ -274,7 +198,7 @@ def test_remat_computes_again(unroll: int) -> None:
 
 def test_layers_are_stored_as_one_however_they_run() -> None:
     """And the pure dict of arrays goes through split, merge and jit unharmed."""
-    one, all_of_them = model(bias=True, qk_norm=True, tied=False), model(bias=True, qk_norm=True, tied=False, unroll=L)
+    one, all_of_them = (model(use_bias=True, qk_norm=True, sinks=True, tied=False, unroll=unroll) for unroll in (1, L))
     assert jax.tree.map(np.shape, one.params) == jax.tree.map(np.shape, all_of_them.params)
     assert all(leaf.shape[0] == L for _, leaf in leaves(one.params["stack"]))
     attention = one.params["stack"]["blocks"]["attention"]
@@ -285,13 +209,15 @@ def test_layers_are_stored_as_one_however_they_run() -> None:
 
 
 def test_every_parameter_names_its_axes() -> None:
-    state = nnx.state(nnx.eval_shape(lambda: GPT(GPTConfig(**SIZES, bias=True, qk_norm=True), rngs=nnx.Rngs(0))))
-    for path, variable in nnx.to_flat_state(state):
-        assert len(variable.axes) == len(variable.shape), path
-        assert (variable.axes[0] == "layers") == ("stack" in path), path
+    for bias in BIASES:
+        config = GPTConfig(**SIZES, use_bias=True, qk_norm=True, sinks=True, bias=bias)
+        state = nnx.state(nnx.eval_shape(lambda config=config: GPT(config, rngs=nnx.Rngs(0))))
+        for path, variable in nnx.to_flat_state(state):
+            assert len(variable.axes) == len(variable.shape), path
+            assert (variable.axes[:1] == ("layers",)) == ("stack" in path), path
 
 
-FAMILIES = {"gpt": (GPT, GPTConfig(**{**SIZES, "width": 96, "vocab_size": 997}, bias=True))}
+FAMILIES = {"gpt": (GPT, GPTConfig(**{**SIZES, "width": 96, "vocab_size": 997}, use_bias=True))}
 GOLDEN = {"gpt": 7.380478858947754}
 
 
@@ -380,11 +306,20 @@ def test_the_golden_numbers_still_hold(family: str) -> None:
         ({"norm": "batch"}, "--config.model.norm='batch' is not one of: layer, rms."),
         ({"norm_place": "mid"}, "--config.model.norm_place='mid' is not one of: pre, post."),
         ({"dtype": "int8"}, "--config.model.dtype='int8' is not one of: float32, bfloat16, float16."),
-        ({"position": "alibi"}, "--config.model.position='alibi' is not one of: rope, learned, sinusoidal, none."),
+        (
+            {"position": "alibi"},
+            "--config.model.position='alibi' is not an expression of rope(fraction=1.0, base=10000.0),",
+        ),
+        (
+            {"position": "rope(fraction=0.3)"},
+            "--config.model.position turns 0.3 x 4 columns of each head, which must be",
+        ),
+        ({"bias": "rope"}, "--config.model.bias='rope' is not an expression of none, alibi, t5(buckets=32,"),
+        ({"soft_cap": -1.0}, "--config.model.soft_cap=-1.0 is negative"),
         ({"mask": "casual"}, "--config.model.mask='casual' is not an expression of full, causal, window"),
         ({"mask": "window(0)"}, "window(0, 0) sees no neighbour"),
         ({"mlp": "relu"}, "--config.model.mlp='relu' is not one of: gelu, relu2, geglu, swiglu."),
-        ({"core": "flash"}, "--config.model.core='flash' is not one of: auto, dense."),
+        ({"core": "flash"}, "--config.model.core='flash' is not one of: auto, "),
         ({"num_kv_heads": 4}, "--config.model.num_kv_heads=4 does not divide --config.model.num_heads=6."),
         ({"scale": -1.0}, "--config.model.scale=-1.0 is negative"),
     ],

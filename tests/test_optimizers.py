@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
 from configs import base
+from model import GPT, GPTConfig
+from model.attention import BIASES
 from model.errors import UserError
-from train.optimizers import OPTIMIZERS, make_optimizer
+from train.optimizers import OPTIMIZERS, decayed, group_labels, make_optimizer
 from train.schedules import make_schedule
 
 L, D, H, K, V = 3, 5, 2, 7, 13
@@ -21,9 +24,11 @@ STEPS = 7
 WIDE = 131
 SHAPES = {
     "embed.embedding": (V, D),
+    "attention_bias.table": (11, H),
     "stack.attention.query.kernel": (L, D, H, K),
     "stack.attention.output.kernel": (L, H, K, D),
     "stack.attention.output.bias": (L, D),
+    "stack.attention.sinks": (L, H),
     "stack.mlp.up.kernel": (L, WIDE, WIDE + 6),
     "stack.norm.scale": (L, D),
     "head.kernel": (D, V),
@@ -132,6 +137,22 @@ def test_only_kernels_are_decayed(name: str) -> None:
     for leaf_name, update in flat_leaves(updates).items():
         wanted = -0.1 * 0.01 * arrays(0)[leaf_name] if leaf_name.endswith("kernel") else 0.0
         np.testing.assert_allclose(update, wanted, rtol=1e-5, atol=1e-12, err_msg=leaf_name)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_of_a_real_model_only_kernels_are_decayed_and_only_those_of_layers_are_matrices(bias: str) -> None:
+    """Sinks and the parameters of attention biases, though some of them are matrices, belong to AdamW."""
+    sizes = {"vocab_size": V, "max_length": 5, "num_layers": L, "width": 12, "num_heads": 3}
+    config = GPTConfig(**sizes, bias=bias, sinks=True, use_bias=True, qk_norm=True, position="learned", tied=False)
+    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0))), nnx.Param))
+    labels, decay = flat_leaves(group_labels(params)), flat_leaves(decayed(params))
+    attention = [f"stack.blocks.attention.{part}.kernel" for part in ("query", "key", "value", "output")]
+    matrices = {*attention, "stack.blocks.mlp.up.kernel", "stack.blocks.mlp.down.kernel"}
+    assert {name for name, label in labels.items() if label == "layer matrices"} == matrices
+    assert {name for name, is_decayed in decay.items() if is_decayed} == {*matrices, "head.kernel"}
+    assert labels["stack.blocks.attention.sinks"] == "layer others"
+    learned = {name: label for name, label in labels.items() if name.startswith("attention_bias")}
+    assert set(learned.values()) == (set() if bias in ("none", "alibi") else {"others"})
 
 
 @pytest.mark.parametrize("name", ["muon", "adafactor"])

@@ -9,8 +9,13 @@ from typing import Any
 
 import pytest
 
+from model.attention import MASKS
+
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, LENGTH, VOCAB = 128, 1024, 50304
+needs_compiler = pytest.mark.skipif(
+    not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed here"
+)
 
 
 def last_line(module: str, *arguments: object) -> Any:
@@ -21,7 +26,7 @@ def last_line(module: str, *arguments: object) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed here")
+@needs_compiler
 def test_gpt2_trains_on_a_v5e_4x4() -> None:
     """124M parameters in bfloat16, T=1024, 8 rows on each chip; `pytest -s` shows the peak."""
     found = last_line("tests.tpu_compile", ROWS)
@@ -38,6 +43,45 @@ def test_gpt2_trains_on_a_v5e_4x4() -> None:
     # Of the state (parameters and two moments, float32) a chip holds a sixteenth; all else is small.
     share = 3 * 4 * found["parameters"] / 16
     assert share < found["arguments"] < 1.3 * share
+
+
+@needs_compiler
+def test_splash_compiles_for_every_chip_head_width_and_mask() -> None:
+    """Forward and backward, 4,096 places; `pytest -s` shows the share of the blocks that each mask skips."""
+    found = last_line("tests.tpu_attention", "cases")
+    for one in found:
+        print(one)
+        assert one["kernels"] == ["dkv", "dq", "fwd"]
+        # The slopes' gradient is blockwise's, a loop that must be gone where nobody asks for it.
+        assert one["loops"] == 0
+    chips, widths, masks = (set(column) for column in zip(*(one["case"][:3] for one in found), strict=True))
+    assert {one["kind"] for one in found} == {"TPU v5 lite", "TPU v5", "TPU v6 lite", "TPU7x"}
+    assert {(one["case"][0], one["case"][1]) for one in found} >= {(chip, K) for chip in chips for K in (64, 128, 256)}
+    assert widths >= {16, 64, 96, 128, 192, 256}
+    assert [name for name in MASKS if not any(name in text for text in masks)] == []
+    # Grids shrink to the widest row of blocks.
+    width, whole = next(one["width"] for one in found if "chunked(256)" in one["case"])
+    assert (width, whole) == (1, 4)
+
+
+@needs_compiler
+def test_splash_runs_in_the_step_of_seeds_on_a_mesh() -> None:
+    """Under vmap over seeds, scan over layers and checkpoint, on each device: the forward kernel runs twice."""
+    assert last_line("tests.tpu_attention", "step") == {"fwd": 2, "dq": 1, "dkv": 1}
+
+
+@needs_compiler
+@pytest.mark.parametrize("core", ["splash", "blockwise"])
+def test_memory_grows_with_the_length_not_its_square(core: str) -> None:
+    """Forward and backward on a v5e; from 8k to 32k places each costs as much as the one before."""
+    peaks = last_line("tests.tpu_attention", "memory", core, 4096, 8192, 16384, 32768)
+    print(f"\n{core}: { ({T: f'{peak / 1e6:.1f} MB' for T, peak in peaks.items()}) }")
+    slopes = [(peaks[str(2 * T)] - peaks[str(T)]) / T for T in (8192, 16384)]
+    assert slopes[1] <= 1.1 * slopes[0]
+    if core == "splash":
+        dense = last_line("tests.tpu_attention", "memory", "dense", 4096)["4096"]
+        print(f"dense at 4096: {dense / 1e6:.1f} MB")
+        assert peaks["4096"] <= 0.15 * dense
 
 
 def test_a_deep_stack_compiles_like_a_shallow_one() -> None:

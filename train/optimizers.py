@@ -2,7 +2,8 @@
 
 Parameters are nested dicts. Leaves below a key 'stack' have a leading layer axis L, and are updated layer by layer:
 what an optimizer measures of a matrix (Adafactor's RMS, Muon's orthogonalisation) never mixes layers. Leaves named
-'kernel' are matrices; all others (norms, biases, embeddings, learned positions) are never decayed.
+'kernel' are matrices; all others (norms, biases, embeddings, learned positions, sinks, attention biases) are never
+decayed.
 """
 
 from collections.abc import Callable

@@ -48,7 +48,7 @@ def value(kind: Kind) -> Kind:
 
 def leaf_axes(one: Any) -> list[tuple[str | None, ...]]:
     """The logical names of the axes of each array in a value, in the order of its leaves."""
-    found = []
+    found: list[tuple[str | None, ...]] = []
     for field in dataclasses.fields(one):
         content = getattr(one, field.name)
         if field.metadata.get("static") or content is None:

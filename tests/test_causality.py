@@ -1,0 +1,113 @@
+"""No token knows what comes after it or what another document says, and decoding with a cache is the same model."""
+
+from itertools import cycle
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.attention import parse_mask, segments
+from model.stack import Context
+from tests import reference
+from tests.test_model import B, H, K, T, assert_same, compiled, documents, model
+
+
+def looks_back(text: str) -> bool:
+    return not np.triu(reference.mask_matrix(text, T, T), 1).any()
+
+
+LOOKING_BACK = [text for text in reference.MASKS if looks_back(text)]
+BACK_WITH_BIAS = list(zip(LOOKING_BACK, cycle(reference.BIASES)))
+
+
+@pytest.mark.parametrize(
+    ("text", "bias", "unroll"), [("causal", "none", 2), *((text, bias, 1) for text, bias in BACK_WITH_BIAS)]
+)
+def test_no_output_has_a_gradient_from_a_later_input(text: str, bias: str, unroll: int) -> None:
+    """Exactly zero for s > t, with all layers, cached and not; and not zero where a path exists."""
+    m = model(mask=text, bias=bias, unroll=unroll, num_layers=2)
+    mask, x_BTD = parse_mask(text), np.random.default_rng(5).standard_normal((2, T, H * K)).astype(np.float32)
+    positions_BT = np.tile(np.arange(T), (2, 1))
+
+    @compiled
+    def gradients(params: Any) -> tuple[jax.Array, jax.Array]:
+        gpt = m.merge(params)
+        context = Context(mask, gpt.attention_bias(), gpt.position.rotation(positions_BT))
+
+        def rows(call: Any) -> jax.Array:
+            """(T, B, T, D): what output t, all of its entries weighed, takes from each input."""
+            cotangents = jnp.eye(T)[:, None, :, None] * jnp.sin(jnp.arange(1.0, H * K + 1))[None, None, None]
+            back = jax.vjp(call, x_BTD)[1]
+            return jax.vmap(lambda one: back(jnp.broadcast_to(one, x_BTD.shape))[0])(cotangents)
+
+        cache = gpt.init_cache(2, T)
+        return rows(lambda x: gpt.stack(x, context)), rows(
+            lambda x: gpt.stack.decode(x, context, cache, positions_BT)[0]
+        )
+
+    reached = np.linalg.matrix_power(reference.mask_matrix(text, T, T).astype(int), 2) > 0
+    for gradient in map(np.asarray, gradients(m.params)):
+        seen = np.any(gradient != 0, axis=(1, 3))
+        np.testing.assert_array_equal(seen, reached)
+
+
+def test_a_packed_document_is_what_it_is_alone() -> None:
+    """No gradient crosses a border (exactly zero), and positions restart, also for the bias: as in a row of its own."""
+    m = model(position="rope", bias="fire(3, length=2.0)", num_layers=3)
+    ids_BT, positions_BT = documents()
+    run = compiled(lambda params, tokens_BT, *rest: m.merge(params)(tokens_BT, *rest))
+    packed = run(m.params, m.tokens_BT, ids_BT, positions_BT)
+    for b, start in zip(*np.nonzero(positions_BT == 0), strict=True):
+        length = int((ids_BT[b] == ids_BT[b, start]).sum())
+        alone = np.zeros((B, T), np.int32)
+        alone[0, :length] = m.tokens_BT[b, start : start + length]
+        assert_same(run(m.params, alone)[0, :length], packed[b, start : start + length], 1e-4)
+
+    @compiled
+    def crossing(params: Any, x_BTD: jax.Array, chosen_BT: jax.Array) -> jax.Array:
+        gpt = m.merge(params)
+        mask, rotation = parse_mask("causal") & segments(ids_BT), gpt.position.rotation(positions_BT)
+        context = Context(mask, gpt.attention_bias(jnp.asarray(positions_BT)), rotation)
+        return jax.grad(lambda x: jnp.where(chosen_BT[..., None], jnp.sin(gpt.stack(x, context)), 0).sum())(x_BTD)
+
+    x_BTD = np.random.default_rng(5).standard_normal((B, T, H * K)).astype(np.float32)
+    for number in range(1, ids_BT.max() + 1):
+        np.testing.assert_array_equal(np.any(crossing(m.params, x_BTD, ids_BT == number) != 0, -1), ids_BT == number)
+
+
+# Masks, positions and biases meet nowhere: each has to occur, and not each with each.
+DECODED = [
+    {"mask": mask, "bias": bias, "position": position}
+    for (mask, bias), position in zip(BACK_WITH_BIAS, cycle(reference.POSITIONS))
+]
+
+
+def test_all_of_them_are_decoded() -> None:
+    for key, names in (("mask", LOOKING_BACK), ("bias", reference.BIASES), ("position", reference.POSITIONS)):
+        assert {case[key] for case in DECODED} == set(names)
+
+
+@pytest.mark.parametrize(
+    ("choices", "chunks"),
+    [({"soft_cap": 1.3, "sinks": True}, (2, 1, 2, 1)), *((case, (2, 2, 2)) for case in DECODED)],
+    ids=lambda one: "-".join(map(str, one.values() if isinstance(one, dict) else one)),
+)
+def test_decoding_in_chunks_is_the_full_forward_pass(choices: dict[str, Any], chunks: tuple[int, ...]) -> None:
+    """Prompts of different lengths, padded on the right; then chunks at each row's own positions, over the padding."""
+    m = model(**choices)
+    decode = compiled(lambda params, *args: m.merge(params).decode(*args))
+    expected = reference.gpt(m.params, m.config, m.tokens_BT).logits_BTV
+    done_B = np.array([1, 2, 3, 5, 4])
+    positions_BT = np.tile(np.arange(5), (B, 1))
+    prompts_BT = np.where(positions_BT < done_B[:, None], m.tokens_BT[:, :5], 0)
+    logits_BTV, cache = decode(m.params, prompts_BT, positions_BT, m.merge(m.params).init_cache(B, T))
+    for b in range(B):
+        assert_same(logits_BTV[b, : done_B[b]], expected[b, : done_B[b]], 1e-4)
+    for size in chunks:
+        positions_BT = done_B[:, None] + np.arange(size)[None]
+        chunk_BT = np.take_along_axis(m.tokens_BT, positions_BT, axis=1)
+        logits_BTV, cache = decode(m.params, chunk_BT, positions_BT, cache)
+        assert_same(logits_BTV, np.take_along_axis(expected, positions_BT[..., None], axis=1), 1e-4)
+        done_B = done_B + size
