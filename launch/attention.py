@@ -6,7 +6,6 @@ For one config on this machine: `python -m launch.attention --config=configs/gpt
 An exact cell is one whose output and gradients the tests compare with float64; what they cannot run here says so."""
 
 import argparse
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -36,8 +35,8 @@ def table() -> str:
             rows.append(([name.replace("|", "\\|")], cells))
     lines = [["", *CORES], ["---"] * (len(CORES) + 1), ["runs on", *map(_home, CORES.values())]]
     lines += [["; ".join(names), *cells] for names, cells in rows]
-    text = textwrap.fill(" ".join(f"({number}) {note}" for number, note in enumerate(notes, 1)), 120)
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", text])
+    reasons = [["no", "because; instead"], ["---"] * 2, *([f"({n})", note] for n, note in enumerate(notes, 1))]
+    return "\n\n".join("\n".join(f"| {' | '.join(line)} |" for line in part) for part in (lines, reasons))
 
 
 def explain(request: Request) -> Iterator[str]:
@@ -48,9 +47,10 @@ def explain(request: Request) -> Iterator[str]:
 
 
 def race_attention(sizes: tuple[int, ...], rounds: int) -> list[float]:
-    """Time of causal attention, forward and backward in float32, by `auto` as a part of that of jax's XLA path; sizes are (B, H, T, K).
+    """Time of causal attention, forward and backward in float32, by `auto` as a part of that of jax's XLA path.
 
-    One ratio a round, in which both take turns; on random inputs, whose results are compared first.
+    Sizes are (B, H, T, K). One ratio a round, in which both take turns, on random inputs; their results are compared
+    first.
     """
     B, H, T, K = sizes
     drawn = [jax.random.normal(key, (B, T, H, K)) for key in jax.random.split(jax.random.key(0), 4)]

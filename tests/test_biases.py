@@ -163,10 +163,10 @@ def test_alibi_has_the_slopes_of_its_paper() -> None:
 def test_what_starts_is_what_is_documented() -> None:
     many = 1009
     power, log = parse_bias("kerple_power")(many, nnx.Rngs(0))(), parse_bias("kerple")(many, nnx.Rngs(0))()
-    for bias, r2 in ((power, 2.0), (log, 1.0)):
-        assert 0.01 <= bias.r1_H.min() < bias.r1_H.max() <= 2
-        assert abs(bias.r1_H.mean() - 1) < 0.06
-        assert 0 < bias.r2_H.min() <= bias.r2_H.max() <= r2
+    for r1_H, r2_H, most in ((power.r1_H, power.r2_H, 2), (np.exp(log.log_r1_H), np.exp(log.log_r2_H), 1)):
+        assert 0.01 <= r1_H.min() < r1_H.max() <= 2
+        assert abs(r1_H.mean() - 1) < 0.06
+        assert 0 < r2_H.min() <= r2_H.max() <= most
     np.testing.assert_allclose(power.r2_H, 1)
     fire = parse_bias("fire")(many, nnx.Rngs(0))()
     np.testing.assert_allclose([fire.c, fire.length], [0.1, 512], rtol=1e-5)

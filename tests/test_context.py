@@ -154,8 +154,9 @@ def test_any_number_of_devices_share_a_sequence(core: str, C: int, name: str) ->
     assert_same(got, on_one_device(name))
 
 
-def test_chunks_that_blocks_do_not_fill_are_computed_to_the_end() -> None:
-    """Chunks of 136 / 2 queries and 340 / 2 keys in blocks of 64."""
+def test_chunks_that_blocks_do_not_fill_are_computed_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 272 / 4 queries and 340 / 4 keys in blocks of 64."""
+    monkeypatch.setattr(sys.modules["model.attention.ring"], "block_sizes", lambda T, S: (64, 64))
     example = Example(Scores(window(90, 30), 0.4), T=272, S=340, H=2, G=1)
     sizes = {(one.rows, one.columns) for one in make_blocks(example.scores.mask, 2, example.T, example.S)}
     assert sizes == {(64, 64), (4, 64), (64, 21), (4, 21)}

@@ -68,7 +68,7 @@ class KerpleBias(NoBias):
 
     def __call__(self, positions_BT: jax.Array | None = None) -> Bias:
         """The distances in the sequence are those in a document."""
-        return Kerple(jnp.exp(self.log_r1[...]), jnp.exp(self.log_r2[...]))
+        return Kerple(self.log_r1[...], self.log_r2[...])
 
 
 class KerplePowerBias(NoBias):

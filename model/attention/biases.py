@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.attention.masks import Index, Start, gather, gather_BHTS, indices, places_BHTS
+from model.attention.masks import Index, Start, gather, gather_BHTS, indices
 from model.attention.values import array, static, value
 
 
@@ -73,9 +73,9 @@ class ExplicitBias(Bias):
 
     def add_gradient(self, total: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
         """Adds to the entries of the block and touches no other: the array is as large as the whole matrix."""
-        places = places_BHTS(self.bias_BHTS, *indices(i0, j0, *dlogits.shape[2:]))
+        i, j = indices(i0, j0, *dlogits.shape[2:])
         block = summed(dlogits, (*self.bias_BHTS.shape[:2], *dlogits.shape[2:]))
-        return dataclasses.replace(total, bias_BHTS=total.bias_BHTS.at[places].add(block, mode="clip"))
+        return dataclasses.replace(total, bias_BHTS=total.bias_BHTS.at[:, :, i[0, 0], j[0, 0]].add(block, mode="clip"))
 
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
         """An array that does not broadcast to (B, H, T, S)."""
@@ -133,14 +133,14 @@ def bucket(distance: int, buckets: int, max_distance: int, causal: bool) -> int:
 
 @value
 class Kerple(Relative):
-    """-r1 log(1 + r2 |j - i|), r1, r2 > 0 for each head (Chi et al. 2022, section 4)."""
+    """-r1 log(1 + r2 |j - i|), r1, r2 > 0 for each head, given as logarithms (Chi et al. 2022, section 4)."""
 
-    r1_H: jax.Array = array("heads")
-    r2_H: jax.Array = array("heads")
+    log_r1_H: jax.Array = array("heads")
+    log_r2_H: jax.Array = array("heads")
 
     def of(self, distance: Index) -> jax.Array:
         """Logarithmic in the distance, either way."""
-        r1, r2 = _per_head(distance, self.r1_H, self.r2_H)
+        r1, r2 = (jnp.exp(one) for one in _per_head(distance, self.log_r1_H, self.log_r2_H))
         return -r1 * jnp.log1p(r2 * jnp.abs(distance)[None])
 
 

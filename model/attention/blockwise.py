@@ -14,7 +14,7 @@ from model.attention.patterns import FirstKeys
 from model.attention.scores import MASKED, Scores, wide
 from model.attention.values import leaf_axes
 
-_CACHE = 2**19  # bytes that a block of logits may take on a CPU; a step has four such in hand
+_CACHE = 2**18  # bytes that a block of logits may take on a CPU; a step has four such in hand
 _UNROLLED = 16  # so many blocks are written out, with their places known to the compiler; more run as a loop
 
 
@@ -86,8 +86,16 @@ def _whole(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scor
 
 
 def block_sizes(T: int, S: int) -> tuple[int, int]:
-    """Rows and columns of a block: small enough for a core's cache, large enough for its matrix products."""
-    return min(T, 64 if T <= 512 else 256), min(S, 64 if S <= 512 else 512)
+    """Rows and columns of a block: a quarter of the length, so that a causal mask empties enough of them, within what
+    made matrix products fastest on two CPU cores.
+    """
+    return _equal(T, 64, 512), _equal(S, 64, 256)
+
+
+def _equal(length: int, least: int, most: int) -> int:
+    """The size of equal blocks near a quarter of the length: 131 places make three of 48, not three of 64."""
+    number = -(-length // min(max(length // 4, least), most))
+    return min(length, -(-length // number // 8) * 8)
 
 
 def make_plan(mask: Mask, T: int, S: int, rows: int, columns: int) -> Plan:
@@ -129,10 +137,10 @@ def _backward(static: _Static, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]
     bias, sinks_H = learned
     scores, delta_BHT = rest.replace(bias=bias), _delta(o_BHTK, do_BHTK)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x).dtype), (q_BHTK, k, v, bias))
-    dq, dk, dv, dbias = add_gradients(zeros, static.plan, q_BHTK, k, v, do_BHTK, lse_BHT, delta_BHT, scores)
+    found = add_gradients(zeros, static.plan, q_BHTK, k, v, do_BHTK, lse_BHT, delta_BHT, scores)
+    dq, dk, dv, dbias = jax.tree.map(lambda x, grad: grad.astype(x.dtype), (q_BHTK, k, v, bias), found)
     dsinks_H = None if sinks_H is None else sink_gradient(sinks_H, lse_BHT, delta_BHT)
-    grads = jax.tree.map(lambda x, grad: grad.astype(x.dtype), (q_BHTK, k, v, bias), (dq, dk, dv, dbias))
-    return *grads[:3], (grads[3], dsinks_H), None
+    return dq, dk, dv, (dbias, dsinks_H), None
 
 
 _attend.defvjp(_forward, _backward)

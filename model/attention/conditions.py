@@ -74,6 +74,7 @@ def examples() -> dict[str, Example]:
         **{dtype: {"dtype": dtype} for dtype in ("float32", "bfloat16", "float16")},
     }
     made |= {name: _scores()._replace(**sizes) for name, sizes in shaped.items()}
+    made["bias: alibi, in bfloat16"] = made["bias: alibi"]._replace(dtype="bfloat16")
     positions_BT = np.sort(rng.integers(0, LENGTH, (B, 7))).astype(np.int32)
     made["queries at given positions"] = _scores(query_positions_BT=positions_BT)._replace(T=7)
     return made

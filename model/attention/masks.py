@@ -286,19 +286,20 @@ def conjuncts(mask: Mask) -> Iterator[Mask]:
 
 def gather(values_BS: Array, index: Index) -> jax.Array:
     """Row b's values at its indices (B or 1, 1, rows or 1, columns or 1); an index beyond the end is the last one."""
-    rows = np.arange(values_BS.shape[0])[:, None, None, None]
-    return jnp.asarray(values_BS).at[rows, index].get(mode="clip")
+    if len(index) > 1:
+        rows = np.arange(values_BS.shape[0])[:, None, None, None]
+        return jnp.asarray(values_BS).at[rows, index].get(mode="clip")
+    # The same for all rows: told so, the compiler keeps rows that are split over devices where they are.
+    return jnp.asarray(values_BS).at[:, index[0]].get(mode="clip")
 
 
 def gather_BHTS(values_BHTS: Array, i: Index, j: Index) -> jax.Array:
-    """Entries of an array (B or 1, H or 1, T, S) at queries i and keys j."""
-    return jnp.asarray(values_BHTS).at[places_BHTS(values_BHTS, i, j)].get(mode="clip")
-
-
-def places_BHTS(values_BHTS: Array, i: Index, j: Index) -> tuple[Index, ...]:
-    """The indices of those entries, for every row and head."""
+    """Entries of an array (B or 1, H or 1, T, S) at queries i and keys j, as `gather`."""
+    if len(i) == len(j) == 1:
+        return jnp.asarray(values_BHTS).at[:, :, i[0, 0], j[0, 0]].get(mode="clip")
     (B, H), (rows, heads) = values_BHTS.shape[:2], np.indices(values_BHTS.shape[:2])
-    return rows.reshape(B, H, 1, 1), heads.reshape(B, H, 1, 1), i, j
+    places = rows.reshape(B, H, 1, 1), heads.reshape(B, H, 1, 1), i, j
+    return jnp.asarray(values_BHTS).at[places].get(mode="clip")
 
 
 def misfit(content: Array, sizes: tuple[int, ...], what: str) -> str | None:
