@@ -101,7 +101,10 @@ def fit(
         state, start, evaluated = _begin(experiment, checkpoints)
         report = stack.enter_context(_report(experiment, folder, start))
         report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")
-        report.say(f"attention by {experiment.attention.name}, {max(errors.values()):.0e} from dense on this device")
+        others = "".join(f"; not {name}: {no.reason}" for name, no in experiment.attention.refused.items())
+        report.say(
+            f"attention by {experiment.attention.name}, {max(errors.values()):.0e} from dense on this device{others}"
+        )
         should_stop = stack.enter_context(stop_signals())  # before this nothing is lost by being killed
         likelihood = Likelihood(experiment.sums, validation, config.data.batch_size, experiment.place, experiment.rows)
         state = train(

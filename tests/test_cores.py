@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import CORES, Scores, splash
+from model.attention import CORES, Scores, fused, splash
 from model.attention.conditions import HEADS, LENGTH, WIDTH, B, Example, examples
 from tests import oracle
 from train.sharding import make_mesh, make_rules, placed
@@ -183,3 +183,13 @@ def test_logits_that_overflow_an_exponential_stay_exact(core: str) -> None:
     assert np.abs(0.3 * np.einsum("bthk,bshk->bhts", q, k)).max() > 2000
     assert all(np.isfinite(x).all() for x in got.values())
     assert np.abs(got["o"] - wanted["o"]).max() < 1e-3 * np.abs(wanted["o"]).max()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in EXAMPLES if name.startswith(("mask", "pack", "padd", "rows", "group", "one"))]
+)
+def test_fused_asks_jax_for_the_right_thing(name: str) -> None:
+    """Not cuDNN, which needs a GPU: what our wrapper makes of mask, scale and rows without a key, by jax's XLA path."""
+    example = EXAMPLES[name]._replace(dtype="float32")
+    call = compiled(partial(forward_and_backward, partial(fused.by_jax, "xla")))
+    assert_close(flat(call(example.scores, *inputs(example))), expected(name), TOLERANCE["float32"])
