@@ -2,8 +2,8 @@
 function.
 
 The bare function is GPT written out with jax.numpy over a plain list of layers, with the same numbers, loss and
-optimizer. Both run in turn in one process on the same batch of random tokens, so what counts is the ratio of each
-pair, not the seconds."""
+optimizer. Ours with the reference core runs beside both. All take turns in one process on the same batch of random
+tokens, so what counts is the ratio of each pair, not the seconds."""
 
 import dataclasses
 import time
@@ -22,6 +22,7 @@ from model import GPTConfig
 from model.errors import UserError
 from train.experiment import flops_per_token, make_experiment
 from train.machine import matrix_rate
+from train.schedules import make_schedule
 from train.sharding import placed
 from train.state import Params
 
@@ -105,7 +106,7 @@ class Contender:
 
 
 def contenders(config: ConfigDict, vocab_size: int) -> dict[str, Contender]:
-    """`ours` and `bare`, with equal parameters, batch and optimizer.
+    """`ours`, `dense` (ours with the reference core) and `bare`, with equal parameters, batch and optimizer.
 
     Raises:
         UserError: the config is not of the model that the bare function writes out.
@@ -119,18 +120,14 @@ def contenders(config: ConfigDict, vocab_size: int) -> dict[str, Contender]:
         raise UserError(
             "--config: the bare function takes AdamW, one seed and no accumulation; use configs/gpt.py:bench."
         )
-    experiment = make_experiment(config, vocab_size, jax.local_devices()[:1])
-    with placed(experiment.mesh, experiment.rules):
-        state = experiment.make_state()
-        batch = experiment.place(random_batch(config, vocab_size))
-
-    def ours(state: Any, batch: Any) -> tuple[Any, jax.Array]:
-        with placed(experiment.mesh, experiment.rules):
-            state, metrics = experiment.step(state, batch)
-        return state, metrics["nll"]
-
-    params, optimizer = unstack(state.params), bare_optimizer(config, experiment.schedule)
-    params = jax.tree.map(jnp.copy, params)  # both states are donated, so they must not share arrays
+    reference = ConfigDict(config.to_dict())
+    reference.model.core = "dense"
+    ours, dense = (_experiment_step(one, vocab_size) for one in (config, reference))
+    params, optimizer = (
+        unstack(ours.state.params),
+        bare_optimizer(config, make_schedule(config.optimizer, config.train.steps)),
+    )
+    params = jax.tree.map(jnp.copy, params)  # all states are donated, so they must not share arrays
 
     def bare(state: Any, batch: Any) -> tuple[Any, jax.Array]:
         params, opt_state = state
@@ -140,9 +137,23 @@ def contenders(config: ConfigDict, vocab_size: int) -> dict[str, Contender]:
 
     bare_state = (params, optimizer.init(params))
     return {
-        "ours": Contender(ours, state, batch),
-        "bare": Contender(jax.jit(bare, donate_argnums=0), bare_state, batch),
+        "ours": ours,
+        "dense": dense,
+        "bare": Contender(jax.jit(bare, donate_argnums=0), bare_state, ours.batch),
     }
+
+
+def _experiment_step(config: ConfigDict, vocab_size: int) -> Contender:
+    experiment = make_experiment(config, vocab_size, jax.local_devices()[:1])
+    with placed(experiment.mesh, experiment.rules):
+        state, batch = experiment.make_state(), experiment.place(random_batch(config, vocab_size))
+
+    def step(state: Any, batch: Any) -> tuple[Any, jax.Array]:
+        with placed(experiment.mesh, experiment.rules):
+            state, metrics = experiment.step(state, batch)
+        return state, metrics["nll"]
+
+    return Contender(step, state, batch)
 
 
 def random_batch(config: ConfigDict, vocab_size: int) -> dict[str, np.ndarray]:
@@ -177,15 +188,15 @@ def main(argv: Sequence[str]) -> None:
     vocab_size = 256 if config.data.tokenizer == "bytes" else config.data.vocab_size
     both = contenders(config, vocab_size)
     losses = {name: [run() for _ in range(2)] for name, run in both.items()}
-    if not np.allclose(losses["ours"], losses["bare"], rtol=1e-5):
-        raise RuntimeError(f"the two steps do not learn the same: {losses}")
+    if not all(np.allclose(losses["ours"], other, rtol=1e-5) for other in losses.values()):
+        raise RuntimeError(f"the steps do not learn the same: {losses}")
     seconds = race(dict(both), flags.rounds)
     for name, times in seconds.items():
         low, middle, high = np.percentile(times, [25, 50, 75])
         print(f"{name:<5} {1e3 * middle:8.1f} ms a step (quartiles {1e3 * low:.1f} to {1e3 * high:.1f})")
-    ratios = np.array(seconds["ours"]) / np.array(seconds["bare"])
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    print(f"ours / bare = {middle:.3f} (quartiles {low:.3f} to {high:.3f}, {flags.rounds} rounds in turn)")
+    for name in ("bare", "dense"):
+        low, middle, high = np.percentile(np.array(seconds["ours"]) / np.array(seconds[name]), [25, 50, 75])
+        print(f"ours / {name:<5} = {middle:.3f} (quartiles {low:.3f} to {high:.3f}, {flags.rounds} rounds in turn)")
     model = GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)
     rate = flops_per_token(model) * config.data.batch_size * config.data.length / np.median(seconds["ours"])
     share = rate / matrix_rate(config.model.dtype)

@@ -60,7 +60,7 @@ def parse(text: str, table: Table, key: str, combined: bool = False) -> Any:
 
     try:
         return build(ast.parse(text, mode="eval").body)
-    except SyntaxError:
+    except (SyntaxError, RecursionError):  # the latter for a thousand nested parts
         raise refusal() from None
 
 

@@ -171,7 +171,7 @@ def test_auto_chooses_a_core_of_the_table_and_attend_calls_it() -> None:
 @pytest.mark.parametrize(
     ("mask", "bias", "sentence"),
     [
-        (padding(jnp.ones((B, S), bool)), None, "a mask made for 2 x 7 (keys) cannot serve 2 x 5; make it from arrays"),
+        (padding(jnp.ones((B, S), bool)), None, "a mask made for 2 x 7 (keys) cannot serve 2 x 5; make it for"),
         (causal() & explicit(jnp.ones((1, 4, T, T), bool)), None, "a mask made for 1 x 4 x 5 x 5"),
         (full(), ExplicitBias(jnp.ones((1, 1, T, S))), "a bias made for 1 x 1 x 5 x 7"),
         (full(), ExplicitBias(jnp.ones((1, 4, T, T))), "a bias made for 1 x 4 x 5 x 5"),

@@ -14,14 +14,30 @@ import pytest
 from launch import attention as attention_command
 from launch.configs import load
 from launch.train import fit
-from model.attention import CORES, Core, ExplicitBias, Request, Scores, attend, causal, dropout, padding, segments
+from model.attention import (
+    CORES,
+    Core,
+    ExplicitBias,
+    Request,
+    Scores,
+    attend,
+    causal,
+    dropout,
+    explicit,
+    full,
+    padding,
+    segments,
+)
 from model.attention import cores as table
+from model.attention.biases import Alibi
 from model.attention.conditions import examples
 from model.attention.contract import platform, ways
 from model.attention.dense import dense
 from model.attention.selfcheck import TOLERANCE, errors, judge
+from model.attention.values import leaf_axes
 from model.errors import UserError
 from tests.tiny import call, write_text
+from train.attention import check_attention
 from train.experiment import make_experiment
 from train.sharding import make_mesh, make_rules, placed
 
@@ -90,13 +106,28 @@ def test_auto_takes_nothing_that_is_untested() -> None:
     ("sizes", "scores", "sentence"),
     [
         ({"G": 4}, {}, "queries (2, 5, 6, 8), keys (2, 7, 4, 8) and values (2, 7, 4, 8) do not agree"),
-        ({}, {"mask": padding(np.ones((B, 9), bool))}, "a mask made for 2 x 9 (keys) cannot serve 2 x 7; make it from"),
+        ({}, {"mask": padding(np.ones((B, 9), bool))}, "a mask made for 2 x 9 (keys) cannot serve 2 x 7; make it for"),
         (
             {},
             {"mask": causal() & segments(np.ones((B, 9), int), np.ones((B, S), int))},
             "a mask made for 2 x 9 (queries)",
         ),
         ({}, {"bias": ExplicitBias(np.ones((1, H, T, 3)))}, "a bias made for 1 x 6 x 5 x 3"),
+        (
+            {},
+            {"mask": padding(np.ones(S, bool))},
+            "a mask made for 7 (keys) cannot serve 2 x 7",
+        ),
+        ({}, {"mask": padding(np.ones((3, S), bool))}, "a mask made for 3 x 7 (keys) cannot serve 2 x 7"),
+        ({}, {"bias": Alibi(np.ones(2))}, "an array (2,) in the scores has not the axes (heads) of 2 rows and 6 heads"),
+        ({}, {"sinks_H": np.ones(1, np.float32)}, "sinks made for (1,) cannot serve (6,)"),
+        (
+            {},
+            {"dropout": dropout(0.5, jax.random.split(jax.random.key(0), 1), H)},
+            "keys of dropout made for (1, 6, 2)",
+        ),
+        ({}, {"query_positions_BT": np.ones((B, 3), int)}, "positions of queries made for (2, 3) cannot serve (2, 5)"),
+        ({"S": 0}, {}, "there are 5 queries and 0 keys: give at least one of each."),
     ],
 )
 @pytest.mark.parametrize("core", ["auto", *CORES])
@@ -123,6 +154,26 @@ def packed(**changes: Any) -> Scores:
 def without_segments(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
     """The fault that users of every peer met: packed documents see one another."""
     return dense(q, k, v, scores.replace(mask=causal()))
+
+
+def without_dropout(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
+    """Evaluates where it should train."""
+    return dense(q, k, v, scores.replace(dropout=None))
+
+
+def with_the_first_row_for_all(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
+    """The fault of whoever forgets that documents differ from row to row."""
+    leaves, tree = jax.tree.flatten(scores)
+    first = [
+        jnp.broadcast_to(x[:1], x.shape) if n[:1] == ("batch",) else x
+        for n, x in zip(leaf_axes(scores), leaves, strict=True)
+    ]
+    return dense(q, k, v, jax.tree.unflatten(tree, first))
+
+
+def without_a_cap(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
+    """A kernel that has none."""
+    return dense(q, k, v, scores.replace(soft_cap=0.0))
 
 
 def with_a_wrong_gradient(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
@@ -153,14 +204,44 @@ def test_the_check_passes_what_is_right_and_finds_what_is_wrong(dtype: str) -> N
         judge("x", {"o": float("nan")}, dtype)
 
 
+@pytest.mark.parametrize("wrong", [without_segments, without_dropout, with_the_first_row_for_all, without_a_cap])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_stops_before_it_learns_with_a_core_that_is_not_exact(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrong: Any, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load("base", **write_text(tmp_path), **{"model.core": "wrong"})
-    monkeypatch.setitem(CORES, "wrong", Core(without_segments, lambda request: iter(())))
+    keys = {"model.core": "wrong", "model.soft_cap": 30.0, "model.dtype": dtype, "data.length": 128}
+    config = load("base", **(write_text(tmp_path) | keys))
+    monkeypatch.setitem(CORES, "wrong", Core(wrong, lambda request: iter(())))
     with pytest.raises(UserError, match="--config.model.core='wrong' is not exact on this device"):
         fit(config, str(tmp_path / "run"))
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+@pytest.mark.parametrize("changes", [{"model.bias": "fire"}, {"model.bias": "kerple"}, {"model.sinks": True}], ids=str)
+def test_no_seed_refuses_what_is_exact(changes: dict[str, Any]) -> None:
+    """Gradients that are sums over all rows nearly cancel now and then; in half precision they would be noise."""
+    sizes = {"model.num_heads": 1, "model.dtype": "bfloat16", "data.length": 64}
+    experiment = make_experiment(load("gpt:quickstart", **sizes, **changes), 64)
+    with placed(experiment.mesh, experiment.rules):
+        for seed in range(5):
+            check_attention(experiment.model_config, experiment.request, experiment.attention, jax.random.key(seed))
+
+
+def test_a_length_below_1_is_refused_before_the_check() -> None:
+    with pytest.raises(UserError, match="--config.data.length=-5 must be at least 1."):
+        make_experiment(load("gpt:quickstart", **{"data.length": -5}), 64)
+
+
+def test_flags_that_are_numbers_are_flags() -> None:
+    """The masks of other libraries are 0 and 1; `~` and `&` of such numbers would work on their bits."""
+    for number in (np.array([[0, 1, 2, 0, 1]]), np.array([[0.0, 1, 1, 0, 1]])):
+        flags = number != 0
+        for made, wanted in (
+            (padding(number), flags[:, None, None]),
+            (explicit(number[None, None]), flags[None, None]),
+        ):
+            for mask, expected in ((made, wanted), (~made, ~wanted), (full() & made, wanted)):
+                np.testing.assert_array_equal(np.broadcast_to(mask.block(0, 0, 1, 5), (1, 1, 1, 5)), expected)
 
 
 def test_what_is_traced_is_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import CORES, Scores, fused, splash
+from model.attention import CORES, Scores, blockwise, fused, splash
 from model.attention.conditions import HEADS, LENGTH, WIDTH, B, Example, examples
 from tests import oracle
 from train.sharding import make_mesh, make_rules, placed
@@ -128,6 +128,33 @@ def assert_close(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], tole
 def test_every_exact_cell_is_exact(core: str, name: str) -> None:
     example = EXAMPLES[name].at_home(CORES[core])
     assert_close(run(core, example.scores, *inputs(example)), expected(name), TOLERANCE[example.dtype])
+
+
+LONG = [
+    "packing",
+    "rows without a key",
+    "mask: array, one for each head",
+    "mask: strided(17)",
+    "bias: t5",
+    "bias: array",
+]
+LONG += ["dropout", "sinks", "all at once", "odd lengths (T=131, S=157)"]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_blockwise_is_exact_where_blocks_are_a_loop_and_the_batch_is_cut(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What long sequences and large batches run, which those of the table are too small for."""
+    monkeypatch.setattr(blockwise, "_UNROLLED", 0)
+    monkeypatch.setattr(blockwise, "_CACHE", 1)
+    parts = []
+    monkeypatch.setattr(
+        blockwise, "_in_parts", lambda n, *rest, real=blockwise._in_parts: parts.append(n) or real(n, *rest)
+    )
+    example = EXAMPLES[name].at_home(CORES["blockwise"])
+    assert_close(run("blockwise", example.scores, *inputs(example)), expected(name), TOLERANCE["float32"])
+    assert parts == [B]
 
 
 @pytest.mark.parametrize("core", TESTED)

@@ -14,7 +14,7 @@ from model import GPT, GPTConfig
 from model.attention import Request, parse_mask
 from model.attention.contract import Choice
 from model.errors import UserError
-from train.attention import check_attention, choose_attention, looks_ahead
+from train.attention import check_attention, choose_attention, looks_ahead, sees_nothing
 from train.data import Windows, batches
 from train.optimizers import make_optimizer
 from train.schedules import make_schedule
@@ -162,7 +162,14 @@ def _check_train(config: ConfigDict) -> None:
         raise UserError(f"--config.train.seed={seed} must be between 0 and {largest}, so that every seed has 32 bits.")
     if config.train.seeds > 1 and jax.process_count() > 1:
         raise UserError(f"--config.train.seeds={config.train.seeds} needs one process, and there are several; give 1.")
-    if looks_ahead(parse_mask(config.model.mask), config.data.length):
+    if config.data.length < 1:
+        raise UserError(f"--config.data.length={config.data.length} must be at least 1.")
+    mask, length = parse_mask(config.model.mask), config.data.length
+    if sees_nothing(mask, length):
+        raise UserError(
+            f"--config.model.mask={config.model.mask!r} hides every token from every other; write 'causal'."
+        )
+    if looks_ahead(mask, length):
         raise UserError(
             f"--config.model.mask={config.model.mask!r} shows tokens what they are to predict; write 'causal & ...'."
         )

@@ -13,6 +13,8 @@ from model.attention.biases import Alibi, Bias, Bucketed, Fire, Kerple, KerplePo
 from model.axes import parameter
 from model.errors import UserError
 
+_FARTHEST = 2**16  # each distance up to the largest gets its bucket from a table
+
 
 class NoBias(nnx.Module):
     """Nothing is added; also what the modules that hold a bias's parameters inherit from."""
@@ -127,10 +129,10 @@ def t5(buckets: int = 32, max_distance: int = 128) -> BiasMaker:
     Raises:
         UserError: the buckets are not an even number of at least 4, or `max_distance` is not above the exact ones.
     """
-    if buckets < 4 or buckets % 2 or max_distance <= buckets // 4:
+    if buckets < 4 or buckets % 2 or not buckets // 4 < max_distance <= _FARTHEST:
         raise UserError(
             f"--config.model.bias: t5({buckets}, {max_distance}) needs an even number of buckets, at least 4, and a "
-            "max_distance above a quarter of them."
+            f"max_distance above a quarter of them and up to {_FARTHEST}."
         )
     return functools.partial(T5Bias, buckets=buckets, max_distance=max_distance, causal=False)
 
@@ -141,10 +143,10 @@ def t5_causal(buckets: int = 32, max_distance: int = 128) -> BiasMaker:
     Raises:
         UserError: there are less than 2 buckets, or `max_distance` is not above the exact ones.
     """
-    if buckets < 2 or max_distance <= buckets // 2:
+    if buckets < 2 or not buckets // 2 < max_distance <= _FARTHEST:
         raise UserError(
             f"--config.model.bias: t5_causal({buckets}, {max_distance}) needs at least 2 buckets, and a max_distance "
-            "above half of them."
+            f"above half of them and up to {_FARTHEST}."
         )
     return functools.partial(T5Bias, buckets=buckets, max_distance=max_distance, causal=True)
 

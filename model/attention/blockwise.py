@@ -56,6 +56,9 @@ def _parts(B: int, H: int, rows: int, columns: int) -> int:
 
 def _in_parts(parts: int, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
     """One part of the batch after the other, with its rows of what the scores hold."""
+    # The gradients of what all parts share are added up in float32.
+    bias, sinks_H = jax.tree.map(wide, scores.learned())
+    scores = scores.replace(bias=bias, sinks_H=sinks_H)
     leaves, tree = jax.tree.flatten(scores)
     B = len(q_BTHK)
     cut = [names[:1] == ("batch",) and len(x) == B for names, x in zip(leaf_axes(scores), leaves, strict=True)]

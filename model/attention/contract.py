@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from model.attention.scores import Scores
+from model.attention.values import leaf_axes
 from model.axes import partition_spec
 from model.errors import UserError
 
@@ -68,19 +69,41 @@ class Request:
         """The request of a call, on the ambient mesh.
 
         Raises:
-            UserError: the shapes do not agree, or mask and bias were made for other sizes.
+            UserError: the shapes do not agree, or what the scores hold was made for other sizes.
         """
         (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
+        if not min(T, S):
+            raise UserError(f"there are {T} queries and {S} keys: give at least one of each.")
         if k_BSGK.shape != (B, S, G, K) or v_BSGK.shape[:3] != (B, S, G) or H % G:
             raise UserError(
                 f"queries {q_BTHK.shape}, keys {k_BSGK.shape} and values {v_BSGK.shape} do not agree: give them as "
                 "(B, T, H, K), (B, S, G, K) and (B, S, G, K), G dividing H."
             )
         T_mask = T if scores.query_positions_BT is None else S
-        wrong = scores.mask.misfit(B, H, T_mask, S) or (scores.bias and scores.bias.misfit(B, H, T_mask, S))
-        if wrong:
-            raise UserError(f"{wrong}; make it from arrays of these sizes.")
+        wrong = scores.mask.misfit(B, H, T_mask, S)
+        if wrong is None and scores.bias is not None:
+            wrong = scores.bias.misfit(B, H, T_mask, S)
+        wrong = wrong or _misfit(scores, B, T, H)
+        if wrong is not None:
+            raise UserError(f"{wrong}; make it for these sizes (in a config: --config.model.mask or model.bias).")
         return cls(B, T, S, H, G, K, jnp.dtype(q_BTHK.dtype), scores, platform(), ways())
+
+
+def _misfit(scores: Scores, B: int, T: int, H: int) -> str | None:
+    """What is said of arrays with other axes than they should have, or made for other rows or heads."""
+    sizes = {"batch": (1, B), "heads": (1, H)}
+    for names, x in zip(leaf_axes(scores), jax.tree.leaves(scores), strict=True):
+        pairs = zip(names, x.shape, strict=False)
+        if len(names) != x.ndim or any(name in sizes and n not in sizes[name] for name, n in pairs if name):
+            axes = ", ".join(name or "..." for name in names)
+            return f"an array {tuple(x.shape)} in the scores has not the axes ({axes}) of {B} rows and {H} heads"
+    exact: list[tuple[str, Any, tuple[int, ...]]] = [
+        ("sinks", scores.sinks_H, (H,)),
+        ("keys of dropout", None if scores.dropout is None else scores.dropout.keys_BH2, (B, H, 2)),
+        ("positions of queries", scores.query_positions_BT, (B, T)),
+    ]
+    wrong = [(what, x.shape, size) for what, x, size in exact if x is not None and x.shape != size]
+    return next((f"{what} made for {shape} cannot serve {size}" for what, shape, size in wrong), None)
 
 
 def platform() -> str:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from model.attention.contract import Refusals, Request, needs
 from model.attention.masks import Band, Mask, causal, full
 from model.attention.scores import Scores
-from model.attention.sharded import per_device
+from model.attention.sharded import per_device, uneven
 
 
 def fused(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
@@ -74,3 +74,4 @@ def refusals(request: Request) -> Refusals:
         f"the mesh splits the sequence over context={request.ways['length']}",
         "write ring or ulysses, or --config.mesh.context=1",
     )
+    yield from uneven(request)

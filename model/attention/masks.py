@@ -244,12 +244,12 @@ def segments(queries_BT: Array, keys_BS: Array | None = None) -> Mask:
 
 
 def padding(valid_BS: Array) -> Mask:
-    """Keys whose flag is False are seen by nobody."""
-    return Padding(valid_BS)
+    """Keys whose flag is False, or 0, are seen by nobody."""
+    return Padding(_flags(valid_BS))
 
 
 def explicit(allowed_BHTS: Array) -> Mask:
-    """Any pattern, as booleans (B or 1, H or 1, T, S); with H > 1, one for each head.
+    """Any pattern, as flags (B or 1, H or 1, T, S), hidden where False or 0; with H > 1, one for each head.
 
     Raises:
         UserError: the array is not of rank 4.
@@ -258,7 +258,7 @@ def explicit(allowed_BHTS: Array) -> Mask:
         raise UserError(
             f"explicit(array of shape {np.shape(allowed_BHTS)}) needs four axes (B or 1, H or 1, T, S): reshape it."
         )
-    return Explicit(allowed_BHTS)
+    return Explicit(_flags(allowed_BHTS))
 
 
 def exact_state(mask: Mask, i0: int, i1: int, j0: int, j1: int) -> BlockState:
@@ -305,10 +305,16 @@ def gather_BHTS(values_BHTS: Array, i: Index, j: Index) -> jax.Array:
 def misfit(content: Array, sizes: tuple[int, ...], what: str) -> str | None:
     """The part of a sentence that says so if an array does not broadcast to those sizes."""
     shape = tuple(content.shape)
-    if all(one in (1, size) for one, size in zip(shape[:-1], sizes[:-1], strict=True)) and shape[-1] == sizes[-1]:
-        return None
+    if len(shape) == len(sizes) and shape[-1] == sizes[-1]:
+        if all(one in (1, size) for one, size in zip(shape, sizes, strict=True)):
+            return None
     made, asked = (" x ".join(map(str, numbers)) for numbers in (shape, sizes))
     return f"a mask made for {made} ({what}) cannot serve {asked}"
+
+
+def _flags(array: Array) -> Array:
+    # `~` and `&` of numbers would work on their bits.
+    return array if array.dtype == bool else array != 0
 
 
 def _both(first: Mask, second: Mask) -> Mask:

@@ -10,6 +10,8 @@ from model.attention.masks import BlockState, Index, Mask, causal, window
 from model.attention.values import static, value
 from model.errors import UserError
 
+_MOST_BLOCKS = 2048  # of a random layout, each way; it is kept as a whole
+
 
 @value
 class Chunked(Mask):
@@ -195,6 +197,11 @@ def random_blocks(size: int, count: int, length: int, seed: int = 0) -> Mask:
         UserError: there are fewer than `count` blocks.
     """
     n = -(-_at_least_1("random_blocks", length) // _at_least_1("random_blocks", size))
+    if n > _MOST_BLOCKS:
+        raise UserError(
+            f"random_blocks({size}, {count}, {length}) has {n} x {n} blocks; give --config.model.mask a size of at "
+            f"least {-(-length // _MOST_BLOCKS)}."
+        )
     if not 1 <= count <= n:
         raise UserError(
             f"random_blocks({size}, {count}, {length}): there are {n} blocks; give --config.model.mask a count from 1 "
