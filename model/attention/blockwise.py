@@ -41,7 +41,8 @@ def blockwise(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: S
 
     The backward pass computes the weights again from the log-normaliser of each row. A block that the mask is known to
     empty before tracing is left out, and one that it is known to fill is not masked; what depends on arrays (segment
-    ids, padding, explicit masks) is masked exactly and skips nothing.
+    ids, padding, explicit masks) is masked exactly and skips nothing. Differentiable in reverse mode only (jax.grad and
+    jax.vjp, not jax.jvp); `dense` takes both.
     """
     parts = _parts(len(q_BTHK), q_BTHK.shape[2], *block_sizes(q_BTHK.shape[1], k_BSGK.shape[1]))
     return _in_parts(parts, q_BTHK, k_BSGK, v_BSGK, scores) if parts > 1 else _whole(q_BTHK, k_BSGK, v_BSGK, scores)
