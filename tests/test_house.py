@@ -66,9 +66,11 @@ def test_every_module_imports(path: Path) -> None:
 
 @pytest.mark.parametrize("room", ["configs", "model", "model/attention", "train", "eval", "launch", "tests"])
 def test_every_room_has_a_short_readme(room: str) -> None:
-    """At most 40 lines beside tables and code."""
-    prose = re.sub(r"```.*?```", "", (ROOT / room / "README.md").read_text(), flags=re.DOTALL)
-    assert len([line for line in prose.splitlines() if line and not line.startswith(("|", "    "))]) <= 40
+    """At most 40 lines; in model/attention, which holds the table of cores and shows how to add one, 40 of prose."""
+    text = (ROOT / room / "README.md").read_text()
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL).splitlines()
+    lines = [line for line in prose if line and not line.startswith(("|", "    "))]
+    assert len(lines if room == "model/attention" else text.splitlines()) <= 40
 
 
 def test_every_package_is_listed() -> None:
