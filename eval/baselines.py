@@ -11,7 +11,7 @@ import numpy as np
 
 from model.errors import UserError
 from train.data import Data
-from train.machine import cache_folder
+from train.run.machine import cache_folder
 
 log = logging.getLogger("heed")
 END = 0xFF  # the closing symbol of a document: UTF-8 never uses this byte

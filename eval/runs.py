@@ -9,9 +9,9 @@ import jax
 from ml_collections import ConfigDict
 
 from model import GPT, UserError
-from train.checkpoints import Checkpoints
 from train.data import Data, Tokenizer, load_tokenizer, open_data
 from train.experiment import bind, make_experiment
+from train.run.checkpoints import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from launch.bench import race
 from launch.configs import load
 from launch.train import check
 from model.attention import CORES, Core, Refusal, Request, Scores, attend, causal
-from model.attention.conditions import examples
+from model.attention.cores.conditions import examples
 from model.errors import UserError
 
 EVIDENCE = {"tested": "exact", "interpreted": "exact, interpreted", "untested": "untested"}

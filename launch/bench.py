@@ -21,7 +21,7 @@ from launch.configs import load
 from model import GPTConfig
 from model.errors import UserError
 from train.experiment import flops_per_token, make_experiment
-from train.machine import matrix_rate
+from train.run.machine import matrix_rate
 from train.schedules import make_schedule
 from train.sharding import placed
 from train.state import Params

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from launch import configs
 from model.errors import UserError
-from train.runfolder import FullDisk
+from train.run.folder import FullDisk
 
 _PREFIX = "--config."
 

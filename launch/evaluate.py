@@ -11,7 +11,7 @@ from eval.runs import Run, open_run
 from eval.summary import compare
 from launch import cli
 from model.errors import UserError
-from train.tasks import token_sums
+from train.tasks.language_model import token_sums
 
 
 def main(argv: Sequence[str]) -> None:

@@ -19,14 +19,14 @@ from eval.likelihood import Likelihood
 from eval.summary import summarize
 from launch import cli
 from launch.configs import load
-from train.checkpoints import Checkpoints
 from train.data import open_data
 from train.experiment import Experiment, flops_per_token, make_experiment
 from train.loop import Values, check_finite, stop_signals, train
-from train.machine import machine_rate, use_compilation_cache
-from train.profiler import profiler
-from train.report import Report
-from train.runfolder import RunFolder, passport
+from train.run.checkpoints import Checkpoints
+from train.run.folder import RunFolder, passport
+from train.run.machine import machine_rate, use_compilation_cache
+from train.run.profiler import profiler
+from train.run.report import Report
 from train.schedules import warn_if_short
 from train.sharding import placed
 from train.state import State

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.attention import BIASES, Bias, ExplicitBias, Relative, parse_bias
-from model.attention.bias_modules import NoBias, alibi_slopes
-from model.attention.biases import Alibi, bucket
+from model.attention.biases.distance import Alibi, bucket
+from model.attention.biases.modules import NoBias, alibi_slopes
 from model.errors import UserError
 from tests import reference
 

@@ -12,8 +12,8 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from model.errors import UserError
-from train import checkpoints
-from train.checkpoints import Checkpoints
+from train.run import checkpoints
+from train.run.checkpoints import Checkpoints
 
 
 @struct.dataclass

@@ -31,9 +31,9 @@ from model.attention import (
     select_core,
     window,
 )
-from model.attention.biases import Alibi
-from model.attention.patterns import fixed, random_blocks, sink_columns
-from model.attention.ring import Trip, make_blocks
+from model.attention.biases.distance import Alibi
+from model.attention.cores.ring import Trip, make_blocks
+from model.attention.masks.patterns import fixed, random_blocks, sink_columns
 from model.errors import UserError
 from tests.small import QUICK, compiled_step, losses, small_experiment
 from train.sharding import make_mesh, make_rules, placed
@@ -156,7 +156,7 @@ def test_any_number_of_devices_share_a_sequence(core: str, C: int, name: str) ->
 
 def test_chunks_that_blocks_do_not_fill_are_computed_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 272 / 4 queries and 340 / 4 keys in blocks of 64."""
-    monkeypatch.setattr(sys.modules["model.attention.ring"], "block_sizes", lambda T, S: (64, 64))
+    monkeypatch.setattr(sys.modules["model.attention.cores.ring"], "block_sizes", lambda T, S: (64, 64))
     example = Example(Scores(window(90, 30), 0.4), T=272, S=340, H=2, G=1)
     sizes = {(one.rows, one.columns) for one in make_blocks(example.scores.mask, 2, example.T, example.S)}
     assert sizes == {(64, 64), (4, 64), (64, 21), (4, 21)}

@@ -28,11 +28,11 @@ from model.attention import (
     padding,
     segments,
 )
-from model.attention import cores as table
-from model.attention.biases import Alibi
-from model.attention.conditions import examples
+from model.attention.biases.distance import Alibi
 from model.attention.contract import platform, ways
-from model.attention.dense import dense
+from model.attention.cores import table
+from model.attention.cores.conditions import examples
+from model.attention.cores.dense import dense
 from model.attention.selfcheck import TOLERANCE, errors, judge
 from model.attention.values import leaf_axes
 from model.errors import UserError
@@ -279,7 +279,7 @@ def test_no_untested_cell_says_exact() -> None:
 
 
 def test_the_readme_holds_the_table() -> None:
-    readme = Path("model/attention/README.md").read_text()
+    readme = Path("model/attention/cores/README.md").read_text()
     assert attention_command.table() in readme, "copy what launch.attention --table prints"
 
 

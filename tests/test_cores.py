@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import CORES, Scores, blockwise, fused, splash
-from model.attention.conditions import HEADS, LENGTH, WIDTH, B, Example, examples
+from model.attention import CORES, Scores
+from model.attention.cores import blockwise, fused, splash
+from model.attention.cores.conditions import HEADS, LENGTH, WIDTH, B, Example, examples
 from tests import oracle
 from train.sharding import make_mesh, make_rules, placed
 

@@ -10,7 +10,7 @@ from flax import nnx
 from eval.likelihood import Likelihood
 from model import GPT, GPTConfig
 from train.data import Windows
-from train.tasks import token_sums
+from train.tasks.language_model import token_sums
 
 V, END, LENGTH = 7, 6, 11
 DOCUMENTS = [[0, 3, 1], [5], [], [2, 2, 4, 1, 0, 0, 3, 5, 1, 2, 4, 1, 3], [1, 1, 0, 5, 2, 4, 3, 3]]

@@ -23,7 +23,8 @@ from model.attention import (
     segments,
     window,
 )
-from model.attention.masks import Band, Or, conjuncts, exact_state
+from model.attention.masks.band import Band
+from model.attention.masks.base import Or, conjuncts, exact_state
 from model.errors import UserError
 from tests import reference
 

@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from train import machine, report
-from train.report import Report, Screen, drop_later_lines
+from train.run.report import Report, Screen, drop_later_lines
 
 
 def make(folder: Path | None, **changes: Any) -> Report:

@@ -12,17 +12,17 @@ import pytest
 from launch import train
 from launch.configs import load
 from tests.tiny import CONFIG, Outcome, call, end, metrics, saved, start, words, write_text
-from train.checkpoints import Checkpoints
 from train.data import open_data
 from train.experiment import make_experiment
-from train.report import Report
+from train.run.checkpoints import Checkpoints
+from train.run.report import Report
 from train.state import State
 
 # The command, which sends itself a signal as soon as a step is written down: the next one runs already.
 SIGNALLED = """
 import os, signal, sys
 from launch import cli, train
-from train.report import Report
+from train.run.report import Report
 name, at = sys.argv.pop(), int(sys.argv.pop())
 step = Report.step
 def signalled(self, number, *rest):

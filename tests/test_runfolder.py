@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from launch.configs import flatten, load
 from model.errors import UserError
-from train.runfolder import RunFolder, full_disk, learned_changes, passport
+from train.run.folder import RunFolder, full_disk, learned_changes, passport
 
 
 def config(**overrides: object) -> ConfigDict:
@@ -75,7 +75,7 @@ def test_only_extend_allows_more_steps(tmp_path: Path) -> None:
 OWNER = """
 import os, sys
 from launch.configs import load
-from train.runfolder import RunFolder
+from train.run.folder import RunFolder
 folder = RunFolder(sys.argv[1], load("gpt:quickstart"))
 child = os.fork()  # a loader, which outlives its killed parent
 if child == 0:
@@ -124,7 +124,7 @@ def test_a_refused_config_gives_the_lock_back(tmp_path: Path) -> None:
     begin(tmp_path)
     with pytest.raises(UserError):
         RunFolder(tmp_path, config(**{"model.width": 96}))
-    again = "import sys; from launch.configs import load; from train.runfolder import RunFolder\n"
+    again = "import sys; from launch.configs import load; from train.run.folder import RunFolder\n"
     again += "RunFolder(sys.argv[1], load('gpt'))"
     subprocess.run([sys.executable, "-c", again, str(tmp_path)], check=True)
 

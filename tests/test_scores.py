@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.attention import Dropout, dropout
-from model.attention.masks import indices
+from model.attention.masks.base import indices
 
 B, H, T, S = 3, 5, 128, 96
 

@@ -11,14 +11,15 @@ from flax.core import spmd
 from jax.sharding import AxisType
 
 from model.attention import MASKS, Mask, Scores, causal, explicit, full, padding, parse_mask, segments, window
-from model.attention.bias_modules import alibi_slopes
-from model.attention.biases import Alibi, ExplicitBias
+from model.attention.biases.base import ExplicitBias
+from model.attention.biases.distance import Alibi
+from model.attention.biases.modules import alibi_slopes
 from model.attention.contract import Request, choose_core
-from model.attention.cores import CORES
-from model.attention.dense import dense
+from model.attention.cores.dense import dense
+from model.attention.cores.splash import Sizes, fitting, make_kernel, refusals, run, with_places
+from model.attention.cores.splash_mask import BlockMask, computed_blocks
+from model.attention.cores.table import CORES
 from model.attention.scores import Dropout
-from model.attention.splash import Sizes, fitting, make_kernel, refusals, run, with_places
-from model.attention.splash_mask import BlockMask, computed_blocks
 from model.errors import UserError
 
 SMALL = Sizes(128, 128, 128)

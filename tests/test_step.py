@@ -22,7 +22,7 @@ from train.optimizers import make_optimizer
 from train.sharding import make_init
 from train.state import State, dropout_keys
 from train.step import Metrics, groups, make_step
-from train.tasks import language_model, token_sums
+from train.tasks.language_model import language_model, token_sums
 
 B, T, V, L, D, H = 12, 7, 13, 2, 22, 11
 CONFIG = GPTConfig(num_layers=L, width=D, num_heads=H, mlp_width=17, vocab_size=V, max_length=T, dropout=0.1)

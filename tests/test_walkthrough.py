@@ -1,4 +1,4 @@
-"""model/attention/README.md adds a mask and a core; here is somebody who does exactly what it says, in a copy."""
+"""model/attention/cores/README.md adds a mask and a core; here is somebody who does exactly what it says, in a copy."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-README = (ROOT / "model/attention/README.md").read_text()
+README = (ROOT / "model/attention/cores/README.md").read_text()
 SECTIONS = dict(re.findall(r"^## Add a (mask|core)\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL))
 
 
@@ -29,12 +29,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ((name, code),) = re.findall(r"A file, `(.*?)`:\n\n```python\n(.*?)```", section, re.DOTALL)
         (line,), (file,) = (
             re.findall(r'^    ("\w+": .*)$', section, re.MULTILINE),
-            re.findall(r"of `(\w+\.py)`", section),
+            re.findall(r"of `([\w/]+\.py)`", section),
         )
         (folder / name).write_text(code)
-        path, module = folder / "model/attention" / file, f"model.attention.{word}"
+        path, module = folder / file, name.removesuffix(".py").replace("/", ".")
         before = path.read_text()
-        added = f"from {module} import {word}\n" if word == "lookback" else f"from model.attention import {word}\n"
+        added = (
+            f"from {module} import {word}\n" if word == "lookback" else f"from model.attention.cores import {word}\n"
+        )
         after = before.replace(table, f"{table}    {line}\n").replace("\nfrom model", f"\n{added}from model", 1)
         assert len(after.splitlines()) == len(before.splitlines()) + 2
         path.write_text(after)

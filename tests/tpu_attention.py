@@ -36,10 +36,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from model.attention import Scores, padding, parse_mask, segments, select_core
-from model.attention.biases import Alibi
+from model.attention.biases.distance import Alibi
 from model.attention.contract import Request
-from model.attention.splash import SIZES, make_kernel
-from model.attention.splash_mask import computed_blocks
+from model.attention.cores.splash import SIZES, make_kernel
+from model.attention.cores.splash_mask import computed_blocks
 from tests.small import VOCAB, abstract_batch, small_config
 from train.experiment import make_experiment
 from train.sharding import placed

@@ -11,8 +11,8 @@ from flax import nnx
 from model import GPT, GPTConfig
 from model.attention import Request, causal
 from model.attention.contract import Choice
-from model.attention.cores import CORES, select_core
-from model.attention.masks import BlockState, Mask, exact_state
+from model.attention.cores.table import CORES, select_core
+from model.attention.masks.base import BlockState, Mask, exact_state
 from model.attention.selfcheck import errors, judge
 
 _SLICE = 256  # queries and keys of the check, at most

@@ -32,7 +32,8 @@ from train.sharding import (
 )
 from train.state import Params, State
 from train.step import Metrics, make_step, population
-from train.tasks import Batch, language_model, token_sums
+from train.tasks.base import Batch
+from train.tasks.language_model import language_model, token_sums
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from model.errors import UserError
 from train.state import Params, State
 from train.step import Metrics, groups
-from train.tasks import Batch
+from train.tasks.base import Batch
 
 Values = dict[str, Any]
 

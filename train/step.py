@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from train.state import Params, State, dropout_keys
-from train.tasks import Batch, Loss, Sums
+from train.tasks.base import Batch, Loss, Sums
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[State, Batch], tuple[State, Metrics]]

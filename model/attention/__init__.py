@@ -1,12 +1,15 @@
 """Attention: masks and scores as values, cores behind one call, and the module around them."""
 
-from model.attention.biases import Bias, ExplicitBias, Relative
+from model.attention.biases.base import Bias, ExplicitBias, Relative
+from model.attention.biases.table import BIASES, parse_bias
 from model.attention.contract import Core, Refusal, Request
-from model.attention.cores import CORES, attend, select_core
-from model.attention.masks import BlockState, Mask, causal, explicit, full, padding, segments, window
+from model.attention.cores.table import CORES, attend, select_core
+from model.attention.masks.arrays import explicit, padding, segments
+from model.attention.masks.band import causal, full, window
+from model.attention.masks.base import BlockState, Mask
+from model.attention.masks.table import MASKS, parse_mask
 from model.attention.module import KVCache, MultiHeadAttention
 from model.attention.scores import Dropout, Scores, dropout
-from model.attention.tables import BIASES, MASKS, parse_bias, parse_mask
 
 __all__ = [
     "BIASES",

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from model.attention.biases import Bias
-from model.attention.cores import attend, check_name
-from model.attention.dense import dense
-from model.attention.masks import Mask
+from model.attention.biases.base import Bias
+from model.attention.cores.dense import dense
+from model.attention.cores.table import attend, check_name
+from model.attention.masks.base import Mask
 from model.attention.scores import Scores, dropout
 from model.axes import parameter, pin
 from model.errors import UserError

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.attention.biases import Bias
-from model.attention.masks import Index, Mask, Start, gather, indices
+from model.attention.biases.base import Bias
+from model.attention.masks.arrays import gather
+from model.attention.masks.base import Index, Mask, Start, indices
 from model.attention.values import array, static, value
 
 MASKED = -1e30  # what a masked score becomes: finite, so that a row of nothing else gives no NaN

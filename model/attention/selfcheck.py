@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from model.attention.contract import Call
-from model.attention.dense import dense
+from model.attention.cores.dense import dense
 from model.attention.scores import Scores, wide
 from model.axes import pin
 from model.errors import UserError

@@ -2,10 +2,10 @@
 
 import jax
 
-from model.attention.blockwise import blockwise
 from model.attention.contract import Refusals, Request, needs
+from model.attention.cores.blockwise import blockwise
+from model.attention.cores.sharded import mesh_axes, per_device, uneven
 from model.attention.scores import Scores
-from model.attention.sharded import mesh_axes, per_device, uneven
 from model.attention.values import specs
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model.attention.biases import Alibi, Bias, Bucketed, Fire, Kerple, KerplePower
+from model.attention.biases.base import Bias
+from model.attention.biases.distance import Alibi, Bucketed, Fire, Kerple, KerplePower
 from model.axes import parameter
 from model.errors import UserError
 

@@ -1,5 +1,4 @@
-"""What is learned: a task turns a model and a batch into sums and counts, which add over micro-batches, devices and
-hosts."""
+"""Next-token prediction: the task of a causal language model."""
 
 from collections.abc import Callable
 
@@ -9,10 +8,7 @@ from flax import nnx
 
 from model.errors import UserError
 from train.state import Params
-
-Batch = dict[str, jax.Array]
-Sums = dict[str, tuple[jax.Array, jax.Array]]
-Loss = Callable[[Params, Batch, jax.Array | None], Sums]
+from train.tasks.base import Batch, Loss, Sums
 
 
 def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Loss:

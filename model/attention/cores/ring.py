@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.attention.blockwise import Plan, add_blocks, add_gradients, begin, block_sizes, end, sink_gradient
 from model.attention.contract import Refusals, Request, needs
-from model.attention.masks import BlockState, Mask, exact_state
+from model.attention.cores.blockwise import Plan, add_blocks, add_gradients, begin, block_sizes, end, sink_gradient
+from model.attention.cores.sharded import mesh_axes, per_device, uneven
+from model.attention.masks.base import BlockState, Mask, exact_state
 from model.attention.scores import Scores, wide
-from model.attention.sharded import mesh_axes, per_device, uneven
 
 Pair = tuple[int, int]
 

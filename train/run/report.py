@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
-from train.runfolder import full_disk
+from train.run.folder import full_disk
 
 Values = Mapping[str, Any]  # names to numbers, or to arrays (N,) with N seeds
 

@@ -19,8 +19,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from model.errors import UserError
-from train.named_arrays import difference, plain, typed
-from train.runfolder import full_disk
+from train.run.folder import full_disk
+from train.run.named_arrays import difference, plain, typed
 
 log = logging.getLogger("heed")
 _FILES = "files.json"

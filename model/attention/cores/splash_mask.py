@@ -9,7 +9,9 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as kernel_masks
 
-from model.attention.masks import Band, BlockState, Mask, Padding, Segments, conjuncts, full
+from model.attention.masks.arrays import Padding, Segments
+from model.attention.masks.band import Band, full
+from model.attention.masks.base import BlockState, Mask, conjuncts
 
 
 class Parts(NamedTuple):

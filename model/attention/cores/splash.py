@@ -9,13 +9,14 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as kernel_masks
 
-from model.attention import splash_mask
-from model.attention.biases import Alibi, Bias
-from model.attention.blockwise import blockwise
+from model.attention.biases.base import Bias
+from model.attention.biases.distance import Alibi
 from model.attention.contract import Refusals, Request, needs
-from model.attention.masks import Mask
+from model.attention.cores import splash_mask
+from model.attention.cores.blockwise import blockwise
+from model.attention.cores.sharded import per_device, uneven
+from model.attention.masks.base import Mask
 from model.attention.scores import MASKED, Scores
-from model.attention.sharded import per_device, uneven
 
 _LANES = 128  # a block of keys is a multiple of a register's lanes, and so is one of queries in the backward pass
 _HEAD_BYTES = 1024  # a head of width 256 in float32, for which the table below is made

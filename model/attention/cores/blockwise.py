@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.attention.contract import Refusals, Request, needs, platform, ways
-from model.attention.masks import BlockState, Mask, Start, exact_state
-from model.attention.patterns import FirstKeys
+from model.attention.masks.base import BlockState, Mask, Start, exact_state
+from model.attention.masks.patterns import FirstKeys
 from model.attention.scores import MASKED, Scores, wide
 from model.attention.values import leaf_axes
 

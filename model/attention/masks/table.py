@@ -1,8 +1,8 @@
-"""Masks and biases by name, as the expressions of a config call them; adding one is a line here."""
+"""Masks by name, as the expressions of a config call them; adding one is a line here."""
 
-from model.attention.bias_modules import BiasMaker, alibi, fire, kerple, kerple_power, none, t5, t5_causal
-from model.attention.masks import Mask, causal, full, window
-from model.attention.patterns import (
+from model.attention.masks.band import causal, full, window
+from model.attention.masks.base import Mask
+from model.attention.masks.patterns import (
     chunked,
     dilated,
     fixed,
@@ -27,15 +27,6 @@ MASKS: Table = {
     "fixed": fixed,
     "random_blocks": random_blocks,
 }
-BIASES: Table = {
-    "none": none,
-    "alibi": alibi,
-    "t5": t5,
-    "t5_causal": t5_causal,
-    "kerple": kerple,
-    "kerple_power": kerple_power,
-    "fire": fire,
-}
 
 
 def parse_mask(text: str) -> Mask:
@@ -45,12 +36,3 @@ def parse_mask(text: str) -> Mask:
         UserError: another name or operator, or arguments that the mask refuses.
     """
     return parse(text, MASKS, "model.mask", combined=True)
-
-
-def parse_bias(text: str) -> BiasMaker:
-    """What makes the bias of a name or a call with numbers, such as `t5(buckets=32, max_distance=128)`.
-
-    Raises:
-        UserError: another name, or arguments that the bias refuses.
-    """
-    return parse(text, BIASES, "model.bias")

@@ -5,8 +5,8 @@ import logging
 
 import jax
 
-from model.attention import blockwise, dense, fused, ring, splash, ulysses
 from model.attention.contract import Choice, Core, Request, choose_core
+from model.attention.cores import blockwise, dense, fused, ring, splash, ulysses
 from model.attention.scores import Scores
 from model.layers import choose
 

@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from model.attention.masks import BlockState, Index, Mask, causal, window
+from model.attention.masks.band import causal, window
+from model.attention.masks.base import BlockState, Index, Mask
 from model.attention.values import static, value
 from model.errors import UserError
 

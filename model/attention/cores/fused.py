@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from model.attention.contract import Refusals, Request, needs
-from model.attention.masks import Band, Mask, causal, full
+from model.attention.cores.sharded import per_device, uneven
+from model.attention.masks.band import Band, causal, full
+from model.attention.masks.base import Mask
 from model.attention.scores import Scores
-from model.attention.sharded import per_device, uneven
 
 
 def fused(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:

@@ -1,0 +1,86 @@
+"""What is added to the logits by where query and key stand, as values: any block on demand."""
+
+import dataclasses
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.attention.masks.arrays import gather_BHTS
+from model.attention.masks.base import Index, Start, indices
+from model.attention.values import array, value
+
+
+class Bias:
+    """The base of all biases; all arrays of one are floats, because cores ask for gradients of each."""
+
+    def at(self, i: Index, j: Index) -> jax.Array:
+        """What is added for query i and key j: (B or 1, H or 1, T, S) for index arrays of rank 4."""
+        raise NotImplementedError
+
+    def block(self, i0: Start, j0: Start, rows: int, columns: int) -> jax.Array:
+        """The part that begins at query i0 and key j0, (B or 1, H or 1, rows, columns); the starts may be traced."""
+        return self.at(*indices(i0, j0, rows, columns))
+
+    def add_gradient(self, total: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
+        """The gradient of this bias's arrays with that of a block in it; dlogits is (B, H, rows, columns)."""
+        rows, columns = dlogits.shape[2:]
+        block, pull = jax.vjp(lambda bias: bias.block(i0, j0, rows, columns), self)
+        return jax.tree.map(jnp.add, total, pull(summed(dlogits, block.shape).astype(block.dtype))[0])
+
+    def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
+        """What, if anything, the bias was made for that these sizes are not."""
+        return None
+
+
+def summed(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """x summed over the axes in which `shape` has one entry and x has more."""
+    axes = tuple(n for n, (one, size) in enumerate(zip(shape, x.shape, strict=True)) if one == 1 < size)
+    return jnp.sum(x, axis=axes, keepdims=True)
+
+
+class Relative(Bias):
+    """A bias that depends on the distance j - i alone."""
+
+    def of(self, distance: Index) -> jax.Array:
+        """(H, *shape) for whole distances j - i of any shape."""
+        raise NotImplementedError
+
+    def at(self, i: Index, j: Index) -> jax.Array:
+        """The bias of each distance."""
+        return jnp.moveaxis(self.of((j - i)[:, 0]), 0, 1)
+
+    def block(self, i0: Start, j0: Start, rows: int, columns: int) -> jax.Array:
+        """A Toeplitz matrix: the rows + columns - 1 distances are looked up once, and laid out by a reshape."""
+        # Entry (a, b) is vector[(b - a) mod n]: n entries repeated, read in rows that are one shorter than n.
+        n = rows + columns
+        steps = np.arange(n)
+        vector_Hn = self.of(j0 - i0 + np.where(steps < columns, steps, steps - n))
+        flat = jnp.tile(vector_Hn, (1, rows))[:, : rows * (n - 1)]
+        return flat.reshape(-1, rows, n - 1)[None, :, :, :columns]
+
+
+@value
+class ExplicitBias(Bias):
+    """An array of numbers (B or 1, H or 1, T, S)."""
+
+    bias_BHTS: jax.Array = array("batch", "heads", None, None)
+
+    def at(self, i: Index, j: Index) -> jax.Array:
+        """Gathers entries; indices beyond the array answer as its last one does."""
+        return gather_BHTS(self.bias_BHTS, i, j)
+
+    def add_gradient(self, total: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
+        """Adds to the entries of the block and touches no other: the array is as large as the whole matrix."""
+        i, j = indices(i0, j0, *dlogits.shape[2:])
+        block = summed(dlogits, (*self.bias_BHTS.shape[:2], *dlogits.shape[2:]))
+        return dataclasses.replace(total, bias_BHTS=total.bias_BHTS.at[:, :, i[0, 0], j[0, 0]].add(block, mode="clip"))
+
+    def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
+        """An array that does not broadcast to (B, H, T, S)."""
+        shape, sizes = tuple(self.bias_BHTS.shape), (B, H, T, S)
+        if len(shape) == 4 and all(one in (1, size) for one, size in zip(shape[:2], sizes[:2], strict=True)):
+            if shape[2:] == sizes[2:]:
+                return None
+        return f"a bias made for {' x '.join(map(str, shape))} (rows, heads, queries, keys) cannot serve {sizes}"

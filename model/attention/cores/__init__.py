@@ -1,0 +1,1 @@
+"""Cores: what computes attention, each in a file, and the table of them."""
