@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
 
 
 # By the chip's name, for heads of up to 1,024 bytes. Not tuned: they fit its vector memory, by its compiler
-# (tests/test_tpu.py), and no chip has ranked them yet.
+# (tests/train/test_tpu.py), and no chip has ranked them yet.
 SIZES = {
     "TPU v4": Sizes(512, 512, 512),
     "TPU v5 lite": Sizes(512, 512, 512),

@@ -13,9 +13,9 @@ from configs import base
 from launch import cli
 from launch.configs import comments, flatten, help_text, load
 from model.errors import UserError
+from tests.conftest import ROOT
 from train.sharding import AXES
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base"))
 
 

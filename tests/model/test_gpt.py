@@ -16,7 +16,7 @@ from model.attention import BIASES, MASKS
 from model.layers import ACTIVATIONS, GATED, NORMS, dropout, row_bernoulli
 from model.positions import POSITIONS
 from model.stack import REMAT
-from tests import reference
+from tests.model import reference
 
 B, T, V, L, H, G, K, F = 5, 11, 31, 3, 6, 2, 4, 29
 SIZES = {"vocab_size": V, "max_length": 17, "num_layers": L, "width": H * K, "num_heads": H, "num_kv_heads": G}
@@ -101,7 +101,7 @@ def assert_same(one: Any, two: Any, tolerance: float = 1e-5) -> None:
 
 
 def test_every_variant_has_a_reference() -> None:
-    """A new entry of a table is found by the cases below; it needs its formula in tests/reference.py first."""
+    """A new entry of a table is found by the cases below; it needs its formula in tests/model/reference.py first."""
     assert set(NORMS) == set(reference.NORMS)
     assert set(ACTIVATIONS) == set(reference.MLPS)
     assert set(GATED) <= set(ACTIVATIONS)

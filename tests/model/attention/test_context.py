@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -35,10 +34,10 @@ from model.attention.biases.distance import Alibi
 from model.attention.cores.ring import Trip, make_blocks
 from model.attention.masks.patterns import fixed, random_blocks, sink_columns
 from model.errors import UserError
+from tests.conftest import ROOT
 from tests.small import QUICK, compiled_step, losses, small_experiment
 from train.sharding import make_mesh, make_rules, placed
 
-ROOT = Path(__file__).resolve().parent.parent
 B, T, H, G, K = 4, 48, 8, 4, 5
 STEPS = 10
 TOLERANCE = 5e-6  # of the largest number
@@ -312,7 +311,9 @@ def losses_alone() -> np.ndarray:
 
 @cache
 def on_tpu() -> Any:
-    done = subprocess.run([sys.executable, "-m", "tests.tpu_context"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.model.attention.tpu_context"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -11,7 +11,7 @@ import pytest
 from model.attention import CORES, Scores
 from model.attention.cores import blockwise, fused, splash
 from model.attention.cores.conditions import HEADS, LENGTH, WIDTH, B, Example, examples
-from tests import oracle
+from tests.model.attention import oracle
 from train.sharding import make_mesh, make_rules, placed
 
 

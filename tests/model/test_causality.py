@@ -10,8 +10,8 @@ import pytest
 
 from model.attention import parse_mask, segments
 from model.stack import Context
-from tests import reference
-from tests.test_model import B, H, K, T, assert_same, compiled, documents, model
+from tests.model import reference
+from tests.model.test_gpt import B, H, K, T, assert_same, compiled, documents, model
 
 
 def looks_back(text: str) -> bool:

@@ -1,7 +1,7 @@
 """A process of its own: compiles attention over a split sequence for TPU v5e with the real compiler, and prints as JSON
 what one device holds.
 
-Run as `python -m tests.tpu_context`.
+Run as `python -m tests.model.attention.tpu_context`.
 """
 
 import json

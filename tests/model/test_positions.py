@@ -11,7 +11,7 @@ from flax import nnx
 
 from model.errors import UserError
 from model.positions import POSITIONS, Rotary, parse_position, rotate
-from tests import reference
+from tests.model import reference
 
 B, T, H, K, D = 2, 5, 3, 12, 36
 ROTARY = [text for text in reference.POSITIONS if text.startswith("rope")]

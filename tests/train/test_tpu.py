@@ -4,14 +4,13 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model.attention import MASKS
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 ROWS, LENGTH, VOCAB = 128, 1024, 50304
 needs_compiler = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed here"
@@ -29,7 +28,7 @@ def last_line(module: str, *arguments: object) -> Any:
 @needs_compiler
 def test_gpt2_trains_on_a_v5e_4x4() -> None:
     """124M parameters in bfloat16, T=1024, 8 rows on each chip; `pytest -s` shows the peak."""
-    found = last_line("tests.tpu_compile", ROWS)
+    found = last_line("tests.train.tpu_compile", ROWS)
     print(
         f"\npeak of one chip: {found['peak'] / 1e9:.2f} GB, of it the state {found['arguments'] / 1e9:.2f} GB; {found}"
     )
@@ -48,7 +47,7 @@ def test_gpt2_trains_on_a_v5e_4x4() -> None:
 @needs_compiler
 def test_splash_compiles_for_every_chip_head_width_and_mask() -> None:
     """Forward and backward, 4,096 places; `pytest -s` shows the share of the blocks that each mask skips."""
-    found = last_line("tests.tpu_attention", "cases")
+    found = last_line("tests.model.attention.tpu_attention", "cases")
     for one in found:
         print(one)
         assert one["kernels"] == ["dkv", "dq", "fwd"]
@@ -67,26 +66,26 @@ def test_splash_compiles_for_every_chip_head_width_and_mask() -> None:
 @needs_compiler
 def test_splash_runs_in_the_step_of_seeds_on_a_mesh() -> None:
     """Under vmap over seeds, scan over layers and checkpoint, on each device: the forward kernel runs twice."""
-    assert last_line("tests.tpu_attention", "step") == {"fwd": 2, "dq": 1, "dkv": 1}
+    assert last_line("tests.model.attention.tpu_attention", "step") == {"fwd": 2, "dq": 1, "dkv": 1}
 
 
 @needs_compiler
 @pytest.mark.parametrize("core", ["splash", "blockwise"])
 def test_memory_grows_with_the_length_not_its_square(core: str) -> None:
     """Forward and backward on a v5e; from 8k to 32k places each costs as much as the one before."""
-    peaks = last_line("tests.tpu_attention", "memory", core, 4096, 8192, 16384, 32768)
+    peaks = last_line("tests.model.attention.tpu_attention", "memory", core, 4096, 8192, 16384, 32768)
     print(f"\n{core}: { ({T: f'{peak / 1e6:.1f} MB' for T, peak in peaks.items()}) }")
     slopes = [(peaks[str(2 * T)] - peaks[str(T)]) / T for T in (8192, 16384)]
     assert slopes[1] <= 1.1 * slopes[0]
     if core == "splash":
-        dense = last_line("tests.tpu_attention", "memory", "dense", 4096)["4096"]
+        dense = last_line("tests.model.attention.tpu_attention", "memory", "dense", 4096)["4096"]
         print(f"dense at 4096: {dense / 1e6:.1f} MB")
         assert peaks["4096"] <= 0.15 * dense
 
 
 def test_a_deep_stack_compiles_like_a_shallow_one() -> None:
     """48 scanned layers cost at most 1.3 times the compilation of 2, and the program is about as long."""
-    found = last_line("tests.compile_time")
+    found = last_line("tests.train.compile_time")
     print(f"\nCPU seconds and instructions by depth: {found}")
     (shallow_seconds, shallow_instructions), (deep_seconds, deep_instructions) = found["2"], found["48"]
     assert deep_instructions <= 1.02 * shallow_instructions

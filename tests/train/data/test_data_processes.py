@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
+
+from tests.conftest import ROOT
 
 SCRIPT = """
 import itertools, sys
@@ -22,7 +23,7 @@ def test_processes_that_open_at_once_agree(tmp_path) -> None:
     for i in range(23):
         (tmp_path / f"{i}.txt").write_text(f"def f{i}(x):\n    return x + {i}\n")
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "data"), f"{tmp_path}/*.txt"]
-    root = Path(__file__).parent.parent
+    root = ROOT
     started = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     printed = {process.communicate(timeout=300)[0] for process in started}
     assert [process.returncode for process in started] == [0, 0, 0]

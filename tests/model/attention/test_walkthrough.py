@@ -65,5 +65,5 @@ def test_the_mask_and_the_core_are_there(copy: Path) -> None:
 
 def test_the_battery_finds_and_passes_them(copy: Path) -> None:
     cells = "lookback or textbook-packing or textbook-bias or textbook-dropout or textbook-rows or textbook-grouped"
-    passed = python(copy, "-m", "pytest", "-q", "tests/test_cores.py", "-k", cells)
+    passed = python(copy, "-m", "pytest", "-q", "tests/model/attention/test_cores.py", "-k", cells)
     assert re.search(r"\b(1[0-9]|[2-9][0-9]) passed", passed), passed

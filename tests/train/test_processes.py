@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tests.small import SIZES, VOCAB
 from train.data import Windows, batches
 
-ROOT = Path(__file__).resolve().parent.parent
 ROWS, LENGTH = SIZES["data.batch_size"], SIZES["data.length"]
 STEPS, DEADLINE = 3, 180  # seconds, on a machine that does much else
 
@@ -67,7 +67,7 @@ def results(processes: int, folder: Path) -> list[dict[str, Any]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tests.one_process", str(port), str(processes)]
+    command = [sys.executable, "-m", "tests.train.one_process", str(port), str(processes)]
     with contextlib.ExitStack() as stack:
         children = []
         for number in range(processes):

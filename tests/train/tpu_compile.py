@@ -1,6 +1,6 @@
 """A process of its own: compiles GPT-2's step for 16 TPU v5e with the real compiler, and prints what it found as JSON.
 
-Run as `python -m tests.tpu_compile 128`, with the rows of a global batch.
+Run as `python -m tests.train.tpu_compile 128`, with the rows of a global batch.
 """
 
 import json

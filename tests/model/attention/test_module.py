@@ -26,7 +26,7 @@ from model.attention import (
 )
 from model.errors import UserError
 from model.positions import Rotation, parse_position
-from tests import reference
+from tests.model import reference
 
 B, T, S = 2, 5, 7
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from model.attention import BIASES, Bias, ExplicitBias, Relative, parse_bias
 from model.attention.biases.distance import Alibi, bucket
 from model.attention.biases.modules import NoBias, alibi_slopes
 from model.errors import UserError
-from tests import reference
+from tests.model import reference
 
 B, H, T, S = 2, 3, 11, 13
 NAMED = [text for text in reference.BIASES if text != "none"]

@@ -1,6 +1,6 @@
 """One of several processes that train together: writes the losses, and what its devices saw of each batch, to a file.
 
-Run as `python -m tests.one_process PORT PROCESSES NUMBER FILE`.
+Run as `python -m tests.train.one_process PORT PROCESSES NUMBER FILE`.
 """
 
 import os

@@ -1,8 +1,8 @@
 """A process of its own: compiles attention cores with the real TPU compiler, and prints what it found as JSON.
 
-    python -m tests.tpu_attention cases
-    python -m tests.tpu_attention step
-    python -m tests.tpu_attention memory splash 4096 8192
+    python -m tests.model.attention.tpu_attention cases
+    python -m tests.model.attention.tpu_attention step
+    python -m tests.model.attention.tpu_attention memory splash 4096 8192
 
 compile splash for every kind of mask and on every chip, a training step with it, and a core of the table for these
 lengths on a v5e.

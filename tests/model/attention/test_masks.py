@@ -26,7 +26,7 @@ from model.attention import (
 from model.attention.masks.band import Band
 from model.attention.masks.base import Or, conjuncts, exact_state
 from model.errors import UserError
-from tests import reference
+from tests.model import reference
 
 B, H, T, S = 2, 3, 11, 13
 
@@ -266,7 +266,7 @@ def test_masks_of_different_kinds_have_different_structures() -> None:
 
 def test_every_name_of_the_language_has_a_reference() -> None:
     missing = [name for name in MASKS if not any(name in text for text in reference.MASKS)]
-    assert missing == [], f"give tests/reference.py an expression with each of {missing}"
+    assert missing == [], f"give tests/model/reference.py an expression with each of {missing}"
 
 
 def test_both_sides_of_a_window_are_kept_and_bands_meet_in_a_band() -> None:
