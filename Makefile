@@ -6,7 +6,7 @@ RUN = .venv/bin/python -m
 COMPILE = .cache/uv/bin/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-emit-index-url \
   --custom-compile-command 'make lock'
 
-.PHONY: .venv quickstart test lint format lock
+.PHONY: .venv quickstart test test-rest test-all lint format lock
 
 .venv: .venv/ready
 
@@ -22,8 +22,11 @@ COMPILE = .cache/uv/bin/uv pip compile --quiet --no-config --universal --upgrade
 quickstart: .venv
 	$(RUN) launch.train --config=configs/gpt.py:quickstart --workdir=runs/quickstart
 
-test: .venv
-	$(RUN) pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=10 $(TESTS)
+# One case of each kind, for a developer who runs it ten times a day; what takes long is in test-rest; test-all is both.
+test: TIER = -m 'not rest'
+test-rest: TIER = -m rest
+test test-rest test-all: .venv
+	$(RUN) pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=10 $(TIER) $(TESTS)
 
 lint: .venv
 	$(RUN) ruff format --check .
