@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
     train.z_loss = 0.0  # weight of the squared log-normaliser, added to the loss
     train.log_every = 10  # steps between two lines of metrics
     train.evaluate_every = 200  # steps between two evaluations
+    train.evaluate_windows = 0  # validation windows of an evaluation, spread evenly over the text; 0: all
     train.checkpoint_every = 200  # steps between two checkpoints
     train.keep_last = 2  # newest checkpoints kept
     train.keep_best = 1  # checkpoints of lowest validation loss kept besides

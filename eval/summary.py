@@ -44,8 +44,21 @@ def _comparison(folder: Path, step: int) -> str:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     bits = [line["val/bits_per_byte"] for line in lines if line["step"] == step and "val/bits_per_byte" in line]
     if not bits:  # told to stop in the last evaluation
-        return f"step {step} is not evaluated yet:\n  python -m launch.evaluate --workdir={shlex.quote(str(folder))}"
-    return compare(float(np.mean(bits[-1])), json.loads((folder / "baselines.json").read_text()))
+        return f"step {step} is not evaluated yet:\n  {_evaluate(folder)}"
+    table = compare(float(np.mean(bits[-1])), json.loads((folder / "baselines.json").read_text()))
+    measured = json.loads((folder / "passport.json").read_text())["evaluation"]
+    if measured["windows"] == measured["of"]:
+        return table
+    return f"{table}\n{some_windows(measured)}; of all of it:\n  {_evaluate(folder)}"
+
+
+def some_windows(measured: dict[str, int]) -> str:
+    """What must be said beside a score of some windows only; `measured` is the passport's 'evaluation'."""
+    return f"this model is measured on {measured['windows']} of {measured['of']} windows, the others on the whole text"
+
+
+def _evaluate(folder: Path) -> str:
+    return f"python -m launch.evaluate --workdir={shlex.quote(str(folder))}"
 
 
 def _sample(run: Run, prompt: str, folder: Path) -> str:

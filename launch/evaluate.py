@@ -26,6 +26,9 @@ def main(argv: Sequence[str]) -> None:
     if run.config.train.seeds > 1:
         print(f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}")
     print(f"{flags.workdir}, step {run.step}, {windows.num_tokens} tokens, {windows.num_bytes} bytes:")
+    if 0 < run.config.train.evaluate_windows < len(windows):
+        few = f"--config.train.evaluate_windows={run.config.train.evaluate_windows}"
+        print(f"of all {len(windows)} windows: these scores do not compare with the run's own, by {few}")
     for name, value in values.items():
         print(f"  {name:<18} {value:.4f}")
     print(compare(float(values["val/bits_per_byte"]), known_baselines(run.data)))

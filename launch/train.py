@@ -86,18 +86,21 @@ def fit(
         folder = stack.enter_context(RunFolder(workdir, config, extend=extend)) if workdir else None
         errors = experiment.check_attention()
         data = open_data(config.data)
-        windows, validation = data.windows("train"), data.windows("validation")
+        windows, validation = data.windows("train"), data.measured(config.train.evaluate_windows)
         # A short text makes fewer tokens than asked for.
         if data.tokenizer.vocab_size != experiment.model_config.vocab_size:
             experiment = make_experiment(config, data.tokenizer.vocab_size)
         stack.enter_context(placed(experiment.mesh, experiment.rules))
         checkpoints = None
         if folder is not None:
-            folder.write_passport(passport(config, data.fingerprint, _attention(experiment, errors)))
+            measured = {"windows": len(validation), "of": len(data.windows("validation"))}
+            about = passport(config, data.fingerprint, _attention(experiment, errors)) | {"evaluation": measured}
+            folder.write_passport(about)
             folder.write("baselines.json", known_baselines(data))
             folder.write_with("tokenizer.json", data.tokenizer.save)
             keep = config.train.keep_last, config.train.keep_best
-            checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints", *keep))
+            metric = f"val/loss of {len(validation)} windows"
+            checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints", *keep, metric))
         state, start, evaluated = _begin(experiment, checkpoints)
         report = stack.enter_context(_report(experiment, folder, start))
         report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")

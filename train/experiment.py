@@ -158,6 +158,10 @@ def _check_train(config: ConfigDict) -> None:
     for key in ("steps", "seeds", "accumulate", "log_every", "evaluate_every", "checkpoint_every"):
         if config.train[key] < 1:
             raise UserError(f"--config.train.{key}={config.train[key]} must be at least 1.")
+    if config.train.evaluate_windows < 0:
+        raise UserError(
+            f"--config.train.evaluate_windows={config.train.evaluate_windows} is negative; 0 evaluates all windows."
+        )
     seed, largest = config.train.seed, 2**32 - config.train.seeds
     if not 0 <= seed <= largest:
         raise UserError(f"--config.train.seed={seed} must be between 0 and {largest}, so that every seed has 32 bits.")

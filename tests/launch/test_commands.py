@@ -131,6 +131,26 @@ def test_generate_prints_prompts_and_what_follows(workdir: Path, outcome: Outcom
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_scores_of_some_windows_say_so(keys: dict[str, Any], tmp_path: Path) -> None:
+    """In the passport, in the closing words, beside a score of all windows, and where a run goes on with others."""
+    run, few = tmp_path / "run", keys | {"train.evaluate_windows": 3, "train.prompt": "", "train.keep_last": 1}
+    outcome = call(train_command.main, words(run, few | {"train.steps": 6}))
+    data = open_data(configs.load(CONFIG, **few).data)
+    number = len(data.windows("validation"))
+    assert number > 3
+    assert json.loads((run / "passport.json").read_text())["evaluation"] == {"windows": 3, "of": number}
+    assert f"measured on 3 of {number} windows" in outcome.out
+    measured = call(evaluate_command.main, [f"--workdir={run}"])
+    assert f"all {number} windows: these scores do not compare with the run's own" in measured.out
+    values, own = evaluate_command.evaluate(open_run(run)), metrics(run)[-1]["val/loss"]
+    assert abs(values["val/loss"] - own) > 1e-4
+
+    more = call(train_command.main, words(run, few | {"train.evaluate_windows": 0, "train.steps": 12}, "--extend"))
+    assert f"scores are of {number} of {number} windows, and were of 3 of {number} windows: they do not" in more.err
+    assert "measured on" not in more.out
+    assert saved(run) == [12]
+
+
 def test_help_lists_every_key_with_its_comment() -> None:
     told = call(train_command.main, ["--help"])
     assert told.status == 0

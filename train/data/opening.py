@@ -14,7 +14,7 @@ from train.data.owntext import OwnText
 from train.data.pipeline import check_batching
 from train.data.sources import Source, tfds_source
 from train.data.tokenizers import ByteTokenizer, Tokenizer, cached_bpe
-from train.data.windows import TokenFile, Windows, tokenise
+from train.data.windows import SomeWindows, TokenFile, Windows, tokenise
 
 
 class Data:
@@ -52,6 +52,14 @@ class Data:
                 f"of data.length={self.length}: lower --config.data.length or add text"
             )
         return Windows(stream, self.tokenizer.end, self.length, int(self.byte_offsets(split)[-1]))
+
+    def measured(self, count: int) -> Windows:
+        """Returns the windows of 'validation' of an evaluation: all (0), or `count` spread evenly over them."""
+        windows = self.windows("validation")
+        if not 0 < count < len(windows):
+            return windows
+        bytes_V = np.array([len(self.tokenizer.token_bytes(token)) for token in range(self.tokenizer.vocab_size)])
+        return SomeWindows(windows, count, bytes_V)
 
     def documents(self, split: str) -> Iterator[str]:
         """Yields the documents of 'train' or 'validation' in their order."""

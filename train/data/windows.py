@@ -61,6 +61,30 @@ class Windows:
         }
 
 
+class SomeWindows(Windows):
+    """`count` windows out of all, spread evenly over them; its `num_tokens` and `num_bytes` are those of their targets.
+
+    `bytes_V` says how many bytes each token stands for.
+    """
+
+    def __init__(self, windows: Windows, count: int, bytes_V: np.ndarray) -> None:
+        self._windows, self._count = windows, count
+        self._places = np.arange(count) * len(windows) // count
+        self.length = windows.length
+        chosen = windows.rows(self._places)
+        self.num_tokens = int(chosen["weights"].sum())
+        self.num_bytes = int((bytes_V[chosen["targets"]] * chosen["weights"]).sum())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def rows(self, indices: Iterable[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Returns many windows, as (B, T) arrays; an index past the last window gives a row of padding."""
+        asked_B = np.asarray(indices, np.int64)
+        places_B = self._places[np.minimum(asked_B, self._count - 1)]
+        return self._windows.rows(np.where(asked_B < self._count, places_B, len(self._windows)))
+
+
 class TokenFile:
     """A split that was tokenised once: its stream as a memory-mapped file, and where its documents lie.
 

@@ -42,14 +42,14 @@ class Checkpoints:
     """The checkpoints of a run, in `folder`.
 
     A writer (`keep_last` given) makes the folder, deletes what an interrupted save left, keeps the `keep_last` newest
-    steps and the `keep_best` of lowest metric, and moves broken steps aside to `broken-<step>`. A reader changes
-    nothing, so it may look at a run that goes on.
+    steps and the `keep_best` of lowest metric (one of another name is none), and moves broken steps aside to
+    `broken-<step>`. A reader changes nothing, so it may look at a run that goes on.
 
     Raises:
         UserError: keep_last is below 1, or keep_best below 0.
     """
 
-    def __init__(self, folder: str | Path, keep_last: int | None = None, keep_best: int = 0):
+    def __init__(self, folder: str | Path, keep_last: int | None = None, keep_best: int = 0, metric: str = "metric"):
         if keep_last is not None and keep_last < 1:
             raise UserError(
                 f"--config.train.keep_last={keep_last} is below 1: a run resumes from its newest checkpoint."
@@ -60,10 +60,11 @@ class Checkpoints:
         self._writes, self._saving = keep_last is not None, 0
         if self._writes:
             self._set_aside_damaged()
+        self._metric = metric
         with full_disk(self.folder):
             self._manager = ocp.CheckpointManager(
                 self.folder,
-                options=_options(keep_last, keep_best, self._write_sizes),
+                options=_options(keep_last, keep_best, self._score, self._write_sizes),
                 item_handlers={"state": ocp.PyTreeCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()},
             )
 
@@ -95,8 +96,7 @@ class Checkpoints:
         with full_disk(self.folder):
             self._manager.wait_until_finished()
             self._saving = step
-            # Without a metric a step is the worst: it is kept only while it is among the newest.
-            self._manager.save(step, args=items, metrics={"metric": math.inf if metric is None else metric}, force=True)
+            self._manager.save(step, args=items, metrics={} if metric is None else {self._metric: metric}, force=True)
 
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any], int] | None:
         """Returns the newest good state, its extra and its step; None where there is no checkpoint.
@@ -186,27 +186,32 @@ class Checkpoints:
     def _nothing_left(self) -> UserError:
         return UserError(f"{self.folder} holds no checkpoint that can be read: give another --workdir to begin anew.")
 
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        """Without the metric a step is the worst: it is kept only while it is among the newest."""
+        return metrics.get(self._metric, math.inf)
+
     def _write_sizes(self) -> None:
         """Lists the files of the step that is about to be renamed to its final name."""
         for folder in self.folder.glob(f"{self._saving}.*"):
             (folder / _FILES).write_text(json.dumps(_sizes(folder)))
 
 
-def _options(keep_last: int | None, keep_best: int, before_rename: Callable[[], None]) -> ocp.CheckpointManagerOptions:
-    best = keep.BestN(get_metric_fn=_metric, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False)
+def _options(
+    keep_last: int | None,
+    keep_best: int,
+    score: Callable[[Mapping[str, float]], float],
+    before_rename: Callable[[], None],
+) -> ocp.CheckpointManagerOptions:
+    best = keep.BestN(get_metric_fn=score, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False)
     return ocp.CheckpointManagerOptions(
         create=keep_last is not None,
         cleanup_tmp_directories=keep_last is not None,
-        best_fn=_metric,
+        best_fn=score,
         best_mode="min",
         preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(keep_last), best]),
         async_options=ocp.AsyncOptions(post_finalization_callback=before_rename),
         lightweight_initialize=keep_last is None,
     )
-
-
-def _metric(metrics: Mapping[str, float]) -> float:
-    return metrics["metric"]
 
 
 def _steps(folder: Path) -> list[int]:

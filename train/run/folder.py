@@ -5,6 +5,7 @@ import errno
 import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -18,6 +19,8 @@ import jax
 from ml_collections import ConfigDict
 
 from model.errors import UserError
+
+log = logging.getLogger("heed")
 
 # What changes the thing that is learned; every other key may change between two starts of a run.
 _LEARNED = (
@@ -111,11 +114,19 @@ class RunFolder:
         """
         file = self.path / "passport.json"
         if self._has_begun() and file.is_file():
-            old, new = json.loads(file.read_text())["data"]["fingerprint"], values["data"]["fingerprint"]
+            before = json.loads(file.read_text())
+            old, new = before["data"]["fingerprint"], values["data"]["fingerprint"]
             if old != new:
                 raise UserError(
                     f"the text or its tokens changed since {self.path} began (fingerprint {old[:12]} -> {new[:12]}): "
                     "restore it, or give another --workdir."
+                )
+            if before.get("evaluation") != values.get("evaluation"):
+                log.warning(
+                    "--config.train.evaluate_windows: scores are of %s, and were of %s: they do not compare, and"
+                    " the best checkpoint is looked for anew.",
+                    _windows(values),
+                    _windows(before),
                 )
         self.write("passport.json", values)
 
@@ -206,6 +217,11 @@ def passport(config: ConfigDict, data_fingerprint: str, attention: Mapping[str, 
         "seeds": [config.train.seed + i for i in range(config.train.seeds)],
         "attention": attention,
     }
+
+
+def _windows(passport: Mapping[str, Any]) -> str:
+    measured = passport.get("evaluation")
+    return f"{measured['windows']} of {measured['of']} windows" if measured else "unknown windows"
 
 
 def _git_state() -> dict[str, Any] | None:

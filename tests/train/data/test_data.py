@@ -16,7 +16,7 @@ from model.errors import UserError
 from train.data import ByteTokenizer, Windows, batches, eval_batches
 from train.data.files import make_once
 from train.data.order import shuffled
-from train.data.windows import tokenise
+from train.data.windows import SomeWindows, tokenise
 
 END = 255
 
@@ -216,3 +216,22 @@ def test_a_file_is_made_by_one_and_waited_for_by_the_others(tmp_path) -> None:
         paths = list(pool.map(lambda _: make_once(tmp_path / "file", make), range(5)))
     assert len(made) == 1
     assert {path.read_text() for path in paths} == {"whole"}
+
+
+def test_some_windows_are_spread_evenly_and_count_their_own_bytes() -> None:
+    stream = np.array([6, *np.random.default_rng(0).integers(0, 6, 47), 6])
+    bytes_V = np.array([1, 2, 3, 5, 7, 11, 0])
+    whole = Windows(stream, 6, 5, 1000)
+    assert len(whole) == 10
+    some = SomeWindows(whole, 3, bytes_V)
+    wanted = [whole[at] for at in (0, 3, 6)]
+    assert len(some) == 3
+    for found, window in zip((some[0], some[1], some[2]), wanted, strict=True):
+        for name, array_T in window.items():
+            np.testing.assert_array_equal(found[name], array_T)
+    assert some.num_tokens == 15
+    assert some.num_bytes == sum(int(bytes_V[token]) for window in wanted for token in window["targets"])
+    padded = some.rows([2, 3])["weights"]
+    assert padded.sum(axis=1).tolist() == [5, 0]
+    last = SomeWindows(whole, 10, bytes_V)
+    assert last.num_tokens == whole.num_tokens

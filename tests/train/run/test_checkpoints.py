@@ -106,6 +106,17 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["20", "60", "70"]
 
 
+def test_the_best_is_looked_for_among_scores_of_one_name(tmp_path: Path) -> None:
+    """What has no score, or one of other windows, is the worst; every file is JSON that any reader reads."""
+    for name, steps in (("few", {10: 0.5, 20: None}), ("all", {30: 3.0, 40: 4.0, 50: None})):
+        with Checkpoints(tmp_path, keep_last=1, keep_best=1, metric=name) as written:
+            for step, metric in steps.items():
+                written.save(step, {"x": jnp.arange(3)}, {}, metric)
+        assert written.steps() == ([10, 20] if name == "few" else [30, 50])
+    for file in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        assert b"Infinity" not in file.read_bytes(), file
+
+
 def test_a_saved_step_is_not_written_again(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, 2) as written:
         written.save(1, {"x": jnp.arange(3)}, {"n": 1})

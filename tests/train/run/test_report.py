@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from train import machine, report
+from train.run import machine, report
 from train.run.report import Report, Screen, drop_later_lines
 
 
