@@ -140,16 +140,41 @@ def rope_yarn(
     length: int,
     beta_fast: float = 32.0,
     beta_slow: float = 1.0,
+    attention_factor: float | None = None,
     fraction: float = 1.0,
     base: float = 10000.0,
 ) -> PositionMaker:
-    """YaRN, from training at `length`: `by_parts`, and what is turned times sqrt(1/t) = 0.1 ln(factor) + 1 (Peng et al.
-    2023, definition 3 and equation 22).
+    """YaRN, from training at `length`: frequencies are kept for the first pairs, / factor for the last, and mixed
+    linearly in the number of the pair between those that turn `beta_fast` and `beta_slow` times; what is turned is
+    multiplied by `attention_factor`, 0.1 ln(factor) + 1 where it is not given (Peng et al. 2023, equation 22).
 
-    The ramp is over turns, as in the paper; the authors' program ramps over the number of the pair.
+    The ramp is that of the authors' program and of transformers, so of the checkpoints that exist; the paper's
+    (definition 2) is linear in turns.
     """
-    change = by_parts(factor, length, beta_slow, beta_fast)
-    return _rotary(fraction, base, change, gain=0.1 * math.log(factor) + 1)
+    _check_factor(factor)
+    _check_length(length)
+    if not 0 < beta_slow < beta_fast < math.inf:
+        raise UserError(
+            f"--config.model.position: beta_fast={beta_fast} and beta_slow={beta_slow} must be above 0, the first one "
+            "larger."
+        )
+    gain = 0.1 * math.log(factor) + 1 if attention_factor is None else attention_factor
+    if not 0 < gain < math.inf:
+        raise UserError(f"--config.model.position: attention_factor={gain} must be above 0.")
+
+    def pair(turns: float, columns: int) -> float:
+        """The number of the pair that turns so many times within `length`."""
+        return columns * math.log(length / (2 * math.pi * turns)) / (2 * math.log(base))
+
+    def change(frequencies: np.ndarray) -> np.ndarray:
+        columns = 2 * len(frequencies)
+        low = max(math.floor(pair(beta_fast, columns)), 0)
+        high = min(math.ceil(pair(beta_slow, columns)), columns - 1)
+        ramp = (np.arange(len(frequencies)) - low) / (high - low or 0.001)
+        divided = np.clip(ramp, 0, 1)
+        return (1 - divided) * frequencies + divided * frequencies / factor
+
+    return _rotary(fraction, base, change, gain)
 
 
 def rope_llama3(
@@ -175,8 +200,7 @@ def by_parts(factor: float, length: int, low: float, high: float) -> Change:
         UserError: factor < 1, length < 1, or bounds in the wrong order.
     """
     _check_factor(factor)
-    if length < 1:
-        raise UserError(f"--config.model.position: length={length} must be at least 1.")
+    _check_length(length)
     if not 0 <= low < high:
         raise UserError(f"--config.model.position: the bounds {low} and {high} must be >= 0, the second one larger.")
 
@@ -208,6 +232,11 @@ def _rotary(fraction: float, base: float, change: Change = lambda x: x, gain: fl
 def _check_factor(factor: float) -> None:
     if not 1 <= factor < math.inf:
         raise UserError(f"--config.model.position: factor={factor} must be at least 1.")
+
+
+def _check_length(length: int) -> None:
+    if length < 1:
+        raise UserError(f"--config.model.position: length={length} must be at least 1.")
 
 
 def _frequencies(half: int, base: float) -> np.ndarray:

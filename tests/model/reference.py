@@ -102,12 +102,18 @@ def turn(frequency: Callable[[int, int], float], columns: float = 1.0, gain: flo
     return rotate
 
 
-def _yarn(i: int, R: int) -> float:
-    """Peng et al. 2023, section 3.2, with s = 4, L = 2048, alpha = 1 and beta = 32."""
-    wavelength = 2 * math.pi * 10000 ** (2 * i / R)
-    ratio = 2048 / wavelength
-    ramp = 0.0 if ratio < 1 else 1.0 if ratio > 32 else (ratio - 1) / (32 - 1)
-    return (1 - ramp) * 10000 ** (-2 * i / R) / 4 + ramp * 10000 ** (-2 * i / R)
+def yarn(s: float, L: int, fast: float = 32.0, slow: float = 1.0, base: float = 10000.0) -> Callable[[int, int], float]:
+    """The frequency of pair i of R columns as transformers has it (modeling_rope_utils), for factor s and length L."""
+
+    def frequency(i: int, R: int) -> float:
+        # Pair d turns L base^(-2d/R) / (2 pi) times: solved for d, and rounded outwards.
+        first, last = (R / 2 * math.log(L / (2 * math.pi * turns), base) for turns in (fast, slow))
+        low, high = max(math.floor(first), 0), min(math.ceil(last), R - 1)
+        high = high + 0.001 if low == high else high
+        ramp = min(max((i - low) / (high - low), 0.0), 1.0)
+        return base ** (-2 * i / R) * (1 - ramp) + base ** (-2 * i / R) / s * ramp
+
+    return frequency
 
 
 def _llama3(i: int, R: int) -> float:
@@ -137,7 +143,7 @@ POSITIONS: dict[str, tuple[Added, Rotate]] = {
     "rope(base=50)": (_nothing, turn(lambda i, R: 50 ** (-2 * i / R))),
     "rope_linear(3)": (_nothing, turn(lambda i, R: 10000 ** (-2 * i / R) / 3)),
     "rope_ntk(8.0)": (_nothing, turn(lambda i, R: (10000 * 8 ** (R / (R - 2))) ** (-2 * i / R))),
-    "rope_yarn(4, length=2048)": (_nothing, turn(_yarn, gain=0.1 * math.log(4) + 1)),
+    "rope_yarn(4, length=2048)": (_nothing, turn(yarn(4, 2048), gain=0.1 * math.log(4) + 1)),
     "rope_llama3(8, length=1024)": (_nothing, turn(_llama3)),
     "learned": (lambda table, position, width: table[position], _still),
     "sinusoidal": (lambda table, position, width: sinusoid(position, width), _still),

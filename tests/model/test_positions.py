@@ -1,5 +1,6 @@
 """Positions against the numbers of their papers, and what rotation promises."""
 
+import itertools
 import math
 from typing import Any
 
@@ -56,10 +57,14 @@ def test_every_rotation_is_the_reference(text: str, K: int) -> None:
         # The base becomes 10000 x 27^(8/6) = 810000 = 30^4: the last pair is interpolated by 27, the first not at all.
         ("rope_ntk(27)", 8, [1, 1 / 30, 1 / 900, 1 / 27000]),
         ("rope_ntk(16)", 2, [1]),
-        # Turns within 2000 pi places: 1000, 100, 10, 1. Kept above 55, interpolated below 1, 10 is a sixth of the way.
-        ("rope_yarn(4, 6283, beta_fast=55)", 8, [1, 0.1, 0.01 * (1 / 6 + 5 / 6 / 4), 0.001 / 4]),
-        # With bounds 32 and 1: 100 is kept, and 10 is (10 - 1) / 31 of the way.
-        ("rope_yarn(2, 6283)", 8, [1, 0.1, 0.01 * (9 / 31 + 22 / 31 / 2), 0.001 / 2]),
+        # Turns within 2000 pi places: 1000, 100, 10, 1, so pair log10(1000 / t) turns t times: 55 and 32 lie above 1,
+        # and 1 at 3. Pair 2 is half of the way.
+        ("rope_yarn(4, 6283, beta_fast=55)", 8, [1, 0.1, 0.01 * (1 / 2 + 1 / 2 / 4), 0.001 / 4]),
+        ("rope_yarn(2, 6283)", 8, [1, 0.1, 0.01 * (1 / 2 + 1 / 2 / 2), 0.001 / 2]),
+        # 10^7 turns of pair 0: the ramp goes from pair 1 to pair 8, which becomes 7.
+        ("rope_yarn(4, 62832000, beta_fast=1e6)", 8, [1, 0.1, 0.01 * (5 / 6 + 1 / 6 / 4), 0.001 * (4 / 6 + 2 / 6 / 4)]),
+        # No pair turns once: the ramp would begin and end at pair 0.
+        ("rope_yarn(4, 6)", 8, [1, 0.1 / 4, 0.01 / 4, 0.001 / 4]),
         # 500000^(-2i/8) = 1, 0.0376, 0.00141 and 0.0000532 turn 1000, 37.6, 1.414 and 0.05 times in 6283 places.
         (
             "rope_llama3(8, length=6283)",
@@ -82,12 +87,30 @@ def test_llama_3_has_its_published_numbers() -> None:
     assert np.all(np.diff(ratio[28:36]) > 0)
 
 
-def test_yarn_makes_what_it_turns_larger_and_leaves_the_rest() -> None:
-    """Scores of turned columns grow by (0.1 ln s + 1)^2, which is 1/t (Peng et al. 2023, equation 22)."""
+def test_yarn_is_that_of_the_fields_checkpoints() -> None:
+    """Pair by pair, from heads of 4 columns to 256, trained at lengths from 1 (no pair turns once) to 131072."""
+    sizes = itertools.product((4, 12, 64, 128, 256), (10000.0, 500000.0), (1, 32, 2048, 4096, 131072))
+    for (columns, base, length), (fast, slow) in itertools.product(sizes, ((32, 1), (7, 2))):
+        text = f"rope_yarn(16, {length}, {fast}, {slow}, base={base})"
+        frequency = reference.yarn(16, length, fast, slow, base)
+        expected = [frequency(i, columns) for i in range(columns // 2)]
+        np.testing.assert_allclose(rotary(text, columns).frequencies, expected, rtol=1e-6, err_msg=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "gain"),
+    [
+        ("rope_yarn(16, 64, fraction=0.5)", 0.1 * math.log(16) + 1),
+        ("rope_yarn(16, 64, attention_factor=1, fraction=0.5)", 1.0),
+        ("rope_yarn(16, 64, attention_factor=0.7, fraction=0.5)", 0.7),
+    ],
+)
+def test_yarn_makes_what_it_turns_larger_and_leaves_the_rest(text: str, gain: float) -> None:
+    """Scores of turned columns grow by (0.1 ln s + 1)^2, which is 1/t (Peng et al. 2023, equation 22), or as given."""
     x_BTHK = np.random.default_rng(0).standard_normal((B, T, H, K)).astype(np.float32)
-    got = turned("rope_yarn(16, 64, fraction=0.5)", x_BTHK, np.tile(np.arange(T), (B, 1)))
+    got = turned(text, x_BTHK, np.tile(np.arange(T), (B, 1)))
     lengths = [np.linalg.norm(x[..., : K // 2], axis=-1) for x in (got, x_BTHK)]
-    np.testing.assert_allclose(lengths[0] / lengths[1], 0.1 * math.log(16) + 1, rtol=1e-5)
+    np.testing.assert_allclose(lengths[0] / lengths[1], gain, rtol=1e-5)
     np.testing.assert_array_equal(got[..., K // 2 :], x_BTHK[..., K // 2 :])
 
 
@@ -143,7 +166,16 @@ def test_the_same_position_is_the_same_program() -> None:
         ("rope_ntk(0)", "--config.model.position: factor=0 must be at least 1."),
         ("rope_yarn(0.5, 2048)", "--config.model.position: factor=0.5 must be at least 1."),
         ("rope_yarn(2, 0)", "--config.model.position: length=0 must be at least 1."),
-        ("rope_yarn(2, 64, 1.0, 32.0)", "--config.model.position: the bounds 32.0 and 1.0 must be >= 0, the second"),
+        (
+            "rope_yarn(2, 64, 1.0, 32.0)",
+            "--config.model.position: beta_fast=1.0 and beta_slow=32.0 must be above 0, the",
+        ),
+        (
+            "rope_yarn(2, 64, beta_slow=0)",
+            "--config.model.position: beta_fast=32.0 and beta_slow=0 must be above 0, the",
+        ),
+        ("rope_yarn(2, 64, 1e999)", "--config.model.position: beta_fast=inf and beta_slow=1.0 must be above 0, the"),
+        ("rope_yarn(2, 64, attention_factor=0)", "--config.model.position: attention_factor=0 must be above 0."),
         ("rope_llama3(0)", "--config.model.position: factor=0 must be at least 1."),
         ("rope_llama3(2, 4, 4)", "--config.model.position: the bounds 4 and 4 must be >= 0, the second one larger."),
         ("rope(fraction=0.25)", "--config.model.position turns 0.25 x 12 columns of each head, which must be an even"),
