@@ -159,8 +159,8 @@ def _advance(
         newest_B1 = tokens_BT[row_B, position_B][:, None]
         logits_B1V, cache = model.decode(newest_B1, position_B[:, None], cache)
         next_B = sampling.draw(logits_B1V[:, 0], jax.vmap(jax.random.fold_in)(keys_B, position_B + 1))
-        place_B = jnp.where(done_B, tokens_BT.shape[1], position_B + 1)  # outside of the array: nothing is written
-        tokens_BT = tokens_BT.at[row_B, place_B].set(next_B, mode="drop")
+        # What a finished row draws lies behind its last token, where nobody reads it, or outside of the array.
+        tokens_BT = tokens_BT.at[row_B, position_B + 1].set(next_B, mode="drop")
         position_B = jnp.where(done_B, position_B, position_B + 1)
         done_B |= (next_B == end) | (position_B + 1 >= limit_B)
         return taken + 1, Rows(tokens_BT, position_B, done_B, cache)

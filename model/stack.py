@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import Bias, KVCache, Mask, MultiHeadAttention, Scores
+from model.attention import AttentionConfig, Bias, KVCache, Mask, MultiHeadAttention, Scores
 from model.axes import pin
 from model.errors import UserError
 from model.layers import MLP, NORMS, choose, dropout
@@ -71,6 +71,11 @@ class StackConfig:
         """K, the width of one head."""
         return self.width // self.num_heads
 
+    def attention(self, gain: float = 1.0) -> AttentionConfig:
+        """What one attention layer takes of this, and how much smaller its output projection starts."""
+        names = {field.name for field in dataclasses.fields(AttentionConfig)} & {*vars(self)}
+        return AttentionConfig(**{name: getattr(self, name) for name in names}, head_width=self.head_width, gain=gain)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -96,22 +101,7 @@ class Block(nnx.Module):
         # 2019, section 2.3).
         gain = 1 / math.sqrt(2 * config.num_layers)
         self.pre, self.rate = config.norm_place == "pre", config.dropout
-        self.attention = MultiHeadAttention(
-            config.width,
-            config.num_heads,
-            config.head_width,
-            num_kv_heads=config.num_kv_heads,
-            core=config.core,
-            scale=config.scale,
-            soft_cap=config.soft_cap,
-            sinks=config.sinks,
-            qk_norm=config.qk_norm,
-            use_bias=bias,
-            dropout=config.dropout,
-            gain=gain,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.attention = MultiHeadAttention(config.attention(gain), rngs=rngs)
         hidden = config.mlp_width or 4 * config.width
         self.mlp = MLP(config.mlp, config.width, hidden, bias=bias, dtype=dtype, gain=gain, rngs=rngs)
         self.attention_norm = norm(config.width, bias=bias, rngs=rngs)

@@ -8,13 +8,14 @@ from model.attention.masks.arrays import explicit, padding, segments
 from model.attention.masks.band import causal, full, window
 from model.attention.masks.base import BlockState, Mask
 from model.attention.masks.table import MASKS, parse_mask
-from model.attention.module import KVCache, MultiHeadAttention
+from model.attention.module import AttentionConfig, KVCache, MultiHeadAttention
 from model.attention.scores import Dropout, Scores, dropout
 
 __all__ = [
     "BIASES",
     "CORES",
     "MASKS",
+    "AttentionConfig",
     "Bias",
     "BlockState",
     "Core",

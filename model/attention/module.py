@@ -1,5 +1,7 @@
 """Multi-head attention: projections, positions, cache and gate around a core."""
 
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -32,56 +34,60 @@ class KVCache(NamedTuple):
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """The sizes and choices of one attention layer; the keys are explained in configs/base.py.
+
+    `head_width` is K; `num_kv_heads` 0 is as many as heads, `scale` 0 is 1/sqrt(K), `soft_cap` 0 is none; `gain` scales
+    the first values of the output projection.
+
+    Raises:
+        UserError: G does not divide H, the core is unknown, or the scale or the soft cap is negative.
+    """
+
+    width: int
+    num_heads: int
+    head_width: int
+    num_kv_heads: int = 0
+    core: str = "auto"
+    scale: float = 0.0
+    soft_cap: float = 0.0
+    sinks: bool = False
+    qk_norm: bool = False
+    use_bias: bool = False
+    dropout: float = 0.0
+    gain: float = 1.0
+    dtype: DTypeLike = "float32"
+
+    def __post_init__(self) -> None:
+        heads, kv_heads = self.num_heads, self.num_kv_heads or self.num_heads
+        if kv_heads < 1 or heads % kv_heads:
+            raise UserError(f"--config.model.num_kv_heads={kv_heads} does not divide --config.model.num_heads={heads}.")
+        if self.scale < 0:
+            raise UserError(
+                f"--config.model.scale={self.scale} is negative; give a factor > 0, or 0 for 1/sqrt(head width)."
+            )
+        if self.soft_cap < 0:
+            raise UserError(f"--config.model.soft_cap={self.soft_cap} is negative; give a bound > 0, or 0 for none.")
+        check_name(self.core)
+
+
 class MultiHeadAttention(nnx.Module):
     """Attention with H query heads over G key/value heads (G = H: multi-head, 1 < G < H: grouped, G = 1: multi-query).
 
     Vaswani et al. 2017, section 3.2.2; grouped queries: Ainslie et al. 2023; QK-norm: Dehghani et al. 2023, section 2.
-
-    Raises:
-        UserError: G does not divide H, the core is unknown, or the scale is negative.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        head_width: int,
-        *,
-        num_kv_heads: int = 0,
-        core: str = "auto",
-        scale: float = 0.0,
-        soft_cap: float = 0.0,
-        sinks: bool = False,
-        qk_norm: bool = False,
-        use_bias: bool = False,
-        dropout: float = 0.0,
-        gain: float = 1.0,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        num_kv_heads = num_kv_heads or num_heads
-        if num_kv_heads < 1 or num_heads % num_kv_heads:
-            raise UserError(
-                f"--config.model.num_kv_heads={num_kv_heads} does not divide --config.model.num_heads={num_heads}."
-            )
-        if scale < 0:
-            raise UserError(
-                f"--config.model.scale={scale} is negative; give a factor > 0, or 0 for 1/sqrt(head width)."
-            )
-        if soft_cap < 0:
-            raise UserError(f"--config.model.soft_cap={soft_cap} is negative; give a bound > 0, or 0 for none.")
-        check_name(core)
-        self.core, self.soft_cap, self.num_heads = core, soft_cap, num_heads
-        self.scale, self.dropout, self.dtype = scale or head_width**-0.5, dropout, dtype
-        self.kv_shape = (num_kv_heads, head_width)
-        heads, kv_heads = {"heads": num_heads, "head": head_width}, {"kv_heads": num_kv_heads, "head": head_width}
-        self.query = Linear({"embed": width}, heads, bias=use_bias, dtype=dtype, rngs=rngs)
-        self.key = Linear({"embed": width}, kv_heads, bias=use_bias, dtype=dtype, rngs=rngs)
-        self.value = Linear({"embed": width}, kv_heads, bias=use_bias, dtype=dtype, rngs=rngs)
-        self.output = Linear(heads, {"embed": width}, bias=use_bias, dtype=dtype, rngs=rngs, gain=gain)
-        self.query_norm = RMSNorm(head_width, rngs=rngs) if qk_norm else None
-        self.key_norm = RMSNorm(head_width, rngs=rngs) if qk_norm else None
-        self.sinks = parameter(rngs, nnx.initializers.zeros, (num_heads,), ("heads",)) if sinks else None
+    def __init__(self, config: AttentionConfig, *, rngs: nnx.Rngs):
+        H, K, G = config.num_heads, config.head_width, config.num_kv_heads or config.num_heads
+        self.config, self.kv_shape = config, (G, K)
+        outer, heads, kv_heads = {"embed": config.width}, {"heads": H, "head": K}, {"kv_heads": G, "head": K}
+        linear = functools.partial(Linear, bias=config.use_bias, dtype=config.dtype, rngs=rngs)
+        self.query, self.key, self.value = linear(outer, heads), linear(outer, kv_heads), linear(outer, kv_heads)
+        self.output = linear(heads, outer, gain=config.gain)
+        self.query_norm = RMSNorm(K, rngs=rngs) if config.qk_norm else None
+        self.key_norm = RMSNorm(K, rngs=rngs) if config.qk_norm else None
+        self.sinks = parameter(rngs, nnx.initializers.zeros, (H,), ("heads",)) if config.sinks else None
 
     def __call__(
         self,
@@ -104,7 +110,7 @@ class MultiHeadAttention(nnx.Module):
         q_BTHK = self._queries(x_BTD, rotation)
         k_BSGK, v_BSGK = self._keys_values(x_BTD if context_BSD is None else context_BSD, context_rotation)
         scores = self.scores(mask, bias, dropout_keys_B)
-        return self._out(attend(self.core, q_BTHK, k_BSGK, v_BSGK, scores), head_gate_H)
+        return self._out(attend(self.config.core, q_BTHK, k_BSGK, v_BSGK, scores), head_gate_H)
 
     def decode(
         self,
@@ -138,18 +144,19 @@ class MultiHeadAttention(nnx.Module):
         for start in range(0, T, K):
             columns_TK = jnp.eye(T, K, -start, dtype=v_BTGK.dtype)
             values_BTGK = jnp.broadcast_to(columns_TK[None, :, None], (B, T, G, K))
-            slabs.append(attend(self.core, q_BTHK, k_BTGK, values_BTGK, scores))
+            slabs.append(attend(self.config.core, q_BTHK, k_BTGK, values_BTGK, scores))
         return jnp.concatenate(slabs, axis=-1)[..., :T].swapaxes(1, 2)
 
     def scores(self, mask: Mask, bias: Bias | None = None, dropout_keys_B: jax.Array | None = None) -> Scores:
         """What turns this layer's products into weights."""
         sinks_H = None if self.sinks is None else self.sinks[...]
-        drawn = dropout(self.dropout, dropout_keys_B, self.num_heads)
-        return Scores(mask, self.scale, bias, self.soft_cap, sinks_H, drawn)
+        scale, drawn = self.config.scale or self.config.head_width**-0.5, self.config.dropout
+        drop = dropout(drawn, dropout_keys_B, self.config.num_heads)
+        return Scores(mask, scale, bias, self.config.soft_cap, sinks_H, drop)
 
     def init_cache(self, batch_size: int, length: int) -> KVCache:
         """An empty cache for sequences of at most `length` tokens."""
-        zeros = jnp.zeros((batch_size, length, *self.kv_shape), self.dtype)
+        zeros = jnp.zeros((batch_size, length, *self.kv_shape), self.config.dtype)
         return KVCache(zeros, zeros)
 
     def _queries(self, x_BTD: jax.Array, rotation: Rotation | None) -> jax.Array:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from model.attention import (
     CORES,
+    AttentionConfig,
     ExplicitBias,
     KVCache,
     Mask,
@@ -42,7 +43,8 @@ class Layer:
     def __init__(self, position: str = "none", H: int = 6, G: int = 2, **choices: Any):
         self.position, rng = position, np.random.default_rng(3)
         self.scale, self.soft_cap = choices.get("scale", 0.0), choices.get("soft_cap", 0.0)
-        self.module = nnx.eval_shape(lambda: MultiHeadAttention(13, H, 4, num_kv_heads=G, rngs=nnx.Rngs(0), **choices))
+        config = AttentionConfig(width=13, num_heads=H, head_width=4, num_kv_heads=G, **choices)
+        self.module = nnx.eval_shape(lambda: MultiHeadAttention(config, rngs=nnx.Rngs(0)))
         self.params = reference.random_params(nnx.to_pure_dict(nnx.state(self.module, nnx.Param)), rng)
         nnx.update(self.module, self.params)
         self.x_BTD, self.y_BSD = (rng.standard_normal((B, n, 13)).astype(np.float32) for n in (T, S))
@@ -198,5 +200,5 @@ def test_masks_and_biases_of_other_sizes_are_refused(mask: Mask, bias: Any, sent
 )
 def test_bad_choices_are_refused_in_one_sentence(choices: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError) as error:
-        MultiHeadAttention(13, 6, 4, rngs=nnx.Rngs(0), **choices)
+        AttentionConfig(width=13, num_heads=6, head_width=4, **choices)
     assert str(error.value).startswith(sentence)
