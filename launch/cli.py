@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
+import jax
+
 from launch import configs
 from model.errors import UserError
 from train.run.folder import FullDisk
@@ -24,9 +26,10 @@ class Parser(argparse.ArgumentParser):
         """Raises argparse's sentence, with the command that explains the flags."""
         raise UserError(f"{message}; see {self.prog} --help.")
 
-    def flags(self) -> list[str]:
-        """Returns every flag that it knows, such as '--workdir'."""
-        return [flag for action in self._actions for flag in action.option_strings]
+    def flags(self) -> dict[str, str]:
+        """Returns {its name with hyphens: the name that argparse knows} of every flag, such as '--workdir'."""
+        names = [flag for action in self._actions for flag in action.option_strings]
+        return {_hyphened(name): name for name in names}
 
 
 def make_parser(command: str, description: str, config: bool = True, workdir: bool = True) -> Parser:
@@ -48,17 +51,24 @@ def make_parser(command: str, description: str, config: bool = True, workdir: bo
 def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Returns the flags, and the overrides {'train.steps': '9'} given as --config.train.steps=9.
 
+    In a flag's name, a hyphen and an underscore are the same.
+
     Raises:
       UserError: a flag is unknown, misses its value, or is missing, or the folder's name is empty.
     """
     rest, overrides = split_overrides(argv)
     # Unknown flags first: a misspelt required flag would otherwise be reported as missing.
     known = parser.flags()
-    for flag in (word.partition("=")[0] for word in rest if word.startswith("--")):
-        if flag not in known:
-            near = difflib.get_close_matches(flag, known + [_PREFIX + key for key in configs.comments()], n=1)
+    for at, word in enumerate(rest):
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--"):
+            continue
+        if _hyphened(flag) not in known:
+            names = [*known.values(), *(_PREFIX + key for key in configs.comments())]
+            near = difflib.get_close_matches(flag, names, n=1)
             hint = f"; the nearest is {near[0]}" if near else ""
             raise UserError(f"{flag}: there is no such flag{hint}; see {parser.prog} --help.")
+        rest[at] = known[_hyphened(flag)] + equals + value
     flags = parser.parse_args(rest)
     if getattr(flags, "workdir", None) == "":
         raise UserError("--workdir is empty: give the run's folder, such as --workdir=runs/try.")
@@ -82,8 +92,18 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         value = value if equals else next(words, "--")
         if not equals and value.startswith("--"):
             raise UserError(f"{word} has no value: write {word}=VALUE.")
-        overrides[key] = value
+        overrides[key.replace("-", "_")] = value
     return rest, overrides
+
+
+def _hyphened(flag: str) -> str:
+    return flag.replace("_", "-")
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Prints on stdout, on the first of several processes only."""
+    if jax.process_index() == 0:
+        print(text, end=end, flush=True)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

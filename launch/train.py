@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from eval.baselines import known_baselines
 from eval.likelihood import Likelihood
 from eval.summary import summarize
-from launch import cli
+from launch import cli, hosts
 from launch.configs import load
 from train.data import open_data
 from train.experiment import Experiment, flops_per_token, make_experiment
@@ -168,11 +168,13 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.make_parser("train", __doc__ or "")
     parser.add_argument("--extend", action="store_true", help="let a run go on to more train.steps than it began with")
     parser.add_argument("--profile_steps", default="", metavar="10:13", help="trace these steps for xprof")
+    hosts.add_flags(parser)
     flags, overrides = cli.parse(parser, argv)
     config = load(flags.config, **overrides)
-    state, _ = fit(config, flags.workdir, extend=flags.extend, profile_steps=flags.profile_steps)
-    command = f"python -m launch.train {shlex.join(argv)}"
-    print(summarize(config, state, Path(flags.workdir), command))
+    with hosts.joined(flags):
+        state, _ = fit(config, flags.workdir, extend=flags.extend, profile_steps=flags.profile_steps)
+        command = f"python -m launch.train {shlex.join(argv)}"
+        cli.say(summarize(config, state, Path(flags.workdir), command))
 
 
 if __name__ == "__main__":
