@@ -13,7 +13,8 @@ from train.data.files import make_folder
 from train.data.owntext import OwnText
 from train.data.pipeline import check_batching
 from train.data.sources import Source, tfds_source
-from train.data.tokenizers import ByteTokenizer, Tokenizer, cached_bpe
+from train.data.tokenizers import ByteTokenizer, Tokenizer
+from train.data.training import cached_bpe
 from train.data.windows import SomeWindows, TokenFile, Windows, tokenise
 
 

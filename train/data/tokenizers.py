@@ -1,7 +1,9 @@
 """Text to ids and back: bytes, and byte-level BPE. Every text comes back as it was; `end` stands for no text."""
 
 import hashlib
+import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,12 +11,12 @@ import numpy as np
 import tokenizers as hf
 
 from model.errors import UserError
-from train.data.files import make_once
 
-# The pieces inside which bytes may be joined: blank lines with the signs before them and the indentation after them;
-# a word with the space or sign before it; up to three digits; signs; other spaces. Other patterns: see the README.
-PATTERN = r"[^\s\p{L}\p{N}]*\s*\n[ \t]*|[^\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
-TRAINING_BYTES = 2**28  # of the train split's beginning (TFDS shuffles at preparation); more text changes little
+LONGEST = 512  # letters, or signs and spaces, without a break: what is longer is cut; source code has fewer than 200
+PART = 2**18  # characters that are encoded by one core
+CALL = 2**20  # characters that are encoded at once: a second's work, in which no signal is heard
+_UNBROKEN = re.compile(rf"[^\W\d_]{{{LONGEST}}}|[\W_]{{{LONGEST}}}")
+_BREAK = re.compile(r"[^\W_](?=\s)")  # after it every piece of the pattern ends
 
 
 class Tokenizer:
@@ -81,7 +83,7 @@ class BytePairTokenizer(Tokenizer):
         """Takes the JSON of a `tokenizers.Tokenizer` as `train_bpe` makes it."""
         self._state_json = state
         self._tokenizer = hf.Tokenizer.from_str(state)
-        byte_of = {letter: byte for byte, letter in enumerate(_letters())}
+        byte_of = {letter: byte for byte, letter in enumerate(letters())}
         vocab = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
         table = [bytes(byte_of[letter] for letter in token) for token, _ in vocab]
         fingerprint = hashlib.sha256(state.encode()).hexdigest()
@@ -91,8 +93,16 @@ class BytePairTokenizer(Tokenizer):
         """Returns the ids of each text, which are encoded in parallel."""
         for text in texts:
             utf8(text)
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.int64) for encoding in encodings]
+        cut = [parts(text) for text in texts]
+        ids = self._encode(list(itertools.chain.from_iterable(cut)))
+        return [np.concatenate([np.zeros(0, np.int64), *itertools.islice(ids, len(some))]) for some in cut]
+
+    def _encode(self, texts: list[str]) -> Iterator[np.ndarray]:
+        starts = np.cumsum([0, *map(len, texts)]) // CALL
+        for start in np.unique(starts[:-1]):
+            some = texts[slice(*np.searchsorted(starts[:-1], [start, start + 1]))]
+            for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False):
+                yield np.array(encoding.ids, np.int64)
 
     def _state(self) -> dict[str, str]:
         return {"kind": "bpe", "tokenizer": self._state_json}
@@ -119,39 +129,19 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return ByteTokenizer() if state["kind"] == "bytes" else BytePairTokenizer(state["tokenizer"])
 
 
-def cached_bpe(documents: Iterable[str], vocab_size: int, fingerprint: str, folder: Path) -> BytePairTokenizer:
-    """Returns the BPE of `documents`, whose `fingerprint` is known, trained once and kept in `folder`."""
-    recipe = json.dumps([fingerprint, vocab_size, PATTERN, TRAINING_BYTES, hf.__version__])
-    name = f"bpe-{vocab_size}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.json"
-    path = make_once(folder / name, lambda path: train_bpe(documents, vocab_size).save(path))
-    tokenizer = load_tokenizer(path)
-    assert isinstance(tokenizer, BytePairTokenizer)
-    return tokenizer
+def parts(text: str) -> list[str]:
+    """Returns `text` cut into parts of which each is encoded, and learned from, by itself.
+
+    Text with breaks is cut where a piece ends anyway, which changes no token. Stretches without any are cut too:
+    training takes the square of their length, and the library's search for pieces gives up at ten million characters.
+    """
+    cuts = {at + LONGEST for at in range(0, len(text), LONGEST) if _UNBROKEN.match(text, at)}
+    breaks = (_BREAK.search(text, at, at + PART) for at in range(PART, len(text), PART))
+    cuts.update(found.end() for found in breaks if found)
+    return [text[a:b] for a, b in itertools.pairwise(sorted(cuts | {0, len(text)}))]
 
 
-def train_bpe(documents: Iterable[str], vocab_size: int) -> BytePairTokenizer:
-    """Returns a BPE of at most `vocab_size` ids, `end` included; fewer where the text has no more pairs to join."""
-    tokenizer = hf.Tokenizer(hf.models.BPE())
-    split = hf.pre_tokenizers.Split(hf.Regex(PATTERN), "isolated")
-    letters = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = hf.pre_tokenizers.Sequence([split, letters])
-    trainer = hf.trainers.BpeTrainer(
-        vocab_size=vocab_size - 1, initial_alphabet=_letters(), min_frequency=2, show_progress=False
-    )
-    tokenizer.train_from_iterator(_beginning(documents), trainer)
-    return BytePairTokenizer(tokenizer.to_str())
-
-
-def _beginning(documents: Iterable[str]) -> Iterator[str]:
-    taken = 0
-    for text in documents:
-        yield text
-        taken += len(text.encode())
-        if taken >= TRAINING_BYTES:
-            return
-
-
-def _letters() -> list[str]:
+def letters() -> list[str]:
     """Returns the printable letter that byte-level BPE writes for each byte (Radford et al. 2019, GPT-2)."""
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (chr(0x100 + i) for i in range(256 - len(plain)))

@@ -1,12 +1,20 @@
 """Tokenizers: every text comes back, no text holds an end, and the same text trains the same BPE."""
 
+import random
+import re
+import signal
+import time
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import UserError
+from tests.tiny import end, start
 from train.data import ByteTokenizer, Tokenizer, load_tokenizer
-from train.data.tokenizers import cached_bpe, train_bpe
+from train.data.tokenizers import CALL, LONGEST, PART, parts
+from train.data.training import cached_bpe, train_bpe
 
 TEXTS = ['def main(argv):\n    """Says: Grüße, 世界 🙂."""\n\n    return [1234, "x" * 7]\n', "class A:\n\tpass\r\n"] * 3
 TOKENIZERS = {"bytes": ByteTokenizer(), "bpe": train_bpe(TEXTS, 307)}
@@ -92,3 +100,92 @@ def test_bpe_is_trained_once_per_fingerprint(tmp_path) -> None:
     assert cached_bpe([], 307, "one", tmp_path).fingerprint == first.fingerprint
     assert cached_bpe([], 307, "two", tmp_path).vocab_size == 257
     assert cached_bpe(TEXTS, 300, "one", tmp_path).vocab_size == 300
+
+
+def unbroken(letters: str, length: int) -> str:
+    return "".join(random.Random(0).choices(letters, k=length))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [unbroken("abcdefghij", 10**6), unbroken("語äß", 10**5), "\0" * 11_000_000, " " * 10**5, unbroken("\n \t#", 10**5)],
+    ids=["letters", "語", "zeros", "spaces", "blank lines"],
+)
+def test_text_without_breaks_trains_in_seconds_and_comes_back(text: str) -> None:
+    """Without cuts a million letters take minutes, and from ten million signs on the library panics."""
+    began = time.process_time()
+    tokenizer = train_bpe([text], 400)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert time.process_time() - began < 60
+
+
+def test_parts_are_short_stretches_and_nothing_is_lost() -> None:
+    text = "ab " * PART + "x" * (3 * LONGEST + 7) + "12" * LONGEST + "--- " * 700 + "end"
+    cut = parts(text)
+    assert "".join(cut) == text
+    assert max(map(len, cut)) < 2 * PART
+    longest = re.compile(rf"[^\W\d_]{{{2 * LONGEST}}}|[\W_]{{{2 * LONGEST}}}")
+    assert longest.search(text)
+    assert not any(map(longest.search, cut))
+    assert parts("") == []
+    lengths = [len(part) for part in parts("x" * 10 * LONGEST)]
+    assert set(lengths) == {LONGEST}
+    assert parts("1" * 10 * LONGEST) == ["1" * 10 * LONGEST]  # digits are cut by threes anyway
+
+
+@pytest.mark.parametrize("length", [PART + 11, pytest.param(CALL + 7, marks=pytest.mark.rest)])
+def test_cutting_at_breaks_changes_no_token(length: int) -> None:
+    """Against the library itself, on text of every kind of piece."""
+    drawn = random.Random(1)
+    words = [
+        "def ",
+        "x",
+        " y",
+        "12345",
+        "\n\n    ",
+        "\t",
+        " = ",
+        "# Grüße, 世界",
+        "--",
+        "...\r\n",
+        "²½ ",
+        "\x1c",
+        "e\u0301 ",
+        "\u2028",
+    ]
+    text = "".join(drawn.choices(words, k=length // 2))
+    tokenizer = train_bpe([text], 307)
+    assert len(parts(text)) >= 2
+    assert tokenizer.encode(text) == tokenizer._tokenizer.encode(text, add_special_tokens=False).ids
+    several = ["", text[:11], "", text, "a"]
+    for ids, one in zip(tokenizer.encode_batch(several), several, strict=True):
+        assert ids.dtype == np.int64
+        assert tokenizer.decode(ids) == one
+
+
+TRAINING = """
+import random, time
+from train.data.training import train_bpe
+words = ["".join(random.choices("abcdefghijklmnop", k=7)) for _ in range(10**5)]
+text = " ".join(random.choices(words, k=6 * 10**6))
+print("training", flush=True)
+try:
+    train_bpe([text], 4096)
+except KeyboardInterrupt:
+    print(time.monotonic(), flush=True)
+"""
+
+
+@pytest.mark.rest
+@pytest.mark.parametrize("seconds", [0.5, 5])
+def test_training_is_interrupted_at_once(seconds: float) -> None:
+    """The library alone answers a minute later."""
+    process = start("-c", TRAINING)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "training\n"
+    time.sleep(seconds)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    outcome = end(process)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert float(outcome.out) - sent < 2

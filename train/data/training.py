@@ -1,0 +1,72 @@
+"""Training of byte-level BPE: once for each text, and never so long that it could not be interrupted."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import tokenizers as hf
+
+from train.data.files import make_once
+from train.data.tokenizers import LONGEST, BytePairTokenizer, letters, load_tokenizer, parts
+
+# The pieces inside which bytes may be joined: blank lines with the signs before them and the indentation after them;
+# a word with the space or sign before it; up to three digits; signs; other spaces. Other patterns: see the README.
+PATTERN = r"[^\s\p{L}\p{N}]*\s*\n[ \t]*|[^\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
+TRAINING_BYTES = 2**28  # of the train split's beginning (TFDS shuffles at preparation); more text changes little
+
+
+def cached_bpe(documents: Iterable[str], vocab_size: int, fingerprint: str, folder: Path) -> BytePairTokenizer:
+    """Returns the BPE of `documents`, whose `fingerprint` is known, trained once and kept in `folder`."""
+    recipe = json.dumps([fingerprint, vocab_size, PATTERN, LONGEST, TRAINING_BYTES, hf.__version__])
+    name = f"bpe-{vocab_size}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.json"
+    path = make_once(folder / name, lambda path: train_bpe(documents, vocab_size).save(path))
+    tokenizer = load_tokenizer(path)
+    assert isinstance(tokenizer, BytePairTokenizer)
+    return tokenizer
+
+
+def train_bpe(documents: Iterable[str], vocab_size: int) -> BytePairTokenizer:
+    """Returns a BPE of at most `vocab_size` ids, `end` included; fewer where the text has no more pairs to join.
+
+    A thread trains, because the library hears no signal until it is done: Ctrl-C is answered at once.
+    """
+    tokenizer = hf.Tokenizer(hf.models.BPE())
+    split = hf.pre_tokenizers.Split(hf.Regex(PATTERN), "isolated")
+    byte_level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.Sequence([split, byte_level])
+    trainer = hf.trainers.BpeTrainer(
+        vocab_size=vocab_size - 1, initial_alphabet=letters(), min_frequency=2, show_progress=False
+    )
+    given_up = threading.Event()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            tokenizer.train_from_iterator(_beginning(documents, given_up), trainer)
+        except BaseException as error:  # noqa: BLE001  # raised again below, in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="bpe", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+    finally:
+        given_up.set()
+    if errors:
+        raise errors[0]
+    return BytePairTokenizer(tokenizer.to_str())
+
+
+def _beginning(documents: Iterable[str], given_up: threading.Event) -> Iterator[str]:
+    taken = 0
+    for text in documents:
+        for part in parts(text):
+            if given_up.is_set():
+                raise InterruptedError  # so that the thread ends, too
+            yield part
+        taken += len(text.encode())
+        if taken >= TRAINING_BYTES:
+            return
