@@ -19,12 +19,20 @@ COMPILE = .cache/uv/bin/uv pip compile --quiet --no-config --universal --upgrade
 	$(RUN) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# The versions are locked as constraints, without hashes: which build of torch is installed, with CUDA or without, is up to
+# where pip looks, and the one with CUDA brings packages of its own.
+.cache/oracle/ready: requirements-oracle.txt
+	$(PYTHON) -m venv .cache/oracle
+	.cache/oracle/bin/python -m pip install --quiet --constraint requirements-oracle.txt numpy torch transformers
+	@touch $@
+
 quickstart: .venv
 	$(RUN) launch.train --config=configs/gpt.py:quickstart --workdir=runs/quickstart
 
 # One case of each kind, for a developer who runs it ten times a day; what takes long is in test-rest; test-all is both.
 test: TIER = -m 'not rest'
 test-rest: TIER = -m rest
+test-rest test-all: .cache/oracle/ready
 test test-rest test-all: .venv
 	$(RUN) pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=10 $(TIER) $(TESTS)
 
@@ -44,3 +52,4 @@ lock:
 	.cache/uv/bin/python -m pip install --quiet 'uv>=0.13,<0.14'
 	$(COMPILE) --group build --output-file requirements-build.txt
 	$(COMPILE) --extra dev --extra plan --output-file requirements.txt pyproject.toml
+	$(COMPILE) --no-generate-hashes --group oracle --output-file requirements-oracle.txt
