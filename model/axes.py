@@ -1,9 +1,6 @@
 """Logical names for array axes: the model names them, `train.sharding` says which mesh axis each one goes to."""
 
-from collections.abc import Callable
-
 import jax
-from flax import nnx
 from flax.core import spmd
 from jax.sharding import PartitionSpec
 
@@ -22,10 +19,3 @@ def pin(x: jax.Array, *names: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(names))
-
-
-def parameter(
-    rngs: nnx.Rngs, init: Callable[..., jax.Array], shape: tuple[int, ...], axes: tuple[str, ...]
-) -> nnx.Param:
-    """A float32 parameter that remembers the logical names of its axes (metadata `axes`)."""
-    return nnx.Param(init(rngs.params(), shape), axes=axes)

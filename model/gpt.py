@@ -10,6 +10,7 @@ from model.attention import KVCache, Scores, parse_bias, parse_mask, segments
 from model.axes import pin
 from model.errors import UserError
 from model.layers import NORMS, Embedding, Linear, dropout
+from model.parameters import Module
 from model.positions import parse_position
 from model.stack import Context, Stack, StackConfig
 
@@ -38,7 +39,7 @@ class GPTConfig(StackConfig):
         parse_mask(self.mask)
 
 
-class GPT(nnx.Module):
+class GPT(Module):
     """Tokens in, next-token logits out.
 
     Raises:

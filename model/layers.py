@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from model.axes import parameter, pin
+from model.axes import pin
 from model.errors import UserError
+from model.parameters import Module, parameter
 
 Variant = TypeVar("Variant")
 
@@ -26,7 +27,7 @@ def choose(table: dict[str, Variant], name: str, key: str) -> Variant:
     return table[name]
 
 
-class Linear(nnx.Module):
+class Linear(Module):
     """y = x @ kernel (+ bias) from the last `len(inputs)` axes of x to the axes `outputs`, computed in `dtype`.
 
     The kernel keeps each axis, e.g. (D, H, K), so that heads can be sharded, pruned and normalised as heads.
@@ -60,7 +61,7 @@ class Linear(nnx.Module):
         return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
-class LayerNorm(nnx.Module):
+class LayerNorm(Module):
     """(x - mean) / sqrt(variance + 1e-6) * scale + bias over the last axis, in float32 (Ba et al. 2016, equation 4)."""
 
     def __init__(self, width: int, *, bias: bool, rngs: nnx.Rngs):
@@ -75,7 +76,7 @@ class LayerNorm(nnx.Module):
         return (y if self.bias is None else y + _last(self.bias[...], x)).astype(x.dtype)
 
 
-class RMSNorm(nnx.Module):
+class RMSNorm(Module):
     """x / sqrt(mean(x^2) + 1e-6) * scale over the last axis, in float32 (Zhang and Sennrich 2019, equation 4).
 
     It has no bias, whatever `bias` says: that is what tells it from LayerNorm.
@@ -112,7 +113,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 GATED = ("geglu", "swiglu")
 
 
-class MLP(nnx.Module):
+class MLP(Module):
     """activation(x @ up) @ down; the gated kinds multiply by a second projection first (Shazeer 2020, equation 6)."""
 
     def __init__(
@@ -133,7 +134,7 @@ class MLP(nnx.Module):
         return self.down(pin(hidden_BTF, "batch", "length", "mlp"))
 
 
-class Embedding(nnx.Module):
+class Embedding(Module):
     """A table (V, D): ids to vectors, and, transposed, vectors to logits (tied head)."""
 
     def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model.axes import parameter, pin
+from model.axes import pin
 from model.errors import UserError
 from model.expressions import Table, parse
+from model.parameters import Module, parameter
 
 
 class Rotation(NamedTuple):
@@ -21,7 +22,7 @@ class Rotation(NamedTuple):
     sin: jax.Array
 
 
-class NoPosition(nnx.Module):
+class NoPosition(Module):
     """No position at all (NoPE); also what the other kinds inherit from."""
 
     limited = False  # whether positions >= max_length have no meaning

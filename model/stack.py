@@ -13,6 +13,7 @@ from model.attention import AttentionConfig, Bias, KVCache, Mask, MultiHeadAtten
 from model.axes import pin
 from model.errors import UserError
 from model.layers import MLP, NORMS, choose, dropout
+from model.parameters import Module, stack_layers
 from model.positions import Rotation
 
 REMAT: dict[str, Callable[..., Any] | None] = {
@@ -88,7 +89,7 @@ class Context:
     dropout_keys_B: jax.Array | None = None
 
 
-class Block(nnx.Module):
+class Block(Module):
     """Attention and MLP, each with a residual connection.
 
     Pre-norm: x + f(norm(x)) (Xiong et al. 2020); post-norm: norm(x + f(x)) (Vaswani et al. 2017, section 3.1).
@@ -150,7 +151,7 @@ class Block(nnx.Module):
         return x
 
 
-class Stack(nnx.Module):
+class Stack(Module):
     """L blocks whose parameters are stored as one, with a leading layer axis, and run by `lax.scan`.
 
     `unroll` layers run per iteration of the scan (L: no loop is left); storage, and so optimizers and checkpoints, do
@@ -158,11 +159,8 @@ class Stack(nnx.Module):
     """
 
     def __init__(self, config: StackConfig, rngs: nnx.Rngs):
-        keys_L = jax.random.split(rngs.params(), config.num_layers)
-        blocks = nnx.vmap(lambda key: Block(config, nnx.Rngs(params=key)))(keys_L)
-        for variable in jax.tree.leaves(nnx.state(blocks, nnx.Param), is_leaf=lambda leaf: isinstance(leaf, nnx.Param)):
-            variable.set_metadata(axes=("layers", *variable.axes))
-        self.blocks, self.config = blocks, config
+        self.blocks, self.config = Block(config, rngs), config
+        stack_layers(self.blocks, range(config.num_layers))
 
     def __call__(self, x_BTD: jax.Array, context: Context, head_gate_LH: jax.Array | None = None) -> jax.Array:
         """All blocks in order, (B, T, D) to (B, T, D)."""

@@ -14,9 +14,10 @@ from model.attention.cores.dense import dense
 from model.attention.cores.table import attend, check_name
 from model.attention.masks.base import Mask
 from model.attention.scores import Scores, dropout
-from model.axes import parameter, pin
+from model.axes import pin
 from model.errors import UserError
 from model.layers import Linear, RMSNorm
+from model.parameters import Module, parameter
 from model.positions import Rotation, rotate
 
 
@@ -72,7 +73,7 @@ class AttentionConfig:
         check_name(self.core)
 
 
-class MultiHeadAttention(nnx.Module):
+class MultiHeadAttention(Module):
     """Attention with H query heads over G key/value heads (G = H: multi-head, 1 < G < H: grouped, G = 1: multi-query).
 
     Vaswani et al. 2017, section 3.2.2; grouped queries: Ainslie et al. 2023; QK-norm: Dehghani et al. 2023, section 2.

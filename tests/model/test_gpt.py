@@ -218,7 +218,7 @@ def test_every_parameter_names_its_axes() -> None:
 
 
 FAMILIES = {"gpt": (GPT, GPTConfig(**{**SIZES, "width": 96, "vocab_size": 997}, use_bias=True))}
-GOLDEN = {"gpt": 7.380478858947754}
+GOLDEN = {"gpt": 7.379231929779053}
 
 
 @cache

@@ -11,13 +11,13 @@ from flax import nnx
 
 from model.attention.biases.base import Bias
 from model.attention.biases.distance import Alibi, Bucketed, Fire, Kerple, KerplePower
-from model.axes import parameter
 from model.errors import UserError
+from model.parameters import Module, parameter
 
 _FARTHEST = 2**16  # each distance up to the largest gets its bucket from a table
 
 
-class NoBias(nnx.Module):
+class NoBias(Module):
     """Nothing is added; also what the modules that hold a bias's parameters inherit from."""
 
     def __init__(self, num_heads: int, rngs: nnx.Rngs):

@@ -1,0 +1,110 @@
+"""Parameters: their axes have names, and their first values are keyed by their paths.
+
+A constructor only says what each parameter is. When the outermost constructor is done, each is drawn from one key,
+folded with its path and, in a stack, with the number of its layer. So a model with one parameter more, or built in
+another order, keeps all others bit for bit; and to rename a path is to change its first values.
+"""
+
+import contextvars
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+Draw = Callable[[jax.Array], jax.Array]
+
+
+class _Construction:
+    """An outermost constructor at work: its parameters that wait to be drawn, and the one key of each `rngs`."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, tuple[nnx.Param, jax.Array, Draw]] = {}
+        self._keys: dict[int, tuple[nnx.Rngs, jax.Array]] = {}
+
+    def wait(self, rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], draw: Draw) -> nnx.Param:
+        """A parameter that has no value yet."""
+        if id(rngs) not in self._keys:
+            self._keys[id(rngs)] = rngs, rngs.params()
+        param = nnx.Param(jax.ShapeDtypeStruct(shape, jnp.float32), axes=axes)
+        self.waiting[id(param)] = param, self._keys[id(rngs)][1], draw
+        return param
+
+    def draw(self, module: nnx.Module) -> None:
+        """Gives each parameter of the module its first value."""
+        for path, param in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+            if id(param) in self.waiting:
+                _, key, draw = self.waiting[id(param)]
+                param.set_value(draw(jax.random.fold_in(key, path_number(path))))
+
+
+_AT_WORK: contextvars.ContextVar[_Construction | None] = contextvars.ContextVar("_AT_WORK", default=None)
+
+
+class Module(nnx.Module):
+    """What has parameters, or parts that have: `nnx.Module`, whose outermost constructor draws them by their paths."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            setattr(cls, "__init__", _drawing(vars(cls)["__init__"]))  # noqa: B010
+
+
+def parameter(
+    rngs: nnx.Rngs, init: Callable[..., jax.Array], shape: tuple[int, ...], axes: tuple[str, ...]
+) -> nnx.Param:
+    """A float32 parameter that remembers the logical names of its axes (metadata `axes`).
+
+    To be called in the constructor of a Module; its value, `init(key, shape)`, comes when the outermost one is done.
+    """
+    construction = _AT_WORK.get()
+    if construction is None:
+        raise TypeError("parameters are made in the constructor of a model.parameters.Module: derive from it.")
+    return construction.wait(rngs, shape, axes, lambda key: init(key, shape))
+
+
+def stack_layers(module: nnx.Module, numbers: Sequence[int]) -> None:
+    """Makes a module under construction the layers of these numbers: each parameter gets a leading axis 'layers'.
+
+    What it is at layer n depends on its path and n, whichever layers have it besides.
+    """
+    construction = _AT_WORK.get()
+    assert construction is not None
+    layers = np.asarray(numbers, np.uint32)
+
+    def stacked(draw: Draw) -> Draw:
+        return lambda key: jax.vmap(lambda number: draw(jax.random.fold_in(key, number)))(layers)
+
+    for param in jax.tree.leaves(nnx.state(module, nnx.Param), is_leaf=lambda leaf: isinstance(leaf, nnx.Param)):
+        _, key, draw = construction.waiting[id(param)]
+        construction.waiting[id(param)] = param, key, stacked(draw)
+        param.set_metadata(axes=("layers", *param.axes))
+        param.set_value(jax.ShapeDtypeStruct((len(layers), *param.shape), jnp.float32))
+
+
+def path_number(path: Sequence[Any]) -> np.uint32:
+    """The number that stands for a path: the first 32 bits of the SHA-256 of 'stack/blocks/mlp/up/kernel'."""
+    return np.uint32(int.from_bytes(hashlib.sha256("/".join(map(str, path)).encode()).digest()[:4], "big"))
+
+
+def _drawing(construct: Callable[..., None]) -> Callable[..., None]:
+    """The constructor, after which, if it was the outermost one, all parameters are drawn."""
+
+    @functools.wraps(construct)
+    def constructed(self: nnx.Module, *args: Any, **kwargs: Any) -> None:
+        construction = _Construction()
+        outermost = _AT_WORK.get() is None
+        token = _AT_WORK.set(construction) if outermost else None
+        try:
+            construct(self, *args, **kwargs)
+        finally:
+            if token is not None:
+                _AT_WORK.reset(token)
+        if outermost:
+            construction.draw(self)
+
+    return constructed

@@ -1,0 +1,143 @@
+"""First values are keyed by path and layer: one parameter more leaves all others as they are, bit for bit."""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from model import GPT, GPTConfig
+from model.attention import AttentionConfig, MultiHeadAttention
+from model.attention.biases.table import BIASES
+from model.errors import UserError
+from model.layers import ACTIVATIONS, NORMS, Linear
+from model.parameters import Module, parameter, path_number
+from model.positions import POSITIONS
+
+L = 3
+SIZES = {"num_layers": L, "width": 26, "num_heads": 13, "mlp_width": 17, "vocab_size": 29, "max_length": 11}
+Leaves = dict[tuple[Any, ...], np.ndarray]
+
+
+@functools.cache
+def leaves(seed: int = 0, **choices: Any) -> Leaves:
+    """The parameters of a GPT by their paths."""
+    state = nnx.state(GPT(GPTConfig(**{**SIZES, **choices}), rngs=nnx.Rngs(seed)), nnx.Param)
+    return {path: np.asarray(param[...]) for path, param in nnx.to_flat_state(state)}
+
+
+def expressions(table: dict[str, Any]) -> list[str]:
+    """The entries of a table that can be written without parentheses."""
+    return [name for name in table if not any(word in name for word in ("linear", "ntk", "yarn", "llama3"))]
+
+
+MORE = [
+    {"tied": False},
+    {"use_bias": True},
+    {"use_bias": True, "norm": "layer"},
+    {"sinks": True},
+    {"qk_norm": True},
+    {"mlp": "swiglu"},
+    {"norm_place": "post"},
+    {"tied": False, "use_bias": True, "sinks": True, "qk_norm": True, "mlp": "geglu"},
+    *({"bias": name} for name in BIASES if name != "none"),
+    *({"position": name} for name in expressions(POSITIONS)),
+]
+
+
+@pytest.mark.parametrize("choices", MORE, ids=str)
+def test_other_parameters_leave_those_that_both_models_have(choices: dict[str, Any]) -> None:
+    plain, other = leaves(position="none"), leaves(**{"position": "none", **choices})
+    both = plain.keys() & other.keys()
+    assert len(both) >= len(plain) - 1  # post-norm has no last norm
+    for path in both:
+        np.testing.assert_array_equal(plain[path], other[path], err_msg=str(path))
+
+
+def test_more_layers_leave_those_before_them() -> None:
+    """But for the ends of residual branches, whose spread depends on the depth."""
+    few, many = leaves(), leaves(num_layers=L + 2)
+    assert few.keys() == many.keys()
+    for path, leaf in few.items():
+        if not {"output", "down"} & {*path}:
+            np.testing.assert_array_equal(leaf, many[path][:L] if "blocks" in path else many[path], err_msg=str(path))
+
+
+def test_a_value_is_drawn_by_path_and_layer() -> None:
+    """Written out: key, one draw of it for the model, the path's hash, the layer's number."""
+    key = nnx.Rngs(params=jax.random.key(7)).params()
+
+    def kernel(path: str, shape: tuple[int, ...], layer: int | None = None) -> np.ndarray:
+        here = jax.random.fold_in(key, int(hashlib.sha256(path.encode()).hexdigest()[:8], 16))
+        here = here if layer is None else jax.random.fold_in(here, layer)
+        return np.asarray(jax.random.normal(here, shape) / np.sqrt(26))
+
+    found = nnx.state(GPT(GPTConfig(**SIZES), rngs=nnx.Rngs(params=jax.random.key(7))), nnx.Param)
+    np.testing.assert_allclose(found["embed"]["embedding"][...], kernel("embed/embedding", (29, 26)), rtol=1e-5)
+    up = np.asarray(found["stack"]["blocks"]["mlp"]["up"]["kernel"][...])
+    for layer in range(L):
+        np.testing.assert_allclose(up[layer], kernel("stack/blocks/mlp/up/kernel", (26, 17), layer), rtol=1e-5)
+
+
+def test_every_path_has_a_number_of_its_own() -> None:
+    everything = [leaves(**{"position": "none", **choices}) for choices in MORE]
+    everything += [leaves(mlp=mlp, norm=norm, use_bias=True) for mlp in ACTIVATIONS for norm in NORMS]
+    paths = {path for found in everything for path in found}
+    assert len(paths) > 30
+    assert len({int(path_number(path)) for path in paths}) == len(paths)
+
+
+def test_parts_are_drawn_as_wholes_are() -> None:
+    """A part that is built alone is keyed by its paths within; a second one of the same keys is another."""
+    rngs = nnx.Rngs(3)
+    config = AttentionConfig(width=13, num_heads=6, head_width=4)
+    first, second = (MultiHeadAttention(config, rngs=rngs) for _ in range(2))
+    more = MultiHeadAttention(dataclasses.replace(config, sinks=True, qk_norm=True, use_bias=True), rngs=nnx.Rngs(3))
+    for name in ("query", "key", "value", "output"):
+        kernels = [np.asarray(getattr(one, name).kernel[...]) for one in (first, second, more)]
+        np.testing.assert_array_equal(kernels[0], kernels[2])
+        assert not np.array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(first.query.kernel[...], first.key.kernel[...])
+
+
+class Pair(Module):
+    """Two maps, made in either order, perhaps with a parameter of its own before them."""
+
+    def __init__(self, names: str, rngs: nnx.Rngs, *, more: bool = False):
+        self.own = parameter(rngs, nnx.initializers.normal(1.0), (5,), ("embed",)) if more else None
+        for name in names:
+            setattr(self, name, Linear({"embed": 5}, {"mlp": 7}, bias=False, dtype="float32", rngs=rngs))
+
+
+class Heir(Pair):
+    """Its parent's constructor runs inside of its own."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        super().__init__("a", rngs)
+        self.b = Linear({"embed": 5}, {"mlp": 7}, bias=False, dtype="float32", rngs=rngs)
+
+
+def test_the_order_of_construction_does_not_count() -> None:
+    pairs = [Pair("ab", nnx.Rngs(1)), Pair("ba", nnx.Rngs(1), more=True), Heir(nnx.Rngs(1))]
+    for name in "ab":
+        first, *others = (np.asarray(getattr(pair, name).kernel[...]) for pair in pairs)
+        for other in others:
+            np.testing.assert_array_equal(first, other)
+    assert not np.array_equal(pairs[0].a.kernel[...], pairs[0].b.kernel[...])
+
+
+def test_a_refused_model_leaves_no_construction_open() -> None:
+    with pytest.raises(UserError):
+        GPT(GPTConfig(**SIZES, scale=-1.0), rngs=nnx.Rngs(0))
+    assert isinstance(
+        Linear({"embed": 5}, {"mlp": 7}, bias=False, dtype="float32", rngs=nnx.Rngs(0)).kernel[...], jax.Array
+    )
+
+
+def test_a_parameter_without_a_constructor_is_refused() -> None:
+    with pytest.raises(TypeError, match="in the constructor of a model.parameters.Module"):
+        parameter(nnx.Rngs(0), nnx.initializers.zeros, (3,), ("embed",))
