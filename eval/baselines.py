@@ -1,16 +1,15 @@
 """What a loss is worth: the bits per byte of byte n-grams and of gzip and xz on the same text."""
 
 import gzip
-import json
 import logging
 import lzma
-import os
 from collections.abc import Iterable
 
 import numpy as np
 
 from model.errors import UserError
 from train.data import Data
+from train.run.json_files import check_numbers, read_cache, write
 from train.run.machine import cache_folder
 
 log = logging.getLogger("heed")
@@ -35,14 +34,13 @@ def baselines(data: Data, max_context: int = 4) -> dict[str, float]:
 def known_baselines(data: Data) -> dict[str, float]:
     """The same, computed once for each text and then kept in the cache folder."""
     file = cache_folder() / f"baselines-{data.fingerprint[:32]}.json"
-    if file.is_file():
-        return dict(json.loads(file.read_text()))
+    known = read_cache(file, check_numbers)
+    if known is not None:
+        return dict(known)
     values = baselines(data)
-    new = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps(values))
-        new.replace(file)
+        write(file, values)
     except OSError as error:
         log.warning("the baselines cannot be kept in %s (%s): each run counts them anew.", file, error.strerror)
     return values

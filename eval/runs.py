@@ -2,16 +2,16 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 from model import GPT, UserError
-from train.data import Data, Tokenizer, load_tokenizer, open_data
+from train.data import Data, Tokenizer, open_data, tokenizer_of
 from train.experiment import bind, make_experiment
 from train.run.checkpoints import Checkpoints
+from train.run.mending import read_kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Run:
             UserError: the data set cannot be had, or its text or tokens are not those that the run has learned.
         """
         data = open_data(self.config.data)
-        passport = json.loads((self.folder / "passport.json").read_text())
+        passport = read_kept(self.folder, "passport.json")
         if data.fingerprint != passport["data"]["fingerprint"]:
             raise UserError(
                 f"the text of --config.data or its tokens have changed since {self.folder} began: restore it."
@@ -47,13 +47,11 @@ def open_run(workdir: str | Path) -> Run:
         UserError: the folder is no run's, or holds no checkpoint that can be read.
     """
     folder = Path(workdir)
-    for name in ("passport.json", "config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise UserError(f"--workdir={workdir} holds no {name}: give the folder of a run.")
-    config = ConfigDict(json.loads((folder / "config.json").read_text()))
+    _, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
+    config = ConfigDict(config)
     config.mesh = ConfigDict({"replica": 1, "fsdp": 1, "tensor": 1, "context": 1})
     config.model.core = "auto"  # a core is a choice for the machine that trained; here the fastest that is exact
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    tokenizer = tokenizer_of(state)
     experiment = make_experiment(config, tokenizer.vocab_size, jax.local_devices()[:1])
     found = None
     if (folder / "checkpoints").is_dir():

@@ -1,6 +1,5 @@
 """How a run ended: its score beside n-grams and compressors, a sample, a picture, and where everything is."""
 
-import json
 import shlex
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from eval.attention_picture import attention_figure
 from eval.generation import generate
 from eval.runs import Run, open_run
 from model.errors import UserError
+from train.run.json_files import read_lines
+from train.run.mending import read_kept
 from train.state import State
 
 SAMPLE_TOKENS = 96
@@ -41,12 +42,12 @@ def compare(bits_per_byte: float, baselines: dict[str, float]) -> str:
 
 
 def _comparison(folder: Path, step: int) -> str:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines, _ = read_lines(folder / "metrics.jsonl")
     bits = [line["val/bits_per_byte"] for line in lines if line["step"] == step and "val/bits_per_byte" in line]
     if not bits:  # told to stop in the last evaluation
         return f"step {step} is not evaluated yet:\n  {_evaluate(folder)}"
-    table = compare(float(np.mean(bits[-1])), json.loads((folder / "baselines.json").read_text()))
-    measured = json.loads((folder / "passport.json").read_text())["evaluation"]
+    table = compare(float(np.mean(bits[-1])), read_kept(folder, "baselines.json"))
+    measured = read_kept(folder, "passport.json")["evaluation"]
     if measured["windows"] == measured["of"]:
         return table
     return f"{table}\n{some_windows(measured)}; of all of it:\n  {_evaluate(folder)}"

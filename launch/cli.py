@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import difflib
-import io
 import logging
 import os
 import sys
@@ -12,7 +11,7 @@ from typing import NoReturn
 
 import jax
 
-from launch import configs
+from launch import configs, output
 from model.errors import UserError
 from train.run.folder import FullDisk
 
@@ -107,14 +106,22 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs a command on the words of the command line; a UserError is its last line on stderr, and exit status 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # text that the terminal cannot write is no reason to end
-        sys.stdout.reconfigure(errors="backslashreplace")
+    """Runs a command on the words of the command line; a UserError is its last line on stderr, and exit status 2.
+
+    Ctrl-C ends it with status 130, and a reader of its output that has gone with 141, as is usual; both without a word.
+    """
+    output.open_streams()
     try:
         with _plain_stderr():
             main(sys.argv[1:])
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except output.ClosedOutput:
+        sys.exit(141)
     except UserError as error:
-        sys.stdout.flush()
+        with output.unheard():
+            sys.stdout.flush()
         print(error, file=sys.stderr, flush=True)
         if isinstance(error, FullDisk):
             os._exit(2)  # what is open cannot be flushed, of which Python would tell with tracebacks

@@ -17,17 +17,19 @@ from ml_collections import ConfigDict
 from eval.baselines import known_baselines
 from eval.likelihood import Likelihood
 from eval.summary import summarize
-from launch import cli, hosts
+from launch import cli, hosts, output
 from launch.configs import load
 from train.data import open_data
 from train.experiment import Experiment, flops_per_token, make_experiment
-from train.loop import Values, check_finite, stop_signals, train
+from train.loop import Values, check_finite, train
 from train.run.checkpoints import Checkpoints
+from train.run.extension import extension
 from train.run.folder import RunFolder, passport
 from train.run.machine import machine_rate, use_compilation_cache
 from train.run.profiler import profiler
 from train.run.report import Report
-from train.schedules import warn_if_short
+from train.run.signals import Stop, stop_signals
+from train.schedules import decay_start, warn_if_short
 from train.sharding import placed
 from train.state import State
 
@@ -41,21 +43,23 @@ class Session:
     report: Report
     checkpoints: Checkpoints | None
     recorded: Callable[[int], None]
-    should_stop: Callable[[int], bool]
+    stop: Stop
 
     def evaluate(self, step: int, state: State) -> Values:
         """Loss, perplexity and bits per byte of the validation text."""
         # Asked between two batches only where it costs no agreement among processes.
-        stop = (lambda: self.should_stop(step)) if jax.process_count() == 1 else (lambda: False)
+        stop = (lambda: self.stop(step)) if jax.process_count() == 1 else (lambda: False)
+        self.stop.doing(f"the evaluation of step {step}")
         values = dict(self.likelihood(state.params, stop))
         if values:
+            check_finite(step, {"val/loss": values["val/loss"]})  # before it is written
             self.report.evaluation(step, values)
-            check_finite(step, {"val/loss": values["val/loss"]})
         return values
 
     def save(self, step: int, state: State, values: Values) -> None:
         """Starts to write the state; the best is the one of the lowest validation loss, the mean over seeds."""
         if self.checkpoints is not None:
+            self.stop.doing(f"the save of step {step}")
             metric = float(np.mean(values["val/loss"])) if values else None
             self.checkpoints.save(step, state, {"batches": step, "evaluated": bool(values)}, metric)
 
@@ -64,6 +68,7 @@ class Session:
         if self.checkpoints is not None:
             self.checkpoints.check()
         self.recorded(step)
+        self.stop.doing(f"step {step + 1}")
         rate = {"train/learning_rate": float(self.experiment.schedule(step - 1))}
         self.report.step(step, {f"train/{name}": value for name, value in values.items()} | rate, waited)
 
@@ -80,18 +85,24 @@ def fit(
         UserError: a config, a data set or a folder that cannot be used, or a step that is not finite.
     """
     cache = use_compilation_cache()
-    experiment = check(config)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_signals())
+        experiment = check(config)
         recorded = stack.enter_context(profiler(profile_steps, workdir))
         folder = stack.enter_context(RunFolder(workdir, config, extend=extend)) if workdir else None
+        stop.begin("the comparison of attention with its reference")
         errors = experiment.check_attention()
+        stop.begin("the tokenizer")
         data = open_data(config.data)
+        stop.begin("the tokens of the text")
         windows, validation = data.windows("train"), data.measured(config.train.evaluate_windows)
         # A short text makes fewer tokens than asked for.
         if data.tokenizer.vocab_size != experiment.model_config.vocab_size:
             experiment = make_experiment(config, data.tokenizer.vocab_size)
         stack.enter_context(placed(experiment.mesh, experiment.rules))
         checkpoints = None
+        stop.begin("the baselines")
+        stable = decay_start(config.optimizer, config.train.steps)
         if folder is not None:
             measured = {"windows": len(validation), "of": len(data.windows("validation"))}
             about = passport(config, data.fingerprint, _attention(experiment, errors)) | {"evaluation": measured}
@@ -100,7 +111,10 @@ def fit(
             folder.write_with("tokenizer.json", data.tokenizer.save)
             keep = config.train.keep_last, config.train.keep_best
             metric = f"val/loss of {len(validation)} windows"
-            checkpoints = stack.enter_context(Checkpoints(folder.path / "checkpoints", *keep, metric))
+            checkpoints = stack.enter_context(
+                Checkpoints(folder.path / "checkpoints", *keep, metric, folder.copies(), stable)
+            )
+        stop.begin("the first state")
         state, start, evaluated = _begin(experiment, checkpoints)
         report = stack.enter_context(_report(experiment, folder, start))
         report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")
@@ -108,18 +122,22 @@ def fit(
         report.say(
             f"attention by {experiment.attention.name}, {max(errors.values()):.0e} from dense on this device{others}"
         )
-        should_stop = stack.enter_context(stop_signals())  # before this nothing is lost by being killed
         likelihood = Likelihood(experiment.sums, validation, config.data.batch_size, experiment.place, experiment.rows)
+        if stable:
+            report.say(
+                f"wsd decays after step {stable}: its checkpoint is kept, and --extend goes on smoothly from there"
+            )
+        stop.begin(f"the compilation of the step, and step {start + 1}")
         state = train(
             experiment.step,
             state,
             experiment.batches(windows, start),
-            Session(experiment, likelihood, report, checkpoints, recorded, should_stop),
+            Session(experiment, likelihood, report, checkpoints, recorded, stop),
             start=start,
             steps=config.train.steps,
             evaluate_every=config.train.evaluate_every,
-            checkpoint_every=config.train.checkpoint_every,
-            should_stop=should_stop,
+            saves=lambda n: n % config.train.checkpoint_every == 0 or n == stable,
+            should_stop=stop,
             owes_evaluation=not evaluated,
         )
     return state, report.history
@@ -143,7 +161,9 @@ def _attention(experiment: Experiment, errors: dict[str, float]) -> dict[str, An
 
 def _begin(experiment: Experiment, checkpoints: Checkpoints | None) -> tuple[State, int, bool]:
     """The state to start from, the number of batches it has seen, and whether it was evaluated if that was due."""
-    found = checkpoints.restore(experiment.abstract) if checkpoints is not None else None
+    found = None
+    if checkpoints is not None:
+        found = checkpoints.restore(experiment.abstract, extension(checkpoints.folder.parent, experiment.config))
     if found is None:
         return experiment.make_state(), 0, True
     state, extra, _ = found
@@ -171,10 +191,13 @@ def main(argv: Sequence[str]) -> None:
     hosts.add_flags(parser)
     flags, overrides = cli.parse(parser, argv)
     config = load(flags.config, **overrides)
-    with hosts.joined(flags):
+    command = f"python -m launch.train {shlex.join(argv)}"
+    with hosts.joined(flags), stop_signals(command=True) as stop:
         state, _ = fit(config, flags.workdir, extend=flags.extend, profile_steps=flags.profile_steps)
-        command = f"python -m launch.train {shlex.join(argv)}"
-        cli.say(summarize(config, state, Path(flags.workdir), command))
+        stop.doing("the closing words (all is saved)")
+        closing = summarize(config, state, Path(flags.workdir), command)
+        with output.unheard():
+            cli.say(closing)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The loop around the step: when to log, evaluate, save and stop."""
 
-import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -9,7 +7,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from model.errors import UserError
 from train.state import Params, State
@@ -41,13 +38,14 @@ def train(
     start: int,
     steps: int,
     evaluate_every: int,
-    checkpoint_every: int,
+    saves: Callable[[int], bool],
     should_stop: Callable[[int], bool],
     owes_evaluation: bool = False,
 ) -> State:
     """Runs updates start + 1 to `steps`, or fewer when it is told to stop; the last state is always saved.
 
-    A run that was told to stop at a step whose evaluation was due owes it: it is made up for before the next update.
+    `saves(n)` says whether the state of n updates is saved on the way. A run that was told to stop at a step whose
+    evaluation was due owes it: it is made up for before the next update.
 
     Raises:
         UserError: a loss, a gradient or a parameter is not finite; nothing of it has been saved.
@@ -80,7 +78,7 @@ def train(
             values = hooks.evaluate(n, state)
             if not values:  # told to stop meanwhile: the evaluation is owed
                 break
-        if n % checkpoint_every == 0 and n > start:
+        if saves(n) and n > start:
             save(n, state, values)
         began = time.perf_counter()
         batch = next(batches)
@@ -107,33 +105,6 @@ def check_finite(step: int, values: Values) -> None:
             f"step {step} is not finite in {', '.join(bad)}: nothing of it was saved, earlier checkpoints are intact;"
             " lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm."
         )
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Inside, SIGTERM and the first Ctrl-C make `should_stop(step)` true instead of killing.
-
-    A second Ctrl-C interrupts at once.
-    On several processes all of them hear of it at the same step, through the preemption service of `jax.distributed`.
-    """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    heard: list[int] = []
-
-    def handler(number: int, frame: Any) -> None:
-        heard.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    try:
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread (some notebooks): there, the host program owns the signals
-        before = {}
-    try:
-        yield lambda step: bool(heard)
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def _finite(params: Params) -> Metrics:

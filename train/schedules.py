@@ -72,11 +72,22 @@ def make_schedule(config: ScheduleConfig, steps: int) -> optax.Schedule:
     _check(config, steps)
     warmup = config.warmup_steps
     rest = max(steps - warmup, 1)
-    decay_steps = min(max(round(config.decay_fraction * steps), 1), rest)
-    shape = SCHEDULES[config.schedule](config, rest, decay_steps)
+    shape = SCHEDULES[config.schedule](config, rest, _decay_steps(config, steps))
     if not warmup:
         return shape
     return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), shape], [warmup])
+
+
+def decay_start(config: ScheduleConfig, steps: int) -> int | None:
+    """The updates of a wsd run before its decay, so far it is also the beginning of a longer one; None for others.
+
+    0 where all of the run is decay.
+    """
+    return max(steps, config.warmup_steps + 1) - _decay_steps(config, steps) if config.schedule == "wsd" else None
+
+
+def _decay_steps(config: ScheduleConfig, steps: int) -> int:
+    return min(max(round(config.decay_fraction * steps), 1), max(steps - config.warmup_steps, 1))
 
 
 def warn_if_short(config: ScheduleConfig, steps: int) -> None:

@@ -14,6 +14,7 @@ import jax
 
 from launch.hosts.relay import Relay
 from model.errors import UserError
+from train.run.json_files import dumps
 
 _ROOM = "heed/"
 
@@ -90,7 +91,7 @@ class Watch:
             number += 1
             mine = {"host": socket.gethostname(), "beat": number, "done": self._done}
             try:
-                self._client.key_value_set(f"{_ROOM}beat/{self._rank}", json.dumps(mine), allow_overwrite=True)
+                self._client.key_value_set(f"{_ROOM}beat/{self._rank}", dumps(mine), allow_overwrite=True)
                 entries = dict(self._client.key_value_dir_get(_ROOM))
             except jax.errors.JaxRuntimeError:  # the judge sees how long it lasts
                 time.sleep(self._every)
@@ -129,7 +130,7 @@ class Watch:
         _end(1)
 
     def _say(self, status: int, text: str, caused: bool) -> None:
-        said = json.dumps({"rank": self._rank, "status": status, "text": text, "caused": caused})
+        said = dumps({"rank": self._rank, "status": status, "text": text, "caused": caused})
         try:
             self._client.key_value_set(f"{_ROOM}said", said)
         except jax.errors.JaxRuntimeError:  # another one has said it, or nobody is there to read it

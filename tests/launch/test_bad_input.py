@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,10 @@ def test_more_steps_and_free_keys_are_allowed(keys: dict[str, Any], run: Path) -
     changes = {"train.steps": 15, "train.log_every": 3, "mesh.fsdp": 2, "train.keep_last": 1}
     outcome = call(train.main, words(run, keys | changes, "--extend"))
     assert outcome.status == 0
+    told = outcome.err.index(
+        "--extend: the learning rate jumps from 0.0001 to 0.0002132 at step 12, for cosine depends"
+    )
+    assert told < outcome.err.index("step 15/15")
     assert "resumed from step 12\n" in outcome.err
     assert [line["step"] for line in metrics(run) if "train/loss" in line] == [*range(1, 13), 15]
     assert saved(run)[-1] == 15
@@ -228,6 +232,66 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(keys: dict[str, Any]
         assert "the one before is taken" in told[0]
     assert "resumed from step 8\n" in again.err
     assert saved(run)[-1] == 12
+
+
+def half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "half": half,
+    "missing": Path.unlink,
+    "empty": lambda file: file.write_bytes(b""),
+    "nothing but zeros": lambda file: file.write_bytes(bytes(4096)),
+    "no JSON": lambda file: file.write_text('{"data": NaN}'),
+    "other JSON": lambda file: file.write_text("[]"),
+}
+
+
+@pytest.mark.parametrize(
+    "damage", [name if name == "half" else pytest.param(name, marks=pytest.mark.rest) for name in DAMAGES]
+)
+def test_damaged_files_are_named_and_mended(keys: dict[str, Any], run: Path, damage: str) -> None:
+    """All at once: the run is evaluated, which changes nothing, and then resumed."""
+    before = contents(run)
+    files = ["config.json", "passport.json", "tokenizer.json", "baselines.json"]
+    for name in files:
+        DAMAGES[damage](run / name)
+    with (run / "metrics.jsonl").open("ab") as lines:
+        lines.write(b'{"step": 12, "val/lo')
+    damaged = contents(run)
+    found = call(evaluate.main, [f"--workdir={run}"])
+    assert found.status == 0, found.err
+    assert contents(run) == damaged
+    state = "missing" if damage == "missing" else "damaged"
+    for name in files[:3]:
+        assert f"{name} of {run} is {state}" in found.err
+
+    again = call(train.main, words(run, keys))
+    assert again.status == 0, again.err
+    assert "resumed from step 12\n" in again.err
+    assert "this model" in again.out
+    for name in files:
+        assert f"{run / name} is {state}" in again.err
+        assert json.loads((run / name).read_text()).keys() == json.loads(before[name]).keys()
+        assert damage == "missing" or (run / f"broken-{name}").read_bytes() == damaged[name]
+    assert contents(run)["config.json"] == before["config.json"]
+    assert contents(run)["metrics.jsonl"] == before["metrics.jsonl"]
+    assert (run / "broken-metrics.jsonl").read_bytes() == b'{"step": 12, "val/lo\n'
+    # And what was mended still refuses what it refused.
+    assert_refused(call(train.main, words(run, keys | {"model.dropout": 0.2})), "model.dropout: 0.1 -> 0.2")
+
+
+def test_a_damaged_note_of_a_checkpoint_is_no_reason_to_lose_it(keys: dict[str, Any], run: Path) -> None:
+    """Those of ours and of Orbax that hold no array."""
+    shutil.rmtree(run / "checkpoints/8")
+    for note in ("files.json", "run/metadata", "_CHECKPOINT_METADATA"):
+        spoiled = shutil.copytree(run, run.with_name(note.replace("/", " ")))
+        (spoiled / "checkpoints/12" / note).write_text("{")
+        found = call(evaluate.main, [f"--workdir={spoiled}"])
+        assert (found.status, f"{spoiled}, step 12" in found.out) == (0, True), (note, found.err)
+        again = call(train.main, words(spoiled, keys))
+        assert (again.status, "resumed from step 12\n" in again.err) == (0, True), (note, again.err)
 
 
 def test_what_is_not_finite_is_never_saved(keys: dict[str, Any], tmp_path: Path) -> None:

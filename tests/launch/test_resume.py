@@ -1,5 +1,6 @@
 """A run that was killed, or told to stop, and started again is bit for bit the run that was not."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -125,6 +126,32 @@ def test_a_run_that_is_told_to_stop_goes_on_bit_for_bit(keys: dict[str, Any], wh
     assert "resumed from step 6\n" in outcome.err
     assert "this model" in outcome.out
     assert_the_same(tmp_path / "run", whole, keys)
+
+
+def test_a_wsd_run_is_extended_from_before_its_decay_bit_for_bit(keys: dict[str, Any], tmp_path: Path) -> None:
+    """12 steps and then 20 are 20 steps, also where the first start after the extension is interrupted."""
+    keys = keys | {"optimizer.schedule": "wsd", "optimizer.decay_fraction": 0.25, "train.keep_best": 0}
+    more = keys | {"train.steps": 20}
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert call(train.main, words(whole, more)).status == 0
+    begun = call(train.main, words(run, keys))
+    assert "wsd decays after step 9: its checkpoint is kept" in begun.err
+    assert saved(run) == [9, 12]
+    ended = metrics(run)
+
+    outcome = call_and_signal(words(run, more, "--extend"), signal.SIGTERM, 13)
+    assert "--extend: the learning rate goes on at 0.001 from step 9 (wsd, train.steps=12 -> 20)." in outcome.err
+    assert "resumed from step 9\n" in outcome.err
+    assert "wsd decays after step 15: its checkpoint is kept" in outcome.err
+    again = call(train.main, words(run, more))
+    assert again.status == 0, again.err
+    assert "resumed from step 14\n" in again.err
+    assert "--extend: " not in again.err.replace("and --extend", "")
+    assert_the_same(run, whole, more)
+    rates = [line["train/learning_rate"] for line in metrics(run) if "train/loss" in line]
+    assert rates[2:15] == [rates[2]] * 13
+    assert (run / "checkpoints/decayed-12").is_dir()
+    assert [json.loads(line) for line in (run / "decayed-metrics.jsonl").read_text().splitlines()] == ended
 
 
 def test_a_population_goes_on_bit_for_bit(keys: dict[str, Any], tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from train.loop import Values, check_finite, stop_signals, train
+from train.loop import Values, check_finite, train
+from train.run.signals import stop_signals
 from train.state import State
 
 
@@ -70,7 +71,8 @@ def run(
     diary: Diary, *, start: int = 0, steps: int, should_stop: Callable[[int], bool] = lambda step: False, **every: int
 ) -> State:
     state = State(jnp.int32(start), PARAMS, (), jnp.zeros(()))
-    cadence = {"evaluate_every": 100, "checkpoint_every": 100} | every
+    every = {"evaluate_every": 100, "checkpoint_every": 100} | every
+    cadence = {"evaluate_every": every["evaluate_every"], "saves": lambda n: n % every["checkpoint_every"] == 0}
     return train(
         diary.step, state, diary.batches(start), diary, start=start, steps=steps, should_stop=should_stop, **cadence
     )

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from model.errors import UserError
-from train.schedules import SCHEDULES, make_schedule, warn_if_short
+from train.schedules import SCHEDULES, decay_start, make_schedule, warn_if_short
 
 
 def optimizer_config(**changes: object) -> ConfigDict:
@@ -43,6 +43,19 @@ def test_schedule_equals_its_formula(name: str, warmup: int) -> None:
     steps = [0, 1, 6, 7, 8, 23, 41, 42, 43, 44, 52, 53, 59]
     wanted = [expected(name, step, 53, warmup, 0.3, 0.1, 11) for step in steps]
     np.testing.assert_allclose([float(schedule(step)) for step in steps], wanted, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "fraction"), [(53, 7, 0.2), (53, 0, 1.0), (10, 7, 0.9), (5, 7, 0.2), (9, 0, 0.0)]
+)
+def test_a_longer_wsd_run_begins_alike_until_the_decay(steps: int, warmup: int, fraction: float) -> None:
+    config = optimizer_config(schedule="wsd", warmup_steps=warmup, learning_rate=0.3, decay_fraction=fraction)
+    start = decay_start(config, steps)
+    assert start is not None
+    schedule, longer = make_schedule(config, steps), make_schedule(config, 3 * steps + 20)
+    assert [float(schedule(step)) for step in range(start)] == [float(longer(step)) for step in range(start)]
+    assert float(schedule(start + 1)) < float(longer(start + 1))
+    assert decay_start(optimizer_config(schedule="cosine"), steps) is None
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

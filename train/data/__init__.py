@@ -2,7 +2,7 @@
 
 from train.data.opening import Data, open_data
 from train.data.pipeline import batches, eval_batches
-from train.data.tokenizers import BytePairTokenizer, ByteTokenizer, Tokenizer, load_tokenizer
+from train.data.tokenizers import BytePairTokenizer, ByteTokenizer, Tokenizer, load_tokenizer, tokenizer_of
 from train.data.windows import Windows
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "eval_batches",
     "load_tokenizer",
     "open_data",
+    "tokenizer_of",
 ]

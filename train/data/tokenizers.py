@@ -4,13 +4,14 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tokenizers as hf
 
 from model.errors import UserError
+from train.run.json_files import dumps
 
 LONGEST = 512  # letters, or signs and spaces, without a break: what is longer is cut; source code has fewer than 200
 PART = 2**18  # characters that are encoded by one core
@@ -56,7 +57,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes the tokenizer to one JSON file, which `load_tokenizer` reads."""
-        Path(path).write_text(json.dumps(self._state()), encoding="utf-8")
+        Path(path).write_text(dumps(self._state()), encoding="utf-8")
 
     def _state(self) -> dict[str, str]:
         raise NotImplementedError
@@ -125,7 +126,11 @@ def utf8(text: str) -> bytes:
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Returns the tokenizer that `Tokenizer.save` wrote to `path`."""
-    state = json.loads(Path(path).read_text(encoding="utf-8"))
+    return tokenizer_of(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def tokenizer_of(state: Mapping[str, str]) -> Tokenizer:
+    """Returns the tokenizer whose JSON `Tokenizer.save` wrote."""
     return ByteTokenizer() if state["kind"] == "bytes" else BytePairTokenizer(state["tokenizer"])
 
 

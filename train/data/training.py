@@ -1,7 +1,6 @@
 """Training of byte-level BPE: once for each text, and never so long that it could not be interrupted."""
 
 import hashlib
-import json
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import tokenizers as hf
 
 from train.data.files import make_once
 from train.data.tokenizers import LONGEST, BytePairTokenizer, letters, load_tokenizer, parts
+from train.run.json_files import dumps
 
 # The pieces inside which bytes may be joined: blank lines with the signs before them and the indentation after them;
 # a word with the space or sign before it; up to three digits; signs; other spaces. Other patterns: see the README.
@@ -19,7 +19,7 @@ TRAINING_BYTES = 2**28  # of the train split's beginning (TFDS shuffles at prepa
 
 def cached_bpe(documents: Iterable[str], vocab_size: int, fingerprint: str, folder: Path) -> BytePairTokenizer:
     """Returns the BPE of `documents`, whose `fingerprint` is known, trained once and kept in `folder`."""
-    recipe = json.dumps([fingerprint, vocab_size, PATTERN, LONGEST, TRAINING_BYTES, hf.__version__])
+    recipe = dumps([fingerprint, vocab_size, PATTERN, LONGEST, TRAINING_BYTES, hf.__version__])
     name = f"bpe-{vocab_size}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.json"
     path = make_once(folder / name, lambda path: train_bpe(documents, vocab_size).save(path))
     tokenizer = load_tokenizer(path)

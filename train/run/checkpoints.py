@@ -5,12 +5,11 @@ file: a step that lost some of its bytes is told from a good one without reading
 """
 
 import contextlib
-import json
+import dataclasses
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import jax
@@ -19,7 +18,10 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from model.errors import UserError
+from train.run import extension
 from train.run.folder import full_disk
+from train.run.json_files import check_numbers, dumps, finite, free_name, read_checked
+from train.run.mending import ITEM, SCORE
 from train.run.named_arrays import difference, plain, typed
 
 log = logging.getLogger("heed")
@@ -43,13 +45,22 @@ class Checkpoints:
 
     A writer (`keep_last` given) makes the folder, deletes what an interrupted save left, keeps the `keep_last` newest
     steps and the `keep_best` of lowest metric (one of another name is none), and moves broken steps aside to
-    `broken-<step>`. A reader changes nothing, so it may look at a run that goes on.
+    `broken-<step>`; step `keep_step` is kept in any case. Every step keeps `copies` of the run's own files. A reader
+    changes nothing, so it may look at a run that goes on.
 
     Raises:
         UserError: keep_last is below 1, or keep_best below 0.
     """
 
-    def __init__(self, folder: str | Path, keep_last: int | None = None, keep_best: int = 0, metric: str = "metric"):
+    def __init__(
+        self,
+        folder: str | Path,
+        keep_last: int | None = None,
+        keep_best: int = 0,
+        metric: str = "metric",
+        copies: Mapping[str, Any] = MappingProxyType({}),
+        keep_step: int | None = None,
+    ):
         if keep_last is not None and keep_last < 1:
             raise UserError(
                 f"--config.train.keep_last={keep_last} is below 1: a run resumes from its newest checkpoint."
@@ -60,12 +71,15 @@ class Checkpoints:
         self._writes, self._saving = keep_last is not None, 0
         if self._writes:
             self._set_aside_damaged()
-        self._metric = metric
+        self._metric, self._copies = metric, finite(dict(copies))
+        found = {step: _score(self.folder / str(step)) for step in _steps(self.folder)}
+        self._scores = {step: score[metric] for step, score in found.items() if metric in score}
+        json = {name: ocp.JsonCheckpointHandler() for name in ("extra", ITEM)}
         with full_disk(self.folder):
             self._manager = ocp.CheckpointManager(
                 self.folder,
-                options=_options(keep_last, keep_best, self._score, self._write_sizes),
-                item_handlers={"state": ocp.PyTreeCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()},
+                options=_options(keep_last, _Best(keep_best, self._scores), keep_step, self._write_sizes),
+                item_handlers={"state": ocp.PyTreeCheckpointHandler()} | json,
             )
 
     def __enter__(self) -> Self:
@@ -92,23 +106,31 @@ class Checkpoints:
         """
         if step in self.steps():
             return
-        items = ocp.args.Composite(state=ocp.args.PyTreeSave(plain(state)), extra=ocp.args.JsonSave(dict(extra)))
+        score = {} if metric is None else {self._metric: float(metric)}
+        kept = {"extra": ocp.args.JsonSave(dict(extra)), ITEM: ocp.args.JsonSave(self._copies | {SCORE: score})}
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(plain(state)), **kept)
         with full_disk(self.folder):
             self._manager.wait_until_finished()
             self._saving = step
-            self._manager.save(step, args=items, metrics={} if metric is None else {self._metric: metric}, force=True)
+            self._scores.pop(step, None)  # of a broken step of this number
+            self._scores |= {} if metric is None else {step: metric}
+            self._manager.save(step, args=items, force=True)
 
-    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any], int] | None:
+    def restore(self, abstract_state: Any, newest: int | None = None) -> tuple[Any, dict[str, Any], int] | None:
         """Returns the newest good state, its extra and its step; None where there is no checkpoint.
 
         abstract_state: a pytree of jax.ShapeDtypeStruct with shardings: all of the saved state, or a dict of some of
-        its fields, such as {'params': ...}. Broken steps are reported, one line each, and passed over.
+        its fields, such as {'params': ...}. newest: steps after it are set aside, as `decayed-<step>`. Broken steps are
+        reported, one line each, and passed over.
 
         Raises:
             UserError: the checkpoint is of another model (the first leaf that differs), or every step is broken.
         """
         wanted = plain(abstract_state)
         steps = _steps(self.folder)
+        if newest is not None:
+            self._set_aside([step for step in steps if step > newest], extension.PREFIX)
+            steps = [step for step in steps if step <= newest]
         for at, step in reversed(list(enumerate(steps))):
             try:
                 _check_sizes(self.folder / str(step))
@@ -169,14 +191,13 @@ class Checkpoints:
             raise self._nothing_left()
         self._set_aside(damaged)
 
-    def _set_aside(self, broken: Sequence[int]) -> None:
+    def _set_aside(self, broken: Sequence[int], prefix: str = "broken") -> None:
         """Renames broken steps, so that their numbers can be saved again; a reader leaves them."""
         if not (broken and self._writes):
             return
         if jax.process_index() == 0:
             for step in broken:
-                names = (self.folder / f"broken-{step}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
-                (self.folder / str(step)).rename(next(name for name in names if not name.exists()))
+                (self.folder / str(step)).rename(free_name(self.folder / str(step), prefix))
         multihost_utils.sync_global_devices("broken checkpoints are set aside")
 
     def _warn(self, step: int, error: Exception) -> None:
@@ -186,41 +207,60 @@ class Checkpoints:
     def _nothing_left(self) -> UserError:
         return UserError(f"{self.folder} holds no checkpoint that can be read: give another --workdir to begin anew.")
 
-    def _score(self, metrics: Mapping[str, float]) -> float:
-        """Without the metric a step is the worst: it is kept only while it is among the newest."""
-        return metrics.get(self._metric, math.inf)
-
     def _write_sizes(self) -> None:
         """Lists the files of the step that is about to be renamed to its final name."""
         for folder in self.folder.glob(f"{self._saving}.*"):
-            (folder / _FILES).write_text(json.dumps(_sizes(folder)))
+            (folder / _FILES).write_text(dumps(_sizes(folder)))
 
 
 def _options(
-    keep_last: int | None,
-    keep_best: int,
-    score: Callable[[Mapping[str, float]], float],
-    before_rename: Callable[[], None],
+    keep_last: int | None, best: "_Best", keep_step: int | None, before_rename: Callable[[], None]
 ) -> ocp.CheckpointManagerOptions:
-    best = keep.BestN(get_metric_fn=score, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False)
+    one = keep.CustomSteps([] if keep_step is None else [keep_step])
     return ocp.CheckpointManagerOptions(
         create=keep_last is not None,
         cleanup_tmp_directories=keep_last is not None,
-        best_fn=score,
-        best_mode="min",
-        preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(keep_last), best]),
+        preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(keep_last), best, one]),
         async_options=ocp.AsyncOptions(post_finalization_callback=before_rename),
         lightweight_initialize=keep_last is None,
     )
+
+
+@dataclasses.dataclass
+class _Best(keep.PreservationPolicy):
+    """Keeps the `n` steps of lowest score; a step without one is kept only while it is among the newest.
+
+    Orbax's own metrics are not used: a step whose file of them is damaged could no longer be read at all.
+    """
+
+    n: int
+    scores: dict[int, float]
+
+    def should_preserve(
+        self, checkpoints: Sequence[keep.PolicyCheckpointInfo], *, context: keep.PreservationContext
+    ) -> Sequence[bool]:
+        """Whether each of the steps is kept."""
+        scored = [info.step for info in checkpoints if info.step in self.scores]
+        best = sorted(scored, key=self.scores.__getitem__)[: self.n]
+        return [info.step in best for info in checkpoints]
 
 
 def _steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
 
 
+def _score(folder: Path) -> dict[str, float]:
+    """{name: score} of a step, where it has one and its note can be read."""
+    try:
+        return dict(read_checked(folder / ITEM / "metadata", lambda kept: check_numbers(kept[SCORE]))[SCORE])
+    except ValueError:
+        return {}
+
+
 def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file of the items; those beside them are Orbax's own notes, which it changes later."""
-    files = [path for path in folder.glob("*/**/*") if path.is_file() and path.name != "commit_success.txt"]
+    """Bytes of each file without which a run cannot go on; scores, copies, and what Orbax notes down are not."""
+    files = [path for item in ("state", "extra") for path in (folder / item).rglob("*") if path.is_file()]
+    files = [path for path in files if path.name != "commit_success.txt"]
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
@@ -228,7 +268,12 @@ def _check_sizes(folder: Path) -> None:
     """Raises ValueError if a file of a step is not as long as it was written; steps without a list are not checked."""
     if not (folder / _FILES).is_file():
         return
+    try:
+        listed = read_checked(folder / _FILES, check_numbers)
+    except ValueError as error:  # the files themselves may well be whole; Orbax will tell
+        log.warning("%s is damaged (%s): the sizes of this checkpoint are not checked.", folder / _FILES, error)
+        return
     found = _sizes(folder)
-    for name, size in json.loads((folder / _FILES).read_text()).items():
+    for name, size in listed.items():
         if found.get(name) != size:
             raise ValueError(f"{name} has {found.get(name, 0)} of {size} bytes")

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -19,6 +18,8 @@ import jax
 from ml_collections import ConfigDict
 
 from model.errors import UserError
+from train.run.json_files import dumps, loads
+from train.run.mending import copies, mend
 
 log = logging.getLogger("heed")
 
@@ -74,7 +75,7 @@ class RunFolder:
 
     The lock is the kernel's (a POSIX record lock): it cannot outlive its process, and forked loaders do not inherit it.
     On several processes the first one owns the folder; the others write nothing. A run that has saved nothing has
-    learned nothing: the next one may learn something else in its place.
+    learned nothing: the next one may learn something else in its place. Damaged files are mended (see `mending`).
 
     Raises:
         UserError: the folder cannot be made or written, another process uses it, or it holds a run whose config learns
@@ -87,6 +88,8 @@ class RunFolder:
         if self._owner:
             self._lock = self._take_lock()
         try:
+            if self._owner:
+                mend(self.path, self._has_begun())
             self._write_config(config.to_dict(), extend)
         except BaseException:
             self.close()
@@ -114,7 +117,7 @@ class RunFolder:
         """
         file = self.path / "passport.json"
         if self._has_begun() and file.is_file():
-            before = json.loads(file.read_text())
+            before = loads(file.read_bytes())
             old, new = before["data"]["fingerprint"], values["data"]["fingerprint"]
             if old != new:
                 raise UserError(
@@ -130,9 +133,13 @@ class RunFolder:
                 )
         self.write("passport.json", values)
 
+    def copies(self) -> dict[str, Any]:
+        """The files that every checkpoint keeps a copy of; only the owner has them."""
+        return copies(self.path) if self._owner else {}
+
     def _take_lock(self) -> int:
         file = None
-        ours = any((self.path / name).exists() for name in (".lock", "passport.json"))
+        ours = any((self.path / name).exists() for name in (".lock", "passport.json", "checkpoints"))
         if (self.path / "config.json").exists() and not ours:
             raise UserError(f"--workdir={self.path} holds a config.json that heed did not write: give another folder.")
         try:
@@ -151,7 +158,7 @@ class RunFolder:
     def _write_config(self, config: dict[str, Any], extend: bool) -> None:
         file = self.path / "config.json"
         if file.is_file() and self._has_begun():
-            changes = learned_changes(json.loads(file.read_text()), config)
+            changes = learned_changes(loads(file.read_bytes()), config)
             if extend and changes.keys() == {"train.steps"} and changes["train.steps"][0] < changes["train.steps"][1]:
                 changes = {}
             if changes:
@@ -170,7 +177,7 @@ class RunFolder:
 
     def write(self, name: str, values: Mapping[str, Any]) -> None:
         """Writes values as a JSON file of the folder, as `write_with`."""
-        self.write_with(name, lambda path: path.write_text(json.dumps(values, indent=2) + "\n"))
+        self.write_with(name, lambda path: path.write_text(dumps(values, indent=2) + "\n"))
 
     def write_with(self, name: str, save: Callable[[Path], object]) -> None:
         """Lets `save(path)` write a file of the folder, whole or not at all; only the owner does."""

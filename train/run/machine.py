@@ -1,6 +1,5 @@
 """What this machine can do, measured once and kept; and where things are kept."""
 
-import json
 import logging
 import os
 import time
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+
+from train.run.json_files import check_numbers, read_cache, write
 
 log = logging.getLogger("heed")
 _SECONDS = 1.0  # of measuring; compiling comes on top
@@ -38,26 +39,17 @@ def matrix_rate(dtype: str) -> float:
     file = cache_folder() / "matrix_rate.json"
     device = jax.local_devices()[0]
     key = f"{device.device_kind}, {os.cpu_count()} cores, {dtype}, jax {jax.__version__}"
-    known = _read(file)
+    known = read_cache(file, check_numbers) or {}
     if key not in known:
         known[key] = _measure(dtype, device)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            new = file.with_name(f"{file.name}.{os.getpid()}")
-            new.write_text(json.dumps(known, indent=2))
-            new.replace(file)
+            write(file, known)
         except OSError as error:
             log.warning(
                 "the matrix rate cannot be kept in %s (%s): it is measured at each start.", file, error.strerror
             )
     return known[key]
-
-
-def _read(file: Path) -> dict[str, float]:
-    try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError):  # not there, or cut: it is measured again
-        return {}
 
 
 def _measure(dtype: str, device: jax.Device) -> float:

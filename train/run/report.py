@@ -1,6 +1,5 @@
 """What a run tells while it goes: metrics.jsonl, TensorBoard, and a progress bar or plain lines."""
 
-import json
 import statistics
 import sys
 import time
@@ -16,6 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
 from train.run.folder import full_disk
+from train.run.json_files import dumps, finite
+from train.run.mending import mend_lines
 
 Values = Mapping[str, Any]  # names to numbers, or to arrays (N,) with N seeds
 
@@ -25,7 +26,8 @@ class Report:
 
     folder: of the run; None writes nothing. start: updates done before; what a folder tells of later steps is dropped,
     because they are done again. flops_per_token: of one target token in training. rate: FLOP/s of the whole machine.
-    `history` holds all that was logged, as written to metrics.jsonl. On several processes the first one reports.
+    `history` holds all that was logged, as written to metrics.jsonl: None for what is not finite. On several processes
+    the first one reports.
     """
 
     def __init__(
@@ -98,19 +100,20 @@ class Report:
 
     def _open(self, folder: Path) -> None:
         with full_disk(folder):
-            drop_later_lines(folder / "metrics.jsonl", self._start)
+            mend_lines(folder / "metrics.jsonl", self._start)
             # Line by line, so that a killed run loses no line.
             self._lines = (folder / "metrics.jsonl").open("a", buffering=1)
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=self._start + 1)
         self._folder = folder
 
     def _log(self, step: int, values: Values) -> None:
-        line = {"step": int(step)} | {name: np.asarray(value, np.float64).tolist() for name, value in values.items()}
+        numbers = {name: np.asarray(value, np.float64).tolist() for name, value in values.items()}
+        line: dict[str, Any] = {"step": int(step)} | finite(numbers)
         self.history.append(line)
         if self._folder is None or self._lines is None or self._board is None:
             return
         with full_disk(self._folder):
-            self._lines.write(json.dumps(line) + "\n")
+            self._lines.write(dumps(line) + "\n")
             for name, value in values.items():
                 for seed, one in enumerate(np.ravel(value)):
                     self._board.add_scalar(name if np.ndim(value) == 0 else f"{name}/seed_{seed}", float(one), step)
@@ -172,20 +175,6 @@ class Screen:
         """Takes the bar away."""
         if self._bar is not None:
             self._bar.stop()
-
-
-def drop_later_lines(file: Path, step: int) -> None:
-    """Rewrites a metrics.jsonl without the lines of steps after `step`, and without a line that a kill has cut."""
-    if not file.is_file():
-        return
-    kept = [
-        line
-        for line in file.read_text().splitlines(keepends=True)
-        if line.endswith("\n") and json.loads(line)["step"] <= step
-    ]
-    new = file.with_name(f".{file.name}.new")
-    new.write_text("".join(kept))
-    new.replace(file)
 
 
 def _mean(value: Any) -> float:
