@@ -40,6 +40,7 @@ def test_every_command_there_is_exists() -> None:
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
 
 
+@pytest.mark.rest
 def test_the_notebook_runs_as_written() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}

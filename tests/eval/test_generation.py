@@ -123,7 +123,7 @@ def test_the_same_program_serves_other_prompts() -> None:
     assert generation._advance._cache_size() == programs
 
 
-@pytest.mark.parametrize("sizes", [(1, 8, 1, 1), (2, 1, 1, 4)])
+@pytest.mark.parametrize("sizes", [(1, 8, 1, 1), pytest.param((2, 1, 1, 4), marks=pytest.mark.rest)])
 def test_a_few_prompts_need_not_divide_the_mesh(sizes: tuple[int, ...]) -> None:
     write = functools.partial(generate, make("rope"), Letters(), PROMPTS[:3], temperature=0.0, max_new_tokens=19)
     expected = write()

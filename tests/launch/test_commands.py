@@ -160,6 +160,7 @@ def test_help_lists_every_key_with_its_comment() -> None:
     assert all(flag in told.out for flag in ("--workdir", "--extend", "--profile_steps"))
 
 
+@pytest.mark.rest
 def test_a_population_ends_well_also_where_the_prompt_does_not_fit(keys: dict[str, Any], tmp_path: Path) -> None:
     changes = {"train.seeds": 2, "train.steps": 7, "mesh.replica": 2, "train.prompt": "x" * 64}
     outcome = call(train_command.main, words(tmp_path / "run", keys | changes))
@@ -203,7 +204,7 @@ def test_a_config_is_loaded_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp
     assert configs.load("configs/gpt.py:quickstart", **{"train.steps": 9}) == config
 
 
-@pytest.mark.parametrize("fsdp", [1, -1])
+@pytest.mark.parametrize("fsdp", [1, pytest.param(-1, marks=pytest.mark.rest)])
 def test_fit_needs_neither_flags_nor_a_folder(
     keys: dict[str, Any], fsdp: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_the_windows_hold_several_documents(keys: dict[str, Any]) -> None:
     assert windows.rows(range(len(windows)))["segment_ids"].max() > 1
 
 
+@pytest.mark.rest
 def test_a_killed_run_goes_on_bit_for_bit(keys: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     """SIGKILL arrives while a step runs and a checkpoint may be on its way; SIGTERM ends with status 0."""
     killed, told = tmp_path / "killed", tmp_path / "told"
@@ -154,6 +155,7 @@ def test_a_wsd_run_is_extended_from_before_its_decay_bit_for_bit(keys: dict[str,
     assert [json.loads(line) for line in (run / "decayed-metrics.jsonl").read_text().splitlines()] == ended
 
 
+@pytest.mark.rest
 def test_a_population_goes_on_bit_for_bit(keys: dict[str, Any], tmp_path: Path) -> None:
     keys = keys | {"train.seeds": 2, "train.steps": 7, "mesh.replica": 2}
     assert call(train.main, words(tmp_path / "whole", keys)).status == 0

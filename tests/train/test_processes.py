@@ -18,6 +18,7 @@ from tests.small import SIZES, VOCAB
 from train.data import Windows, batches
 
 ROWS, LENGTH = SIZES["data.batch_size"], SIZES["data.length"]
+pytestmark = pytest.mark.rest
 STEPS, DEADLINE = 3, 180  # seconds, on a machine that does much else
 
 

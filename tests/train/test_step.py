@@ -104,7 +104,7 @@ def test_dropout_draws_change_from_step_to_step_and_from_row_to_row() -> None:
     assert [tuple(np.ravel(jax.random.key_data(key))) for key in more[:3]] == keys[:3]
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.rest)])
 def test_micro_batches_give_the_update_of_one_batch(parts: int) -> None:
     """With dropout, and targets that are spread unevenly; under plain descent the change is the gradient itself."""
     weights_BT = random_batch(0, B, T, V)["weights"]

@@ -25,6 +25,7 @@ def last_line(module: str, *arguments: object) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.rest
 @needs_compiler
 def test_gpt2_trains_on_a_v5e_4x4() -> None:
     """124M parameters in bfloat16, T=1024, 8 rows on each chip; `pytest -s` shows the peak."""
@@ -44,6 +45,7 @@ def test_gpt2_trains_on_a_v5e_4x4() -> None:
     assert share < found["arguments"] < 1.3 * share
 
 
+@pytest.mark.rest
 @needs_compiler
 def test_splash_compiles_for_every_chip_head_width_and_mask() -> None:
     """Forward and backward, 4,096 places; `pytest -s` shows the share of the blocks that each mask skips."""
@@ -63,12 +65,14 @@ def test_splash_compiles_for_every_chip_head_width_and_mask() -> None:
     assert (width, whole) == (1, 4)
 
 
+@pytest.mark.rest
 @needs_compiler
 def test_splash_runs_in_the_step_of_seeds_on_a_mesh() -> None:
     """Under vmap over seeds, scan over layers and checkpoint, on each device: the forward kernel runs twice."""
     assert last_line("tests.model.attention.tpu_attention", "step") == {"fwd": 2, "dq": 1, "dkv": 1}
 
 
+@pytest.mark.rest
 @needs_compiler
 @pytest.mark.parametrize("core", ["splash", "blockwise"])
 def test_memory_grows_with_the_length_not_its_square(core: str) -> None:
@@ -83,6 +87,7 @@ def test_memory_grows_with_the_length_not_its_square(core: str) -> None:
         assert peaks["4096"] <= 0.15 * dense
 
 
+@pytest.mark.rest
 def test_a_deep_stack_compiles_like_a_shallow_one() -> None:
     """48 scanned layers cost at most 1.3 times the compilation of 2, and the program is about as long."""
     found = last_line("tests.train.compile_time")

@@ -319,6 +319,7 @@ def on_tpu() -> Any:
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed here")
+@pytest.mark.rest
 @pytest.mark.parametrize(("core", "C"), [("ring", 16), ("ring", 8), ("ulysses", 8)])
 def test_no_chip_holds_the_keys_of_all_heads_and_places(core: str, C: int) -> None:
     """Forward and backward on v5e:4x4, compiled by the real compiler; `pytest -s` shows the numbers."""
@@ -334,6 +335,7 @@ def test_no_chip_holds_the_keys_of_all_heads_and_places(core: str, C: int) -> No
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed here")
+@pytest.mark.rest
 @pytest.mark.parametrize(("core", "C"), [("ring", 16), ("ulysses", 8)])
 def test_memory_grows_with_the_length_and_not_with_its_square(core: str, C: int) -> None:
     peaks = [on_tpu()[f"{core} {C}"][str(T)]["peak"] for T in (8192, 16384, 32768)]

@@ -19,10 +19,10 @@ from model.attention import (
     full,
     padding,
     parse_mask,
-    patterns,
     segments,
     window,
 )
+from model.attention.masks import patterns
 from model.attention.masks.band import Band
 from model.attention.masks.base import Or, conjuncts, exact_state
 from model.errors import UserError

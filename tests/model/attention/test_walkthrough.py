@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.rest
 README = (ROOT / "model/attention/cores/README.md").read_text()
 SECTIONS = dict(re.findall(r"^## Add a (mask|core)\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL))
 

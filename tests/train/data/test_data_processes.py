@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 SCRIPT = """
@@ -19,6 +21,7 @@ print(data.fingerprint, data.tokenizer.fingerprint, len(windows), total)
 """
 
 
+@pytest.mark.rest
 def test_processes_that_open_at_once_agree(tmp_path) -> None:
     for i in range(23):
         (tmp_path / f"{i}.txt").write_text(f"def f{i}(x):\n    return x + {i}\n")
