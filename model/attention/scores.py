@@ -12,7 +12,7 @@ from model.attention.masks.arrays import gather
 from model.attention.masks.base import Index, Mask, Start, indices
 from model.attention.values import array, static, value
 
-MASKED = -1e30  # what a masked score becomes: finite, so that a row of nothing else gives no NaN
+MASKED = -np.inf  # what a hidden score becomes: a weight of 0 beside anything
 
 
 @value
@@ -57,6 +57,18 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def largest(x: jax.Array) -> float:
+    """The largest finite number of x's type; what a logit of +infinity becomes, and what no maximum is below, negated,
+    so that no infinity is ever subtracted from itself.
+    """
+    return float(jnp.finfo(x.dtype).max)
+
+
+def bounded(logits: jax.Array) -> jax.Array:
+    """The logits with the largest number for +infinity, which gets no gradient then."""
+    return jnp.where(logits == jnp.inf, largest(logits), logits)
+
+
 @value
 class Scores:
     """weights = dropout(softmax(logits where the mask allows)), with logits = cap tanh(scale q k^T / cap) + bias.
@@ -64,6 +76,9 @@ class Scores:
     `soft_cap` 0 is none (Gemma 2, 2024, section 2); `sinks_H` adds one logit per head to each row's sum that no value
     stands behind (Xiao et al. 2023, section 3.3, as a learned number). `query_positions_BT` says where on the keys'
     axis the queries stand, if not at 0, 1, ... (cached decoding); mask and bias then speak of those places.
+
+    Infinite logits are limits: one of -infinity weighs nothing, as if it were hidden, and one of +infinity takes all
+    (of several, each an equal part). Neither gets a gradient, and a row of -infinity alone is one without a key.
     """
 
     mask: Mask
@@ -77,7 +92,7 @@ class Scores:
     def logits(self, products: jax.Array, i0: Start = 0, j0: Start = 0, visible: bool = False) -> jax.Array:
         """Logits (B, H, rows, columns), at least in float32, of scaled products: a block that begins at (i0, j0).
 
-        What the mask hides becomes MASKED; `visible` says that it hides nothing here.
+        What the mask hides becomes MASKED; `visible` says that it hides nothing here. None is above `largest`.
         """
         rows, columns = products.shape[2:]
         x = wide(products)
@@ -85,9 +100,9 @@ class Scores:
             x = self.soft_cap * jnp.tanh(x / self.soft_cap)
         if self.query_positions_BT is not None:
             i, j = self.indices(i0, j0, rows, columns)
-            x = x if self.bias is None else x + self.bias.at(i, j)
+            x = bounded(x if self.bias is None else x + self.bias.at(i, j))
             return jnp.where(self.mask.at(i, j), x, MASKED)
-        x = x if self.bias is None else x + self.bias.block(i0, j0, rows, columns)
+        x = bounded(x if self.bias is None else x + self.bias.block(i0, j0, rows, columns))
         return x if visible else jnp.where(self.mask.block(i0, j0, rows, columns), x, MASKED)
 
     def dropped(self, weights: jax.Array, i0: Start = 0, j0: Start = 0) -> jax.Array:

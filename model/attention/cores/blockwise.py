@@ -11,7 +11,7 @@ import numpy as np
 from model.attention.contract import Refusals, Request, needs, platform, ways
 from model.attention.masks.base import BlockState, Mask, Start, exact_state
 from model.attention.masks.patterns import FirstKeys
-from model.attention.scores import MASKED, Scores, wide
+from model.attention.scores import Scores, bounded, largest, wide
 from model.attention.values import leaf_axes
 
 _CACHE = 2**18  # bytes that a block of logits may take on a CPU; a step has four such in hand
@@ -36,13 +36,24 @@ class Softmax(NamedTuple):
     o_BHTK: jax.Array
 
 
+class Rows(NamedTuple):
+    """What the backward pass knows of each row: its weights are exp(logits - most) x share, and delta is do . o.
+
+    Most and share are kept apart: the logarithm of the total, a small number, is lost beside a largest logit of 1e8.
+    """
+
+    most_BHT: jax.Array
+    share_BHT: jax.Array
+    delta_BHT: jax.Array
+
+
 def blockwise(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
     """softmax(scale * q k^T) v without the T x S matrix (Rabe and Staats 2021; Dao et al. 2022); returns o_BTHK.
 
-    The backward pass computes the weights again from the log-normaliser of each row. A block that the mask is known to
-    empty before tracing is left out, and one that it is known to fill is not masked; what depends on arrays (segment
-    ids, padding, explicit masks) is masked exactly and skips nothing. Differentiable in reverse mode only (jax.grad and
-    jax.vjp, not jax.jvp); `dense` takes both.
+    The backward pass computes the weights again from the largest logit and the sum of each row. A block that the mask
+    is known to empty before tracing is left out, and one that it is known to fill is not masked; what depends on arrays
+    (segment ids, padding, explicit masks) is masked exactly and skips nothing. Differentiable in reverse mode only
+    (jax.grad and jax.vjp, not jax.jvp); `dense` takes both.
     """
     parts = _parts(len(q_BTHK), q_BTHK.shape[2], *block_sizes(q_BTHK.shape[1], k_BSGK.shape[1]))
     return _in_parts(parts, q_BTHK, k_BSGK, v_BSGK, scores) if parts > 1 else _whole(q_BTHK, k_BSGK, v_BSGK, scores)
@@ -132,18 +143,18 @@ def _forward(
 ) -> tuple[jax.Array, Any]:
     scores = rest.replace(bias=learned[0], sinks_H=learned[1])
     softmax = add_blocks(begin(q_BHTK, v, scores.sinks_H), static.plan, q_BHTK, k, v, scores)
-    o_BHTK, lse_BHT = end(softmax, v.dtype)
-    return o_BHTK, (q_BHTK, k, v, learned, rest, o_BHTK, lse_BHT)
+    o_BHTK, share_BHT = end(softmax, v.dtype)
+    return o_BHTK, (q_BHTK, k, v, learned, rest, o_BHTK, softmax.most_BHT, share_BHT)
 
 
 def _backward(static: _Static, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]:
-    q_BHTK, k, v, learned, rest, o_BHTK, lse_BHT = kept
+    q_BHTK, k, v, learned, rest, o_BHTK, most_BHT, share_BHT = kept
     bias, sinks_H = learned
-    scores, delta_BHT = rest.replace(bias=bias), _delta(o_BHTK, do_BHTK)
+    scores, rows = rest.replace(bias=bias), known_rows(most_BHT, share_BHT, o_BHTK, do_BHTK)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x).dtype), (q_BHTK, k, v, bias))
-    found = add_gradients(zeros, static.plan, q_BHTK, k, v, do_BHTK, lse_BHT, delta_BHT, scores)
+    found = add_gradients(zeros, static.plan, q_BHTK, k, v, do_BHTK, rows, scores)
     dq, dk, dv, dbias = jax.tree.map(lambda x, grad: grad.astype(x.dtype), (q_BHTK, k, v, bias), found)
-    dsinks_H = None if sinks_H is None else sink_gradient(sinks_H, lse_BHT, delta_BHT)
+    dsinks_H = None if sinks_H is None else sink_gradient(sinks_H, rows)
     return dq, dk, dv, (dbias, dsinks_H), None
 
 
@@ -154,20 +165,19 @@ def begin(q_BHTK: jax.Array, v: jax.Array, sinks_H: jax.Array | None) -> Softmax
     """The softmax over nothing, or over the sinks alone."""
     shape = q_BHTK.shape[:3]
     o_BHTK = jnp.zeros((*shape, v.shape[-1]), wide(q_BHTK).dtype)
+    lowest_BHT = jnp.full(shape, -largest(o_BHTK), o_BHTK.dtype)
     if sinks_H is None:
-        return Softmax(jnp.full(shape, MASKED, o_BHTK.dtype), jnp.zeros(shape, o_BHTK.dtype), o_BHTK)
-    sinks_BHT = jnp.broadcast_to(sinks_H[None, :, None], shape)
-    return Softmax(wide(sinks_BHT), jnp.ones(shape, o_BHTK.dtype), o_BHTK)
+        return Softmax(lowest_BHT, jnp.zeros(shape, o_BHTK.dtype), o_BHTK)
+    sinks_1H1 = bounded(wide(sinks_H))[None, :, None]
+    most_BHT = jnp.maximum(sinks_1H1, lowest_BHT)
+    return Softmax(most_BHT, jnp.exp(sinks_1H1 - most_BHT), o_BHTK)
 
 
 def end(softmax: Softmax, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """(o_BHTK, lse_BHT): weighted values, and the logarithm of each row's sum; a row without a key has zeros, and +inf,
-    which makes its weights zero when they are computed again.
-    """
-    alive_BHT = softmax.most_BHT > MASKED / 2
-    total_BHT = jnp.where(alive_BHT, softmax.total_BHT, 1)
-    o_BHTK = jnp.where(alive_BHT[..., None], softmax.o_BHTK / total_BHT[..., None], 0)
-    return o_BHTK.astype(dtype), jnp.where(alive_BHT, softmax.most_BHT + jnp.log(total_BHT), jnp.inf)
+    """(o_BHTK, share_BHT): weighted values, and what exp(0) weighs, 1 / total; a row without a key has zeros."""
+    dead_BHT = softmax.total_BHT == 0
+    share_BHT = jnp.where(dead_BHT, 0, 1 / jnp.where(dead_BHT, 1, softmax.total_BHT))
+    return jnp.where(dead_BHT[..., None], 0, softmax.o_BHTK * share_BHT[..., None]).astype(dtype), share_BHT
 
 
 def add_blocks(
@@ -204,8 +214,7 @@ def add_gradients(
     k: jax.Array,
     v: jax.Array,
     do: jax.Array,
-    lse_BHT: jax.Array,
-    delta_BHT: jax.Array,
+    of_rows: Rows,
     scores: Scores,
     at: tuple[Start, Start] = (0, 0),
 ) -> Any:
@@ -215,34 +224,39 @@ def add_gradients(
         (i0, j0), here = place, (at[0] + place[0], at[1] + place[1])
         q_block, do_block = _rows(q, i0, plan.rows), _rows(do, i0, plan.rows)
         k_block, v_block = _rows(k, j0, plan.columns), _rows(v, j0, plan.columns)
-        lse, delta = _rows(lse_BHT, i0, plan.rows), _rows(delta_BHT, i0, plan.rows)
+        most, share, delta = (_rows(x, i0, plan.rows)[..., None] for x in of_rows)
 
         products = _products(q_block, k_block)
         logits, pull = jax.vjp(lambda products: scores.logits(products, *here, visible), products)
-        weights = jnp.exp(logits - lse[..., None])
+        weights = jnp.exp(logits - most) * share
         dv_block = _transposed(scores.dropped(weights, *here).astype(v.dtype), do_block, k.shape[1])
         dweights = scores.dropped(_products(do_block, v_block), *here)
-        dlogits = weights * (dweights - delta[..., None])
+        dlogits = weights * (dweights - delta)
         dproducts = pull(dlogits)[0].astype(q.dtype)
         dq_block, dk_block = _weighed(dproducts, k_block), _transposed(dproducts, q_block, k.shape[1])
         dq, dk, dv = (
             _put(x, start, _rows(x, start, y.shape[2]) + y)
             for x, start, y in zip(grads, (i0, j0, j0), (dq_block, dk_block, dv_block), strict=False)
         )
-        dbias = None if scores.bias is None else scores.bias.add_gradient(grads[3], *here, dlogits)
+        if scores.bias is None:
+            return dq, dk, dv, None
+        # A logit of +infinity gets none, which `pull` knows by itself.
+        dbias = scores.bias.add_gradient(grads[3], *here, jnp.where(logits == largest(logits), 0, dlogits))
         return dq, dk, dv, dbias
 
     return _over_blocks(plan, add, grads)
 
 
-def sink_gradient(sinks_H: jax.Array, lse_BHT: jax.Array, delta_BHT: jax.Array) -> jax.Array:
+def sink_gradient(sinks_H: jax.Array, rows: Rows) -> jax.Array:
     """The gradient of the sinks, whose value is zero: -sum of weight x (do . o)."""
-    weights_BHT = jnp.exp(sinks_H[None, :, None] - lse_BHT)
-    return -jnp.sum(weights_BHT * delta_BHT, axis=(0, 2)).astype(sinks_H.dtype)
+    weights_BHT = jnp.exp(bounded(wide(sinks_H))[None, :, None] - rows.most_BHT) * rows.share_BHT
+    found_H = -jnp.sum(weights_BHT * rows.delta_BHT, axis=(0, 2)).astype(sinks_H.dtype)
+    return jnp.where(sinks_H == jnp.inf, 0, found_H)
 
 
-def _delta(o_BHTK: jax.Array, do_BHTK: jax.Array) -> jax.Array:
-    return jnp.sum(wide(o_BHTK) * wide(do_BHTK), axis=-1)
+def known_rows(most_BHT: jax.Array, share_BHT: jax.Array, o_BHTK: jax.Array, do_BHTK: jax.Array) -> Rows:
+    """What the backward pass needs of each row."""
+    return Rows(most_BHT, share_BHT, jnp.sum(wide(o_BHTK) * wide(do_BHTK), axis=-1))
 
 
 def _over_blocks(plan: Plan, add: Callable[..., Any], carry: Any) -> Any:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from model.attention.contract import Refusals, Request
-from model.attention.scores import MASKED, Scores, wide
+from model.attention.scores import MASKED, Scores, bounded, largest, wide
 
 
 def dense(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
@@ -21,18 +21,20 @@ def dense(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Score
     products_BGRS = jnp.einsum("BGRK,BGSK->BGRS", q_BGRK, k_BGSK, preferred_element_type=sums)
     logits_BHTS = scores.logits(products_BGRS.reshape(B, H, T, S))
     most_BHT1 = jnp.max(logits_BHTS, axis=-1, keepdims=True)
-    alive_BHT1 = most_BHT1 > MASKED / 2
-    if scores.sinks_H is not None:
-        most_BHT1 = jnp.maximum(most_BHT1, scores.sinks_H[None, :, None, None])
+    dead_BHT1 = most_BHT1 == MASKED
+    most_BHT1 = jnp.maximum(most_BHT1, -largest(most_BHT1))
+    sinks_1H11 = None if scores.sinks_H is None else bounded(wide(scores.sinks_H))[None, :, None, None]
+    if sinks_1H11 is not None:
+        most_BHT1 = jnp.maximum(most_BHT1, sinks_1H11)
     most_BHT1 = jax.lax.stop_gradient(most_BHT1)
     weights_BHTS = jnp.exp(logits_BHTS - most_BHT1)
     total_BHT1 = jnp.sum(weights_BHTS, axis=-1, keepdims=True)
-    if scores.sinks_H is not None:
-        total_BHT1 += jnp.exp(scores.sinks_H[None, :, None, None] - most_BHT1)
+    if sinks_1H11 is not None:
+        total_BHT1 += jnp.exp(sinks_1H11 - most_BHT1)
     weights_BGRS = scores.dropped(weights_BHTS).astype(v_BSGK.dtype).reshape(B, G, H // G * T, S)
     o_BGRK = jnp.einsum("BGRS,BGSK->BGRK", weights_BGRS, v_BGSK, preferred_element_type=sums)
-    # Divided after the product, K numbers a row instead of S; rows without a key have no maximum above a masked score.
-    o_BHTK = jnp.where(alive_BHT1, o_BGRK.reshape(B, H, T, -1) / total_BHT1, 0)
+    # Divided after the product, K numbers a row instead of S; a row without a key has a total of 0, and not even 0/0.
+    o_BHTK = jnp.where(dead_BHT1, 0, o_BGRK.reshape(B, H, T, -1) / jnp.where(dead_BHT1, 1, total_BHT1))
     return o_BHTK.astype(v_BSGK.dtype).swapaxes(1, 2)
 
 

@@ -14,7 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.attention.contract import Refusals, Request, needs
-from model.attention.cores.blockwise import Plan, add_blocks, add_gradients, begin, block_sizes, end, sink_gradient
+from model.attention.cores.blockwise import (
+    Plan,
+    add_blocks,
+    add_gradients,
+    begin,
+    block_sizes,
+    end,
+    known_rows,
+    sink_gradient,
+)
 from model.attention.cores.sharded import mesh_axes, per_device, uneven
 from model.attention.masks.base import BlockState, Mask, exact_state
 from model.attention.scores import Scores, wide
@@ -201,20 +210,21 @@ def _forward(
         return _visit(trip, stop, softmax, lambda x, plan, at: add_blocks(x, plan, q_BHTK, k, v, scores, at))
 
     softmax, kv = _travel(trip, visit, begin(q_BHTK, v, sinks_H), (k, v))
-    o_BHTK, lse_BHT = end(visit(softmax, kv, trip.stops - 1), v.dtype)
-    return o_BHTK, (q_BHTK, k, v, learned, rest, o_BHTK, lse_BHT)
+    softmax = visit(softmax, kv, trip.stops - 1)
+    o_BHTK, share_BHT = end(softmax, v.dtype)
+    return o_BHTK, (q_BHTK, k, v, learned, rest, o_BHTK, softmax.most_BHT, share_BHT)
 
 
 def _backward(trip: Trip, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]:
-    q_BHTK, k, v, learned, rest, o_BHTK, lse_BHT = kept
+    q_BHTK, k, v, learned, rest, o_BHTK, most_BHT, share_BHT = kept
     bias, sinks_H = learned
-    scores, delta_BHT = rest.replace(bias=bias), jnp.sum(wide(o_BHTK) * wide(do_BHTK), axis=-1)
+    scores, rows = rest.replace(bias=bias), known_rows(most_BHT, share_BHT, o_BHTK, do_BHTK)
 
     def visit(grads: Any, kv: Any, stop: Any) -> Any:
         (dq, dk, dv, dbias), (k, v) = grads, kv
 
         def add(grads: Any, plan: Plan, at: Any) -> Any:
-            return add_gradients(grads, plan, q_BHTK, k, v, do_BHTK, lse_BHT, delta_BHT, scores, at)
+            return add_gradients(grads, plan, q_BHTK, k, v, do_BHTK, rows, scores, at)
 
         # What other devices have found for these keys is on its way while this one works, and is added when it is here.
         arriving = _hop(trip, (dk, dv))
@@ -225,7 +235,7 @@ def _backward(trip: Trip, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]:
     grads, kv = _travel(trip, visit, zeros, (k, v))
     dq, dk, dv, dbias = visit(grads, kv, trip.stops - 1)
     dk, dv = _hop(trip, (dk, dv), 1 - trip.stops)
-    dsinks_H = None if sinks_H is None else sink_gradient(sinks_H, lse_BHT, delta_BHT)
+    dsinks_H = None if sinks_H is None else sink_gradient(sinks_H, rows)
     found = jax.tree.map(lambda x, grad: grad.astype(x.dtype), (q_BHTK, k, v, bias), (dq, dk, dv, dbias))
     return *found[:3], (found[3], dsinks_H), None
 

@@ -16,11 +16,12 @@ from model.attention.cores import splash_mask
 from model.attention.cores.blockwise import blockwise
 from model.attention.cores.sharded import per_device, uneven
 from model.attention.masks.base import Mask
-from model.attention.scores import MASKED, Scores
+from model.attention.scores import Scores
 
 _LANES = 128  # a block of keys is a multiple of a register's lanes, and so is one of queries in the backward pass
 _HEAD_BYTES = 1024  # a head of width 256 in float32, for which the table below is made
 _PLACE_COLUMNS, _MOST_PLACES = 4, 2**16  # places that are the sum of two numbers of 8 bits
+_NO_SINK = -1e30  # lower than any logit, above what the kernel gives to hidden ones
 
 
 class Sizes(NamedTuple):
@@ -80,7 +81,7 @@ def _on_device(
     # A row without a key would give the mean of the values that it was told not to see, or 0/0 where none of its blocks
     # is computed. A sink that is lower than any logit takes all of such a row's weight and none, exactly, of another's:
     # its output and gradients are exactly zero.
-    sinks_H = jnp.full(H, MASKED, jnp.float32) if scores.sinks_H is None else _wide_gradient(scores.sinks_H)
+    sinks_H = jnp.full(H, _NO_SINK, jnp.float32) if scores.sinks_H is None else _wide_gradient(scores.sinks_H)
     ids = splash_mask.segment_ids(parts, B, T, S, shape)
     o_BHTK = cast(jax.Array, jax.vmap(kernel, (0, 0, 0, 0, None))(q_BHTK, k_BGSK, v_BGSK, ids, sinks_H))
     o_BTHK = o_BHTK[:, :, :T].swapaxes(1, 2)
