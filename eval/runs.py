@@ -31,7 +31,7 @@ class Run:
         Raises:
             UserError: the data set cannot be had, or its text or tokens are not those that the run has learned.
         """
-        data = open_data(self.config.data)
+        data = open_data(self.config.data, self.tokenizer, allow_overlap=True)
         passport = read_kept(self.folder, "passport.json")
         if data.fingerprint != passport["data"]["fingerprint"]:
             raise UserError(

@@ -74,12 +74,18 @@ class Session:
 
 
 def fit(
-    config: ConfigDict, workdir: str | None = None, *, extend: bool = False, profile_steps: str = ""
+    config: ConfigDict,
+    workdir: str | None = None,
+    *,
+    extend: bool = False,
+    profile_steps: str = "",
+    allow_overlap: bool = False,
 ) -> tuple[State, list[Values]]:
     """Trains as the config says; returns the last state and the history of logged values.
 
     With a `workdir` the run has its folder there and goes on from its newest checkpoint; without one it leaves nothing.
-    `extend` allows more `train.steps` than the run began with; `profile_steps='10:13'` traces those steps.
+    `extend` allows more `train.steps` than the run began with; `profile_steps='10:13'` traces those steps;
+    `allow_overlap` lets validation text be in the train split.
 
     Raises:
         UserError: a config, a data set or a folder that cannot be used, or a step that is not finite.
@@ -93,7 +99,7 @@ def fit(
         stop.begin("the comparison of attention with its reference")
         errors = experiment.check_attention()
         stop.begin("the tokenizer")
-        data = open_data(config.data)
+        data = open_data(config.data, allow_overlap=allow_overlap)
         stop.begin("the tokens of the text")
         windows, validation = data.windows("train"), data.measured(config.train.evaluate_windows)
         # A short text makes fewer tokens than asked for.
@@ -105,7 +111,7 @@ def fit(
         stable = decay_start(config.optimizer, config.train.steps)
         if folder is not None:
             measured = {"windows": len(validation), "of": len(data.windows("validation"))}
-            about = passport(config, data.fingerprint, _attention(experiment, errors)) | {"evaluation": measured}
+            about = passport(config, data.described(), _attention(experiment, errors)) | {"evaluation": measured}
             folder.write_passport(about)
             folder.write("baselines.json", known_baselines(data))
             folder.write_with("tokenizer.json", data.tokenizer.save)
@@ -187,13 +193,15 @@ def main(argv: Sequence[str]) -> None:
     """Trains, or goes on with, the run of a folder, and tells how it ended."""
     parser = cli.make_parser("train", __doc__ or "")
     parser.add_argument("--extend", action="store_true", help="let a run go on to more train.steps than it began with")
+    parser.add_argument("--allow_overlap", action="store_true", help="let validation text be in the train split, too")
     parser.add_argument("--profile_steps", default="", metavar="10:13", help="trace these steps for xprof")
     hosts.add_flags(parser)
     flags, overrides = cli.parse(parser, argv)
     config = load(flags.config, **overrides)
     command = f"python -m launch.train {shlex.join(argv)}"
+    free = {"extend": flags.extend, "profile_steps": flags.profile_steps, "allow_overlap": flags.allow_overlap}
     with hosts.joined(flags), stop_signals(command=True) as stop:
-        state, _ = fit(config, flags.workdir, extend=flags.extend, profile_steps=flags.profile_steps)
+        state, _ = fit(config, flags.workdir, **free)
         stop.doing("the closing words (all is saved)")
         closing = summarize(config, state, Path(flags.workdir), command)
         with output.unheard():

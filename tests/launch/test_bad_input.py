@@ -205,6 +205,23 @@ def test_other_text_is_refused(keys: dict[str, Any], run: Path, tmp_path: Path) 
     assert_refused(call(train.main, argv), "the text or its tokens changed", "--workdir")
 
 
+def test_text_on_both_sides_is_refused_or_told(keys: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(Path(keys["data.path"]).parent, tmp_path / "text")
+    for number in range(97):
+        shutil.copy(tmp_path / f"text/{number:02}.txt", tmp_path / f"text/copy of {number:02}.txt")
+    both = keys | {"data.path": f"{tmp_path}/text", "train.steps": 2}
+    parts = ("documents of the validation split", "also in the train split", "--config.data.path", "--allow_overlap")
+    assert_refused(call(train.main, words(tmp_path / "run", both)), *parts)
+    outcome = call(train.main, words(tmp_path / "run", both, "--allow_overlap"))
+    assert outcome.status == 0, outcome.err
+    (told,) = [line for line in outcome.err.splitlines() if parts[1] in line]
+    overlap = json.loads((tmp_path / "run/passport.json").read_text())["data"]["overlap"]
+    assert told.startswith(f"{overlap['documents']} of the {overlap['of']} ")
+    assert 0 < overlap["documents"] <= overlap["of"]
+    measured = call(evaluate.main, [f"--workdir={tmp_path}/run"])
+    assert (measured.status, told in measured.err) == (0, True)
+
+
 def test_a_checkpoint_of_another_model_is_refused(keys: dict[str, Any], run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     config["model"]["width"] = 32

@@ -3,15 +3,18 @@
 import contextlib
 import fcntl
 import io
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from absl import logging
+from absl import logging as absl_logging
 
 from model.errors import UserError
+
+log = logging.getLogger("heed")
 
 
 def make_folder(folder: Path) -> Path:
@@ -35,13 +38,13 @@ def make_folder(folder: Path) -> Path:
 def quiet() -> Iterator[None]:
     """Keeps TFDS from printing and warning about what is normal here: data sets without a download or metadata."""
     tfds.disable_progress_bar()
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    level = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logging.set_verbosity(level)
+        absl_logging.set_verbosity(level)
 
 
 @contextlib.contextmanager
@@ -52,17 +55,28 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def make_once(target: Path, make: Callable[[Path], None]) -> Path:
-    """Returns `target`, a file or a folder, which `make(path)` writes if it is not there yet.
+def make_once(target: Path, make: Callable[[Path], None], whole: Callable[[Path], bool]) -> Path:
+    """Returns `target`, a file or a folder, which `make(path)` writes if it is not there yet, or not `whole`.
 
     It is written beside its place and renamed, under a lock: no process ever sees a half of it, and only one works.
+    What a disk has cut or lost since is made anew.
     """
-    if target.exists():
+    if target.exists() and whole(target):
         return target
     with locked(target.with_name(target.name + ".lock")):
+        if target.exists() and not whole(target):
+            log.warning("%s was damaged, and is made anew.", target)
+            _remove(target)
         if not target.exists():
             partial = target.with_name(target.name + ".partial")
-            shutil.rmtree(partial, ignore_errors=True)  # what a killed process left; ours alone under the lock
+            _remove(partial)  # what a killed process left; ours alone under the lock
             make(partial)
             os.replace(partial, target)
     return target
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

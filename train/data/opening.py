@@ -1,8 +1,10 @@
 """One call from a config to windows: `open_data(config.data)`."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -25,6 +27,7 @@ class Data:
         tokenizer: text to ids and back.
         length: T, of the windows.
         fingerprint: a hash of the text of both splits and of the tokenizer.
+        overlap: what of it is told twice.
     """
 
     def __init__(self, source: Source, splits: dict[str, str], tokenizer: Tokenizer, length: int, cache: Path) -> None:
@@ -39,6 +42,15 @@ class Data:
         self.fingerprint = hashlib.sha256(
             "".join([*self._fingerprints.values(), tokenizer.fingerprint]).encode()
         ).hexdigest()
+        self.overlap = source.overlap(splits["train"], splits["validation"])
+
+    def described(self) -> dict[str, Any]:
+        """Returns what a passport says of it."""
+        return {
+            "fingerprint": self.fingerprint,
+            "overlap": {"documents": self.overlap.shared, "of": self.overlap.validation},
+            "repeated": self.overlap.repeated,
+        }
 
     def windows(self, split: str) -> Windows:
         """Returns the windows of 'train' or 'validation', tokenised the first time.
@@ -81,11 +93,13 @@ class Data:
         return self._files[split]
 
 
-def open_data(config: ConfigDict) -> Data:
-    """Returns the data set that `config.data` names, prepared and with its tokenizer trained if they were not yet.
+def open_data(config: ConfigDict, tokenizer: Tokenizer | None = None, *, allow_overlap: bool = False) -> Data:
+    """Returns the data set that `config.data` names, prepared if it was not yet.
+
+    Without a `tokenizer` it has that of the config, trained if it was not yet; a run that has begun brings its own.
 
     Raises:
-        UserError: a value cannot be used, or the data set cannot be had.
+        UserError: a value cannot be used, the data set cannot be had, or its splits overlap and may not.
     """
     check_batching(config.batch_size, config.seed, config.prefetch)
     _check(config)
@@ -94,10 +108,12 @@ def open_data(config: ConfigDict) -> Data:
     source: Source = OwnText(config.path) if config.path else tfds_source(config.name, folder, config.feature)
     source.check(config.train_split, "train_split")
     source.check(config.validation_split, "validation_split")
-    tokenizer: Tokenizer = ByteTokenizer()
-    if config.tokenizer == "bpe":
-        fingerprint = source.fingerprint(config.train_split)
-        tokenizer = cached_bpe(source.documents(config.train_split), config.vocab_size, fingerprint, cache)
+    source.overlap(config.train_split, config.validation_split).check(allow_overlap)
+    if tokenizer is None:
+        tokenizer = ByteTokenizer()
+        if config.tokenizer == "bpe":
+            fingerprint = source.fingerprint(config.train_split)
+            tokenizer = cached_bpe(source.documents(config.train_split), config.vocab_size, fingerprint, cache)
     splits = {"train": config.train_split, "validation": config.validation_split}
     return Data(source, splits, tokenizer, config.length, cache)
 
@@ -110,7 +126,7 @@ def data_folder(folder: str) -> Path:
     """
     if "://" in folder:
         raise UserError(f"data.dir={folder!r} is no folder of this machine: mount it, and change --config.data.dir")
-    return Path(folder or tfds.core.constants.DATA_DIR).expanduser().absolute()
+    return Path(os.path.expanduser(folder or tfds.core.constants.DATA_DIR)).absolute()
 
 
 def _check(config: ConfigDict) -> None:

@@ -1,14 +1,16 @@
 """One's own text files as a data set: `data.path='folder/*.txt'`."""
 
-import glob
+import codecs
 import hashlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from model.errors import UserError
+from train.data.finding import find_files
+from train.data.overlap import Overlap
 
+log = logging.getLogger("heed")
 SPLITS = ("train", "validation")
 
 
@@ -22,19 +24,20 @@ class OwnText:
     """
 
     def __init__(self, pattern: str) -> None:
-        """Takes a glob, in which `**` stands for any folders.
+        """Takes the pattern of `find_files`, and reads each file once.
 
         Raises:
-            UserError: no file matches, or one is not UTF-8.
+            UserError: no file matches, or one cannot be read or is not UTF-8.
         """
-        root = _fixed_folder(os.path.expanduser(pattern))
-        paths = sorted(map(Path, glob.glob(os.path.expanduser(pattern), recursive=True)))
-        self._files = {path.relative_to(root).as_posix(): path for path in paths if path.is_file()}
-        if not self._files:
-            raise UserError(f"data.path={pattern!r} matches no file: change --config.data.path")
+        self._files, again = find_files(pattern)
+        if again:
+            log.warning("data.path: links that lead to what is read anyway: %d, such as %s.", len(again), again[0])
+        self._hashes: dict[str, bytes] = {}
+        self._lengths: dict[str, int] = {}
+        for name, path in self._files.items():
+            text = _read(path)
+            self._hashes[name], self._lengths[name] = _hash(text), len(text)
         self.rule = "by file" if {_split_of(name) for name in self._files} == set(SPLITS) else "by position"
-        self._cut = sum(map(len, self._texts())) * 9 // 10 if self.rule == "by position" else 0
-        logging.getLogger(__name__).info("%s: %d files, split %s", pattern, len(self._files), self.rule)
 
     def check(self, split: str, flag: str) -> None:
         """Raises UserError for a split that is neither 'train' nor 'validation'."""
@@ -44,46 +47,74 @@ class OwnText:
             )
 
     def documents(self, split: str) -> Iterator[str]:
-        """Yields the documents of a split, in the order of their paths."""
-        if self.rule == "by file":
-            return (_read(path) for name, path in self._files.items() if _split_of(name) == split)
-        return self._by_position(split)
+        """Yields the documents of a split, in the order of their paths.
+
+        Raises:
+            UserError: a file is no longer what it was.
+        """
+        for name, part in self._parts(split).items():
+            text = _read(self._files[name])
+            if _hash(text) != self._hashes[name]:
+                raise UserError(f"{self._files[name]} was changed while it was read: start again when it rests")
+            yield text[part]
 
     def fingerprint(self, split: str) -> str:
         """Returns the sha256 of the rule, the split, and every path and text."""
         digest = hashlib.sha256(f"{self.rule} {split}".encode())
-        for name, text in zip(self._files, self._texts(), strict=True):
-            digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(text.encode()).digest())
+        for name, of_text in self._hashes.items():
+            digest.update(_hash(name) + of_text)
         return digest.hexdigest()
 
-    def _texts(self) -> Iterator[str]:
-        return map(_read, self._files.values())
+    def overlap(self, train: str, validation: str) -> Overlap:
+        """Returns how many documents share their text; of two splits by position, files of the same text."""
+        learned: dict[bytes, list[str]] = {}
+        for name in filter(self._lengths.get, self._parts(train)):
+            learned.setdefault(self._hashes[name], []).append(name)
+        asked = self._parts(validation)
+        shared = {}
+        for name in asked:
+            # A file that is cut in two is its own twin, and its parts are not the same.
+            twins = [twin for twin in learned.get(self._hashes[name], ()) if twin != name or train == validation]
+            if twins:
+                shared[name] = twins[0]
+        return Overlap(
+            shared=len(shared),
+            validation=len(asked),
+            repeated=sum(len(names) - 1 for names in learned.values()),
+            example=next((f"{self._files[name]} is {self._files[twin]}" for name, twin in shared.items()), ""),
+        )
 
-    def _by_position(self, split: str) -> Iterator[str]:
-        start = 0
-        for text in self._texts():
-            cut = max(self._cut - start, 0)
-            part = text[:cut] if split == "train" else text[cut:]
-            start += len(text)
-            if part:
-                yield part
-
-
-def _fixed_folder(pattern: str) -> Path:
-    """Returns the folders before the first wildcard: paths below it are the same wherever the text lies."""
-    parts = Path(pattern).parts
-    wild = [glob.has_magic(part) for part in parts[:-1]]
-    return Path(*parts[: wild.index(True) if True in wild else len(parts) - 1])
+    def _parts(self, split: str) -> dict[str, slice]:
+        """Returns which part of which file is a document of the split."""
+        if self.rule == "by file":
+            return {name: slice(None) for name in self._files if _split_of(name) == split}
+        left = sum(self._lengths.values()) * 9 // 10
+        parts = {}
+        for name, length in self._lengths.items():
+            cut = min(left, length)
+            left -= cut
+            if cut if split == "train" else cut < length:
+                parts[name] = slice(0, cut) if split == "train" else slice(cut, length)
+        return parts
 
 
 def _split_of(name: str) -> str:
-    return "validation" if int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % 10 == 0 else "train"
+    return "validation" if int(_hash(name).hex()[:8], 16) % 10 == 0 else "train"
+
+
+def _hash(text: str) -> bytes:
+    """Returns the sha256 of a text, or of a file's name, which need not be UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).digest()
 
 
 def _read(path: Path) -> str:
+    """Returns the text of a file, without a byte-order mark."""
     try:
-        return path.read_bytes().decode("utf-8")
+        data = path.read_bytes()
+        return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): change --config.data.path") from None
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 at byte {error.start}: convert it, or change --config.data.path"
-        ) from None
+        marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        kind = "UTF-16 or UTF-32, not UTF-8" if data.startswith(marks) else f"not UTF-8 at byte {error.start}"
+        raise UserError(f"{path} is {kind}: convert it, or change --config.data.path") from None

@@ -1,15 +1,18 @@
 """Where documents come from: TFDS builders, prepared ArrayRecord folders, and one's own text files."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
 from model.errors import UserError
 from train.data.files import quiet
+from train.data.overlap import Overlap, Range, ranges_overlap
 from train.data.stdlib import stdlib_builder
 
 SAMPLED = 256  # documents that are read to tell one prepared data set from another of the same name and version
@@ -26,6 +29,9 @@ class Source(Protocol):
 
     def check(self, split: str, flag: str) -> None:
         """Raises UserError where there is no such split; `flag` is the key that chose it."""
+
+    def overlap(self, train: str, validation: str) -> Overlap:
+        """Returns what the two splits share."""
 
 
 class TfdsSource:
@@ -60,15 +66,27 @@ class TfdsSource:
         """Yields the texts of a split in the order of its records."""
         rows = self._rows(split)
         for index in range(len(rows)):
-            yield self._text(rows, index)
+            yield self._text(split, rows, index)
 
     def fingerprint(self, split: str) -> str:
         """Returns the sha256 of name, version, feature, split, size, and of up to `SAMPLED` texts."""
         rows = self._rows(split)
         digest = hashlib.sha256(repr((self._builder.info.full_name, self._feature, split, len(rows))).encode())
         for index in np.unique(np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(int)):
-            digest.update(hashlib.sha256(self._text(rows, int(index)).encode()).digest())
+            digest.update(hashlib.sha256(self._text(split, rows, int(index)).encode()).digest())
         return digest.hexdigest()
+
+    def overlap(self, train: str, validation: str) -> Overlap:
+        """Returns how many examples of the validation split lie in the train split, by their places in the files."""
+        return ranges_overlap(self._ranges(train), self._ranges(validation))
+
+    def _ranges(self, split: str) -> list[Range]:
+        """Returns which examples of which files a split is made of, in its order."""
+        rows, splits = self._rows(split), self._builder.info.splits
+        if not splits:  # as those that `tfds.testing.mock_data` draws, which lie nowhere
+            return [(split, 0, len(rows))]
+        parts = splits[split].file_instructions
+        return [(Path(part.filename).name, part.skip, part.skip + part.take) for part in parts]
 
     def _rows(self, split: str) -> Sequence[dict[str, Any]]:
         try:
@@ -90,8 +108,13 @@ class TfdsSource:
             f"--config.data.train_split or --config.data.validation_split"
         )
 
-    def _text(self, rows: Sequence[dict[str, Any]], index: int) -> str:
-        value = rows[index][self._feature]
+    def _text(self, split: str, rows: Sequence[dict[str, Any]], index: int) -> str:
+        try:
+            value = rows[index][self._feature]
+        except RuntimeError as error:  # of the reader of ArrayRecord
+            raise self._damaged(split, index, first_line(error)) from error
+        if value is None:  # what the reader finds in a file that was cut just so
+            raise self._damaged(split, index, "no such record")
         try:
             return value if isinstance(value, str) else value.decode("utf-8")
         except (AttributeError, UnicodeDecodeError):
@@ -99,6 +122,15 @@ class TfdsSource:
                 f"feature {self._feature!r} of {self._builder.info.full_name} is no UTF-8 text in example {index}: "
                 f"change --config.data.feature"
             ) from None
+
+    def _damaged(self, split: str, index: int, reason: str) -> UserError:
+        folder, parts = self._builder.data_path, self._ranges(split)
+        ends = np.cumsum([stop - start for _, start, stop in parts])
+        file = parts[int(np.searchsorted(ends, index, side="right"))][0]
+        return UserError(
+            f"{folder}/{file} is missing or damaged at example {index} of {split!r} ({reason}): copy it "
+            f"anew, or remove {folder} and prepare the data set again"
+        )
 
 
 def tfds_source(name: str, folder: Path, feature: str) -> TfdsSource:
@@ -111,9 +143,9 @@ def tfds_source(name: str, folder: Path, feature: str) -> TfdsSource:
     """
     if name == "python_stdlib":
         return TfdsSource(stdlib_builder(folder), feature)
-    for place in (Path(name).expanduser(), folder / name):
+    for place in (Path(os.path.expanduser(name)), folder / name):
         if (place / "dataset_info.json").is_file():
-            return TfdsSource(tfds.builder_from_directory(place), feature)
+            return TfdsSource(_builder_of(place), feature)
     if name.startswith(("/", ".", "~")):
         raise UserError(
             f"the folder {name} holds no prepared data set (no dataset_info.json): change --config.data.name"
@@ -121,9 +153,19 @@ def tfds_source(name: str, folder: Path, feature: str) -> TfdsSource:
     try:
         with quiet():
             builder = tfds.builder(name, data_dir=folder)
-    except (ValueError, ImportError) as error:  # an unknown name or config; a builder that needs TensorFlow
+    except (ValueError, ImportError, ParseError) as error:  # an unknown name or config; one that needs TensorFlow
         raise unprepared(name, folder, first_line(error.__cause__ or error)) from None
     return TfdsSource(builder, feature)
+
+
+def _builder_of(folder: Path) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder_from_directory(folder)
+    except (ValueError, ParseError) as error:  # of its JSON files
+        raise UserError(
+            f"the data set in {folder} is damaged ({first_line(error)}): copy dataset_info.json and features.json "
+            f"anew, or change --config.data.name"
+        ) from None
 
 
 def unprepared(name: str, folder: Path | str, reason: str) -> UserError:

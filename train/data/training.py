@@ -9,7 +9,7 @@ import tokenizers as hf
 
 from train.data.files import make_once
 from train.data.tokenizers import LONGEST, BytePairTokenizer, letters, load_tokenizer, parts
-from train.run.json_files import dumps
+from train.run.json_files import dumps, loads
 
 # The pieces inside which bytes may be joined: blank lines with the signs before them and the indentation after them;
 # a word with the space or sign before it; up to three digits; signs; other spaces. Other patterns: see the README.
@@ -21,10 +21,17 @@ def cached_bpe(documents: Iterable[str], vocab_size: int, fingerprint: str, fold
     """Returns the BPE of `documents`, whose `fingerprint` is known, trained once and kept in `folder`."""
     recipe = dumps([fingerprint, vocab_size, PATTERN, LONGEST, TRAINING_BYTES, hf.__version__])
     name = f"bpe-{vocab_size}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.json"
-    path = make_once(folder / name, lambda path: train_bpe(documents, vocab_size).save(path))
+    path = make_once(folder / name, lambda path: train_bpe(documents, vocab_size).save(path), _is_whole)
     tokenizer = load_tokenizer(path)
     assert isinstance(tokenizer, BytePairTokenizer)
     return tokenizer
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return loads(path.read_bytes()).keys() == {"kind", "tokenizer"}
+    except (ValueError, AttributeError):
+        return False
 
 
 def train_bpe(documents: Iterable[str], vocab_size: int) -> BytePairTokenizer:

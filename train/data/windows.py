@@ -102,7 +102,20 @@ class TokenFile:
 
 def tokenise(documents: Iterable[str], tokenizer: Tokenizer, folder: Path) -> TokenFile:
     """Returns the token file in `folder`, made once among all processes; the documents are streamed."""
-    return TokenFile(make_once(folder, lambda partial: _write(documents, tokenizer, partial)), tokenizer)
+
+    def make(partial: Path) -> None:
+        _write(documents, tokenizer, partial)
+
+    return TokenFile(make_once(folder, make, lambda made: _is_whole(made, tokenizer)), tokenizer)
+
+
+def _is_whole(folder: Path, tokenizer: Tokenizer) -> bool:
+    try:
+        token_offsets, _ = np.load(folder / "offsets.npy")
+        size = (folder / "tokens.raw").stat().st_size
+    except (OSError, ValueError, EOFError):
+        return False
+    return size == token_offsets[-1] * _dtype(tokenizer).itemsize
 
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype:

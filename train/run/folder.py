@@ -203,7 +203,7 @@ def learned_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
-def passport(config: ConfigDict, data_fingerprint: str, attention: Mapping[str, Any]) -> dict[str, Any]:
+def passport(config: ConfigDict, data: Mapping[str, Any], attention: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a run is made of: code, packages, devices, flags, data, seeds, and how attention is computed."""
     device = jax.devices()[0]
     return {
@@ -220,7 +220,7 @@ def passport(config: ConfigDict, data_fingerprint: str, attention: Mapping[str, 
             for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS")
             if (value := os.environ.get(name))
         },
-        "data": {"fingerprint": data_fingerprint, "seed": config.data.seed},
+        "data": {**data, "seed": config.data.seed},
         "seeds": [config.train.seed + i for i in range(config.train.seeds)],
         "attention": attention,
     }

@@ -213,7 +213,7 @@ def test_a_file_is_made_by_one_and_waited_for_by_the_others(tmp_path) -> None:
         path.write_text("whole")
 
     with ThreadPoolExecutor(5) as pool:
-        paths = list(pool.map(lambda _: make_once(tmp_path / "file", make), range(5)))
+        paths = list(pool.map(lambda _: make_once(tmp_path / "file", make, Path.exists), range(5)))
     assert len(made) == 1
     assert {path.read_text() for path in paths} == {"whole"}
 

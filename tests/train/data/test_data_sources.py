@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from configs.base import get_config
 from model.errors import UserError
 from train.data import open_data
 from train.data.files import quiet
+from train.data.overlap import ranges_overlap
 from train.data.owntext import OwnText
 from train.data.sources import TfdsSource
 from train.data.stdlib import fingerprint, source_files, split_of, stdlib_builder
@@ -169,7 +171,9 @@ def test_own_files_are_split_by_path(tmp_path) -> None:
     assert moved.fingerprint("train") == own.fingerprint("train") != own.fingerprint("validation")
     before = own.fingerprint("train")
     write(tmp_path, {"0/n0.txt": "changed"})
-    assert own.fingerprint("train") != before
+    assert OwnText(f"{tmp_path}/**/*.txt").fingerprint("train") != before
+    with pytest.raises(UserError, match="0/n0.txt was changed while it was read"):
+        list(own.documents("train"))
 
 
 def test_few_own_files_are_split_by_position(tmp_path) -> None:
@@ -239,3 +243,108 @@ def test_records_without_random_access_are_refused(prepared, tmp_path) -> None:
     (folder / "dataset_info.json").write_text(json.dumps(info))
     with quiet(), pytest.raises(UserError, match="stored as tfrecord, which has no random access: prepare it with"):
         open_data(config_of(tmp_path, name="tiny/en"))
+
+
+# Part of a split of 23 examples, in the terms of TFDS; how many of the second are in the first, and in the first twice.
+OVERLAPS = [
+    ("train", "validation", 0, 0),
+    ("train", "train", 23, 0),
+    ("train", "train[50%:]", 11, 0),
+    ("train[:90%]", "train[85%:]", 1, 0),
+    ("train[:17]", "train[17:]", 0, 0),
+    ("train[:17]", "train[13:19]", 4, 0),
+    ("all", "validation", 5, 0),
+    ("train+validation", "validation[2:]", 3, 0),
+    ("train[:7]+train[11:]", "train[5:13]", 4, 0),
+    ("train[:7]+train[5:11]", "train[11:]", 0, 2),
+    ("train+train", "validation", 0, 23),
+]
+
+
+@pytest.mark.parametrize(("train", "validation", "shared", "repeated"), OVERLAPS)
+def test_splits_that_overlap_are_refused_or_told(prepared, train, validation, shared, repeated, caplog) -> None:
+    config = config_of(prepared, name="tiny/en", train_split=train, validation_split=validation)
+    if shared:
+        with pytest.raises(UserError, match=f"^{shared} of the .* documents of the validation .*--allow_overlap"):
+            open_data(config)
+    caplog.clear()
+    data = open_data(config, allow_overlap=True)
+    documents = {split: list(data.documents(split)) for split in ("train", "validation")}
+    known = set(documents["train"])  # no text of this data set is another's
+    assert sum(text in known for text in documents["validation"]) == shared
+    assert len(documents["train"]) - len(known) == repeated
+    described = data.described()
+    assert described["overlap"] == {"documents": shared, "of": len(documents["validation"])}
+    assert described["repeated"] == repeated
+    assert [record.name for record in caplog.records] == ["heed"] * (bool(shared) + bool(repeated))
+
+
+def test_ranges_overlap_as_sets_do() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        starts = rng.integers(0, 19, (2, 3))
+        ranges = [
+            [
+                (str(file), int(a), int(a + n))
+                for file, a, n in zip(rng.integers(0, 2, 3), row, rng.integers(0, 7, 3), strict=True)
+            ]
+            for row in starts
+        ]
+        train, validation = ([(file, i) for file, a, b in some for i in range(a, b)] for some in ranges)
+        found = ranges_overlap(*ranges)
+        assert found.shared == sum(example in set(train) for example in validation)
+        assert (found.validation, found.repeated) == (len(validation), len(train) - len(set(train)))
+
+
+def damaged(raw: bytes) -> dict[str, bytes | None]:
+    middle = raw.index(b"train 11")
+    flipped = raw[:middle] + bytes([raw[middle] ^ 255]) + raw[middle + 1 :]
+    return {"cut": raw[: len(raw) // 2], "empty": b"", "zero": bytes(len(raw)), "flipped": flipped, "missing": None}
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "zero", "flipped", "missing"])
+def test_a_damaged_shard_is_named(prepared, kind, tmp_path) -> None:
+    shutil.copytree(prepared / "tiny", tmp_path / "tiny")
+    (shard,) = (tmp_path / "tiny/en/3.1.0").glob("tiny-train.array_record*")
+    raw = damaged(shard.read_bytes())[kind]
+    shard.unlink()
+    if raw is not None:
+        shard.write_bytes(raw)
+    sentence = (
+        f"{shard} is missing or damaged at example .* of 'train' .*: copy it anew, or remove .*/3.1.0 and prepare"
+    )
+    with pytest.raises(UserError, match=sentence) as caught:
+        open_data(config_of(tmp_path, name="tiny/en")).windows("train")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+def test_damaged_words_about_a_data_set_are_named(prepared, file, tmp_path) -> None:
+    shutil.copytree(prepared / "tiny", tmp_path / "tiny")
+    path = tmp_path / "tiny/en/3.1.0" / file
+    for raw in (path.read_bytes()[:99], b"", b"\xff\xfe\0"):
+        path.write_bytes(raw)
+        with pytest.raises(
+            UserError, match=r"tiny/en/3.1.0 is damaged .*: copy dataset_info.json .*--config.data.name"
+        ):
+            open_data(config_of(tmp_path, name=str(path.parent)))
+
+
+@pytest.mark.parametrize("file", ["tokens.raw", "offsets.npy", "bpe.json"])
+def test_what_we_kept_is_made_anew_where_it_is_damaged(prepared, file, tmp_path, caplog) -> None:
+    shutil.copytree(prepared / "tiny", tmp_path / "tiny")
+    config = config_of(tmp_path, name="tiny/en", tokenizer="bpe", vocab_size=263)
+    whole = open_data(config)
+    tokens = whole.windows("train").rows(range(5))
+    (path,) = (tmp_path / "heed").glob("bpe-*.json" if file == "bpe.json" else f"tokens-*/{file}")
+    good = path.read_bytes()
+    for raw in (good[:-1], good[:37], b""):
+        path.write_bytes(raw)
+        caplog.clear()
+        again = open_data(config)
+        np.testing.assert_equal(again.windows("train").rows(range(5)), tokens)
+        assert path.read_bytes() == good
+        (told,) = caplog.records
+        assert told.getMessage().endswith("was damaged, and is made anew.")
+    path.unlink()
+    np.testing.assert_equal(open_data(config).windows("train").rows(range(5)), tokens)

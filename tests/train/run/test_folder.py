@@ -22,7 +22,11 @@ def config(**overrides: object) -> ConfigDict:
 def test_a_folder_holds_the_config_and_the_passport(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "a/b", config()) as folder:
         folder.write_passport(
-            passport(config(**{"train.seed": 5, "train.seeds": 3, "data.seed": 7}), "f1n6er", {"core": "dense"})
+            passport(
+                config(**{"train.seed": 5, "train.seeds": 3, "data.seed": 7}),
+                {"fingerprint": "f1n6er"},
+                {"core": "dense"},
+            )
         )
     assert json.loads((tmp_path / "a/b/config.json").read_text()) == config().to_dict()
     found = json.loads((tmp_path / "a/b/passport.json").read_text())
@@ -123,10 +127,10 @@ def test_a_run_that_has_saved_nothing_may_change(tmp_path: Path) -> None:
 def test_a_run_does_not_go_on_with_other_text(tmp_path: Path) -> None:
     begin(tmp_path)
     with RunFolder(tmp_path, config()) as folder:
-        folder.write_passport(passport(config(), "f1n6er", "dense"))
-        folder.write_passport(passport(config(), "f1n6er", "dense"))
+        folder.write_passport(passport(config(), {"fingerprint": "f1n6er"}, "dense"))
+        folder.write_passport(passport(config(), {"fingerprint": "f1n6er"}, "dense"))
         with pytest.raises(UserError, match="text or its tokens changed .*f1n6er -> 0ther"):
-            folder.write_passport(passport(config(), "0ther", "dense"))
+            folder.write_passport(passport(config(), {"fingerprint": "0ther"}, "dense"))
     assert json.loads((tmp_path / "passport.json").read_text())["data"]["fingerprint"] == "f1n6er"
 
 
