@@ -20,12 +20,11 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from model.errors import UserError
 from train.run import extension
 from train.run.folder import full_disk
-from train.run.json_files import check_numbers, dumps, finite, free_name, read_checked
-from train.run.mending import ITEM, SCORE
+from train.run.json_files import finite, free_name
 from train.run.named_arrays import difference, plain, typed
+from train.run.step_files import ITEM, SCORE, check_sizes, saved_steps, score_of, write_sizes
 
 log = logging.getLogger("heed")
-_FILES = "files.json"
 _BAD = (ValueError, OSError, KeyError)  # what Orbax and TensorStore raise for files that are cut, missing or garbled
 
 
@@ -72,7 +71,7 @@ class Checkpoints:
         if self._writes:
             self._set_aside_damaged()
         self._metric, self._copies = metric, finite(dict(copies))
-        found = {step: _score(self.folder / str(step)) for step in _steps(self.folder)}
+        found = {step: score_of(self.folder / str(step)) for step in saved_steps(self.folder)}
         self._scores = {step: score[metric] for step, score in found.items() if metric in score}
         json = {name: ocp.JsonCheckpointHandler() for name in ("extra", ITEM)}
         with full_disk(self.folder):
@@ -127,13 +126,13 @@ class Checkpoints:
             UserError: the checkpoint is of another model (the first leaf that differs), or every step is broken.
         """
         wanted = plain(abstract_state)
-        steps = _steps(self.folder)
+        steps = saved_steps(self.folder)
         if newest is not None:
             self._set_aside([step for step in steps if step > newest], extension.PREFIX)
             steps = [step for step in steps if step <= newest]
         for at, step in reversed(list(enumerate(steps))):
             try:
-                _check_sizes(self.folder / str(step))
+                check_sizes(self.folder / str(step))
                 arrays, extra = self._read(step, wanted)
             except UserError:
                 raise
@@ -181,13 +180,13 @@ class Checkpoints:
     def _set_aside_damaged(self) -> None:
         """Moves steps with files missing or cut out of the way of Orbax, which reads some of every step."""
         damaged = []
-        for step in _steps(self.folder):
+        for step in saved_steps(self.folder):
             try:
-                _check_sizes(self.folder / str(step))
+                check_sizes(self.folder / str(step))
             except ValueError as error:
                 self._warn(step, error)
                 damaged.append(step)
-        if damaged and damaged == _steps(self.folder):
+        if damaged and damaged == saved_steps(self.folder):
             raise self._nothing_left()
         self._set_aside(damaged)
 
@@ -210,7 +209,7 @@ class Checkpoints:
     def _write_sizes(self) -> None:
         """Lists the files of the step that is about to be renamed to its final name."""
         for folder in self.folder.glob(f"{self._saving}.*"):
-            (folder / _FILES).write_text(dumps(_sizes(folder)))
+            write_sizes(folder)
 
 
 def _options(
@@ -243,37 +242,3 @@ class _Best(keep.PreservationPolicy):
         scored = [info.step for info in checkpoints if info.step in self.scores]
         best = sorted(scored, key=self.scores.__getitem__)[: self.n]
         return [info.step in best for info in checkpoints]
-
-
-def _steps(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
-
-
-def _score(folder: Path) -> dict[str, float]:
-    """{name: score} of a step, where it has one and its note can be read."""
-    try:
-        return dict(read_checked(folder / ITEM / "metadata", lambda kept: check_numbers(kept[SCORE]))[SCORE])
-    except ValueError:
-        return {}
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file without which a run cannot go on; scores, copies, and what Orbax notes down are not."""
-    files = [path for item in ("state", "extra") for path in (folder / item).rglob("*") if path.is_file()]
-    files = [path for path in files if path.name != "commit_success.txt"]
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-
-
-def _check_sizes(folder: Path) -> None:
-    """Raises ValueError if a file of a step is not as long as it was written; steps without a list are not checked."""
-    if not (folder / _FILES).is_file():
-        return
-    try:
-        listed = read_checked(folder / _FILES, check_numbers)
-    except ValueError as error:  # the files themselves may well be whole; Orbax will tell
-        log.warning("%s is damaged (%s): the sizes of this checkpoint are not checked.", folder / _FILES, error)
-        return
-    found = _sizes(folder)
-    for name, size in listed.items():
-        if found.get(name) != size:
-            raise ValueError(f"{name} has {found.get(name, 0)} of {size} bytes")

@@ -7,9 +7,9 @@ from typing import Any
 
 from model.errors import UserError
 from train.run.json_files import check_numbers, dumps, read_checked, read_lines, set_aside, write
+from train.run.step_files import NOTES, saved_steps
 
 log = logging.getLogger("heed")
-ITEM, SCORE = "run", "score"  # a checkpoint's item, {name of a file: its value}, and what it holds besides
 
 
 def _check_config(value: Any) -> None:
@@ -112,11 +112,10 @@ def _state(file: Path, error: Exception) -> str:
 
 def newest_copy(folder: Path, name: str) -> tuple[int, Any] | None:
     """(step, value) of the newest checkpoint whose copy of a file can be read."""
-    steps = sorted(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*") if path.name.isdigit())
-    for step in reversed(steps):
+    for step in reversed(saved_steps(folder / "checkpoints")):
         try:
-            file = folder / "checkpoints" / str(step) / ITEM / "metadata"  # as Orbax calls it
-            return step, read_checked(file, lambda value: KEPT[name](value[name]))[name]
+            notes = folder / "checkpoints" / str(step) / NOTES
+            return step, read_checked(notes, lambda value: KEPT[name](value[name]))[name]
         except ValueError:
             continue
     return None

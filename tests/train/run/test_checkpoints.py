@@ -12,8 +12,8 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from model.errors import UserError
-from train.run import checkpoints
 from train.run.checkpoints import Checkpoints
+from train.run.step_files import check_sizes
 
 
 @struct.dataclass
@@ -156,7 +156,7 @@ def test_a_lost_file_is_noticed_whatever_it_held(tmp_path: Path) -> None:
             continue
         (tmp_path / "good/20" / name).rename(tmp_path / "taken")
         with pytest.raises(ValueError, match="0 of"):
-            checkpoints._check_sizes(tmp_path / "good/20")
+            check_sizes(tmp_path / "good/20")
         (tmp_path / "taken").rename(tmp_path / "good/20" / name)
     assert len(names) > 5
 
