@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from model.errors import UserError
+from train.run.json_files import set_aside
 
 log = logging.getLogger("heed")
 
@@ -65,8 +66,7 @@ def make_once(target: Path, make: Callable[[Path], None], whole: Callable[[Path]
         return target
     with locked(target.with_name(target.name + ".lock")):
         if target.exists() and not whole(target):
-            log.warning("%s was damaged, and is made anew.", target)
-            _remove(target)
+            log.warning("%s was damaged, is kept as %s, and made anew.", target, set_aside(target).name)
         if not target.exists():
             partial = target.with_name(target.name + ".partial")
             _remove(partial)  # what a killed process left; ours alone under the lock
