@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 from ml_collections import ConfigDict
@@ -11,6 +13,7 @@ from model import GPT, UserError
 from train.data import Data, Tokenizer, open_data, tokenizer_of
 from train.experiment import bind, make_experiment
 from train.run.checkpoints import Checkpoints
+from train.run.folder import check_text
 from train.run.mending import read_kept
 
 
@@ -33,15 +36,14 @@ class Run:
         """
         data = open_data(self.config.data, self.tokenizer, allow_overlap=True)
         passport = read_kept(self.folder, "passport.json")
-        if data.fingerprint != passport["data"]["fingerprint"]:
-            raise UserError(
-                f"the text of --config.data or its tokens have changed since {self.folder} began: restore it."
-            )
+        check_text(self.folder, passport["data"]["fingerprint"], data.fingerprint)
         return data
 
 
-def open_run(workdir: str | Path) -> Run:
+def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({})) -> Run:
     """The newest good checkpoint of a run, on one device, whatever mesh and core it was trained with.
+
+    `places`, such as {'data.path': 'elsewhere/*.txt'}, say where its text lies now.
 
     Raises:
         UserError: the folder is no run's, or holds no checkpoint that can be read.
@@ -49,6 +51,7 @@ def open_run(workdir: str | Path) -> Run:
     folder = Path(workdir)
     _, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
     config = ConfigDict(config)
+    config.update_from_flattened_dict(places)
     config.mesh = ConfigDict({"replica": 1, "fsdp": 1, "tensor": 1, "context": 1})
     config.model.core = "auto"  # a core is a choice for the machine that trained; here the fastest that is exact
     tokenizer = tokenizer_of(state)

@@ -11,17 +11,21 @@ from eval.runs import Run, open_run
 from eval.summary import compare
 from launch import cli
 from model.errors import UserError
+from train.run.folder import PLACES
 from train.tasks.language_model import token_sums
 
 
 def main(argv: Sequence[str]) -> None:
     """Prints loss, perplexity and bits per byte, beside those of n-grams and compressors on the same text."""
     flags, overrides = cli.parse(cli.make_parser("evaluate", __doc__ or "", config=False), argv)
-    if overrides:
+    if others := [key for key in overrides if key not in PLACES]:
         raise UserError(
-            f"--config.{next(iter(overrides))}: a run keeps the config it was trained with; leave this out."
+            f"--config.{others[0]}: a run keeps the config it was trained with, but for where its text lies "
+            f"({', '.join(PLACES)}); leave this out."
         )
-    run = open_run(flags.workdir)
+    if "data.name" in overrides:  # which only counts without a path
+        overrides = {"data.path": ""} | overrides
+    run = open_run(flags.workdir, overrides)
     values, windows = evaluate(run), run.data.windows("validation")
     if run.config.train.seeds > 1:
         print(f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}")

@@ -99,7 +99,12 @@ def fit(
         stop.begin("the comparison of attention with its reference")
         errors = experiment.check_attention()
         stop.begin("the tokenizer")
-        data = open_data(config.data, allow_overlap=allow_overlap)
+        data = open_data(
+            config.data,
+            folder.tokenizer() if folder else None,
+            allow_overlap=allow_overlap,
+            while_waiting=lambda: stop.begin("the tokenizer"),
+        )
         stop.begin("the tokens of the text")
         windows, validation = data.windows("train"), data.measured(config.train.evaluate_windows)
         # A short text makes fewer tokens than asked for.

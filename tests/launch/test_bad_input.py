@@ -195,16 +195,6 @@ def test_more_steps_and_free_keys_are_allowed(keys: dict[str, Any], run: Path) -
     assert saved(run)[-1] == 15
 
 
-def test_other_text_is_refused(keys: dict[str, Any], run: Path, tmp_path: Path) -> None:
-    shutil.copytree(Path(keys["data.path"]).parent, tmp_path / "text")
-    (tmp_path / "text/00.txt").write_text("other\n")
-    config = json.loads((run / "config.json").read_text())
-    config["data"]["path"] = f"{tmp_path}/text/*.txt"
-    (run / "config.json").write_text(json.dumps(config))
-    argv = words(run, keys | {"data.path": config["data"]["path"]})
-    assert_refused(call(train.main, argv), "the text or its tokens changed", "--workdir")
-
-
 def test_text_on_both_sides_is_refused_or_told(keys: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(Path(keys["data.path"]).parent, tmp_path / "text")
     for number in range(97):

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,17 @@ class Data:
         return self._files[split]
 
 
-def open_data(config: ConfigDict, tokenizer: Tokenizer | None = None, *, allow_overlap: bool = False) -> Data:
+def open_data(
+    config: ConfigDict,
+    tokenizer: Tokenizer | None = None,
+    *,
+    allow_overlap: bool = False,
+    while_waiting: Callable[[], object] = lambda: None,
+) -> Data:
     """Returns the data set that `config.data` names, prepared if it was not yet.
 
     Without a `tokenizer` it has that of the config, trained if it was not yet; a run that has begun brings its own.
+    While one is trained, `while_waiting` is called ten times a second, and may raise.
 
     Raises:
         UserError: a value cannot be used, the data set cannot be had, or its splits overlap and may not.
@@ -113,7 +120,8 @@ def open_data(config: ConfigDict, tokenizer: Tokenizer | None = None, *, allow_o
         tokenizer = ByteTokenizer()
         if config.tokenizer == "bpe":
             fingerprint = source.fingerprint(config.train_split)
-            tokenizer = cached_bpe(source.documents(config.train_split), config.vocab_size, fingerprint, cache)
+            documents = source.documents(config.train_split)
+            tokenizer = cached_bpe(documents, config.vocab_size, fingerprint, cache, while_waiting)
     splits = {"train": config.train_split, "validation": config.validation_split}
     return Data(source, splits, tokenizer, config.length, cache)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import tokenizers as hf
@@ -17,11 +17,17 @@ PATTERN = r"[^\s\p{L}\p{N}]*\s*\n[ \t]*|[^\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s
 TRAINING_BYTES = 2**28  # of the train split's beginning (TFDS shuffles at preparation); more text changes little
 
 
-def cached_bpe(documents: Iterable[str], vocab_size: int, fingerprint: str, folder: Path) -> BytePairTokenizer:
+def cached_bpe(
+    documents: Iterable[str],
+    vocab_size: int,
+    fingerprint: str,
+    folder: Path,
+    while_waiting: Callable[[], object] = lambda: None,
+) -> BytePairTokenizer:
     """Returns the BPE of `documents`, whose `fingerprint` is known, trained once and kept in `folder`."""
     recipe = dumps([fingerprint, vocab_size, PATTERN, LONGEST, TRAINING_BYTES, hf.__version__])
     name = f"bpe-{vocab_size}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.json"
-    path = make_once(folder / name, lambda path: train_bpe(documents, vocab_size).save(path), _is_whole)
+    path = make_once(folder / name, lambda path: train_bpe(documents, vocab_size, while_waiting).save(path), _is_whole)
     tokenizer = load_tokenizer(path)
     assert isinstance(tokenizer, BytePairTokenizer)
     return tokenizer
@@ -34,10 +40,13 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def train_bpe(documents: Iterable[str], vocab_size: int) -> BytePairTokenizer:
+def train_bpe(
+    documents: Iterable[str], vocab_size: int, while_waiting: Callable[[], object] = lambda: None
+) -> BytePairTokenizer:
     """Returns a BPE of at most `vocab_size` ids, `end` included; fewer where the text has no more pairs to join.
 
-    A thread trains, because the library hears no signal until it is done: Ctrl-C is answered at once.
+    A thread trains, because the library hears no signal until it is done; here Ctrl-C, and whatever `while_waiting`
+    raises, ends it at once.
     """
     tokenizer = hf.Tokenizer(hf.models.BPE())
     split = hf.pre_tokenizers.Split(hf.Regex(PATTERN), "isolated")
@@ -60,6 +69,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> BytePairTokenizer:
     try:
         while thread.is_alive():
             thread.join(0.1)
+            while_waiting()
     finally:
         given_up.set()
     if errors:

@@ -18,6 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 from model.errors import UserError
+from train.data import Tokenizer, load_tokenizer
 from train.run.json_files import dumps, loads
 from train.run.mending import copies, mend
 
@@ -35,7 +36,8 @@ _LEARNED = (
     "train.label_smoothing",
     "train.z_loss",
 )
-_FREE = ("data.prefetch", "data.dir")  # where the same data lies, and how far ahead it is read
+PLACES = ("data.path", "data.name", "data.dir")  # where the text lies; its fingerprint says whether it is the same
+_FREE = ("data.prefetch", *PLACES)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _PACKAGES = (
     "heed",
@@ -90,7 +92,10 @@ class RunFolder:
         try:
             if self._owner:
                 mend(self.path, self._has_begun())
-            self._write_config(config.to_dict(), extend)
+            self._config = config.to_dict()
+            self._check_config(extend)
+            if not self._has_begun():
+                self.write("config.json", self._config)
         except BaseException:
             self.close()
             raise
@@ -110,7 +115,7 @@ class RunFolder:
             self._lock = None
 
     def write_passport(self, values: Mapping[str, Any]) -> None:
-        """Writes passport.json: what this start of the run was made of.
+        """Writes passport.json, what this start of the run was made of, and config.json, which may say another place.
 
         Raises:
             UserError: a run that has begun would go on with other text.
@@ -119,11 +124,7 @@ class RunFolder:
         if self._has_begun() and file.is_file():
             before = loads(file.read_bytes())
             old, new = before["data"]["fingerprint"], values["data"]["fingerprint"]
-            if old != new:
-                raise UserError(
-                    f"the text or its tokens changed since {self.path} began (fingerprint {old[:12]} -> {new[:12]}): "
-                    "restore it, or give another --workdir."
-                )
+            check_text(self.path, old, new)
             if before.get("evaluation") != values.get("evaluation"):
                 log.warning(
                     "--config.train.evaluate_windows: scores are of %s, and were of %s: they do not compare, and"
@@ -131,7 +132,13 @@ class RunFolder:
                     _windows(values),
                     _windows(before),
                 )
+        self.write("config.json", self._config)
         self.write("passport.json", values)
+
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that the run has begun with, wherever its text lies now."""
+        file = self.path / "tokenizer.json"
+        return load_tokenizer(file) if self._has_begun() and file.is_file() else None
 
     def copies(self) -> dict[str, Any]:
         """The files that every checkpoint keeps a copy of; only the owner has them."""
@@ -155,10 +162,10 @@ class RunFolder:
             raise _refusal(self.path, error) from error
         return file
 
-    def _write_config(self, config: dict[str, Any], extend: bool) -> None:
+    def _check_config(self, extend: bool) -> None:
         file = self.path / "config.json"
         if file.is_file() and self._has_begun():
-            changes = learned_changes(loads(file.read_bytes()), config)
+            changes = learned_changes(loads(file.read_bytes()), self._config)
             if extend and changes.keys() == {"train.steps"} and changes["train.steps"][0] < changes["train.steps"][1]:
                 changes = {}
             if changes:
@@ -168,7 +175,6 @@ class RunFolder:
                     f"{self.path} holds a run that learns something else ({text}): "
                     f"give its --config again,{more} or another --workdir."
                 )
-        self.write("config.json", config)
 
     def _has_begun(self) -> bool:
         """Whether there is a checkpoint, be it broken."""
@@ -187,6 +193,20 @@ class RunFolder:
         with full_disk(self.path):
             save(new)
             new.replace(self.path / name)
+
+
+def check_text(run: Path, learned: str, found: str) -> None:
+    """Compares the fingerprints of a run's data, then and now.
+
+    Raises:
+        UserError: they differ.
+    """
+    if learned != found:
+        raise UserError(
+            f"the text or its tokens changed since {run} began (fingerprint {learned[:12]} -> {found[:12]}): say where "
+            "the same text lies now by --config.data.path, --config.data.name or --config.data.dir, or give another "
+            "--workdir."
+        )
 
 
 def learned_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -163,6 +163,19 @@ def test_cutting_at_breaks_changes_no_token(length: int) -> None:
         assert tokenizer.decode(ids) == one
 
 
+def test_whoever_waits_for_training_may_end_it() -> None:
+    class EnoughError(Exception):
+        pass
+
+    def enough() -> None:
+        raise EnoughError
+
+    began = time.monotonic()
+    with pytest.raises(EnoughError):
+        train_bpe([unbroken("abcdefghij ", 10**6)] * 100, 400, enough)
+    assert time.monotonic() - began < 2
+
+
 TRAINING = """
 import random, time
 from train.data.training import train_bpe
