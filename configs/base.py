@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
     data.length = 256  # T, tokens per window
     data.batch_size = 16  # B, windows of a global batch, all micro-batches together
     data.seed = 0  # fixes the order of the windows, and nothing else
+    data.order = "own"  # of the windows, with several train.seeds: own (seed i reads data.seed + i) or shared (one)
     data.prefetch = 8  # batches prepared ahead of the step
 
     optimizer.name = "adamw"  # adamw, lion, muon or adafactor
@@ -59,7 +60,7 @@ def get_config() -> ConfigDict:
 
     train.steps = 1000  # updates in all
     train.accumulate = 1  # micro-batches per update; divides data.batch_size
-    train.seed = 0  # fixes the initial parameters and dropout
+    train.seed = 0  # fixes the first parameters and dropout
     train.seeds = 1  # N, seeds trained at once: train.seed, train.seed + 1, ...
     train.label_smoothing = 0.0  # share of the target spread evenly over the vocabulary
     train.z_loss = 0.0  # weight of the squared log-normaliser, added to the loss

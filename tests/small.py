@@ -1,6 +1,6 @@
 """What several tests train: a GPT of distinct sizes, random batches for it, and the batches' shapes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -8,9 +8,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from launch.configs import load
+from train.data import Windows
 from train.experiment import Experiment, make_experiment
 from train.sharding import placed
-from train.state import State
+from train.tasks.base import Batch
 
 VOCAB = 56
 # Each axis is a different multiple of 8, so that every mesh of up to eight devices divides it.
@@ -54,10 +55,9 @@ def random_batch(number: int, rows: int, length: int, vocab: int = VOCAB) -> dic
 
 
 def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes, types and shardings of the experiment's batches."""
-    data = experiment.config.data
+    """The shapes, types and shardings of the experiment's training batches."""
     return {
-        name: jax.ShapeDtypeStruct((data.batch_size, data.length), x.dtype, sharding=experiment.sharding)
+        name: jax.ShapeDtypeStruct(experiment.shape, x.dtype, sharding=experiment.sharding)
         for name, x in random_batch(0, 1, 2).items()
     }
 
@@ -74,12 +74,29 @@ def run(function: Callable[..., Any], *args: Any) -> Any:
     return jax.jit(function).lower(*args).compile(QUICK)(*args)
 
 
-def losses(experiment: Experiment, step: Any, steps: int, make_state: Callable[[], State] | None = None) -> np.ndarray:
-    """The losses of the first steps, from its own first state or another's: (steps,), or (steps, N) with seeds."""
-    data, values = experiment.config.data, []
+def windows(experiment: Experiment) -> Windows:
+    """Few enough windows of random tokens that every other batch begins an epoch."""
+    length = experiment.config.data.length
+    stream = np.random.default_rng(0).integers(0, VOCAB, 31 * length - 5)
+    return Windows(stream, end=0, length=length, num_bytes=len(stream))
+
+
+def losses(experiment: Experiment, step: Any, batches: Iterable[Batch]) -> np.ndarray:
+    """The losses of as many steps as there are batches: (steps,), or (steps, N) with seeds."""
+    values = []
     with placed(experiment.mesh, experiment.rules):
-        state = (make_state or experiment.make_state)()
-        for number in range(steps):
-            state, metrics = step(state, experiment.place(random_batch(number, data.batch_size, data.length)))
+        state = experiment.make_state()
+        for batch in batches:
+            state, metrics = step(state, batch)
             values.append(metrics["loss"])
         return np.stack(jax.device_get(values))
+
+
+def random_batches(experiment: Experiment, steps: int) -> Iterator[Batch]:
+    """`random_batch` 0, 1, ... on the experiment's mesh; others for each seed that has its own."""
+    *lead, rows, length = experiment.shape
+    for number in range(steps):
+        parts = [random_batch(number + 1000 * seed, rows, length) for seed in range(*lead or [1])]
+        yield experiment.place(
+            {name: np.stack([part[name] for part in parts]).reshape(experiment.shape) for name in parts[0]}
+        )

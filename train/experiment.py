@@ -14,8 +14,10 @@ from model import GPT, GPTConfig
 from model.attention import Request, parse_mask
 from model.attention.contract import Choice
 from model.errors import UserError
+from model.layers import choose
 from train.attention import check_attention, choose_attention, looks_ahead, sees_nothing
 from train.data import Windows, batches
+from train.data.order import ORDERS
 from train.optimizers import make_optimizer
 from train.schedules import make_schedule
 from train.sharding import (
@@ -23,7 +25,7 @@ from train.sharding import (
     batch_sharding,
     born_sharded,
     check_fit,
-    local_rows,
+    local_numbers,
     make_init,
     make_mesh,
     make_rules,
@@ -41,9 +43,9 @@ class Experiment:
     """What a config stands for. `step` and `sums` are jitted and must run inside of `placed(mesh, rules)`.
 
     step(state, batch) -> (state, metrics); sums(params, batch) -> (nats, targets); make_state() -> the state before
-    update 1. `abstract` is the state's shapes and shardings; rows are those of a global batch that this process
-    loads. `request` is what training asks of attention, and `attention` the core that computes it, here and in `step`
-    and `sums`.
+    update 1. `abstract` is the state's shapes and shardings, `shape` and `sharding` are those of a training batch, and
+    `local` the numbers, along each of its leading axes, that this process loads. `request` is what training asks of
+    attention, and `attention` the core that computes it, here and in `step` and `sums`.
     """
 
     config: ConfigDict
@@ -58,7 +60,13 @@ class Experiment:
     sums: Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
     schedule: optax.Schedule
     sharding: NamedSharding
-    rows: np.ndarray
+    shape: tuple[int, ...]
+    local: tuple[np.ndarray, ...]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The numbers of the rows of a batch that this process loads."""
+        return self.local[-1]
 
     def check_attention(self) -> dict[str, float]:
         """How far the chosen core is from the reference on this device.
@@ -71,13 +79,14 @@ class Experiment:
             return check_attention(self.model_config, self.request, self.attention, key)
 
     def place(self, batch: dict[str, np.ndarray]) -> Batch:
-        """This process's rows of a global batch, put on the mesh."""
-        return place_batch(batch, self.sharding, self.config.data.batch_size, self.rows)
+        """This process's part of a global batch, put on the mesh; all seeds share one that has no axis of seeds."""
+        return place_batch(batch, self.sharding, self.shape, self.local)
 
     def batches(self, windows: Windows, start: int) -> Iterator[Batch]:
         """Global batches on the mesh, from number `start` on."""
-        data = self.config.data
-        read = batches(windows, data.batch_size, data.seed, start=start, prefetch=data.prefetch, rows=self.rows)
+        data, own = self.config.data, len(self.shape) > 2
+        seed = [data.seed + int(number) for number in self.local[0]] if own else data.seed
+        read = batches(windows, data.batch_size, seed, start=start, prefetch=data.prefetch, rows=self.rows)
         return map(self.place, read)
 
 
@@ -104,12 +113,15 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
     graphdef = nnx.graphdef(model)
     loss = language_model(graphdef, label_smoothing=train.label_smoothing, z_loss=train.z_loss)
     step, sums = make_step(loss, optimizer, train.accumulate), token_sums(graphdef)
+    shape: tuple[int, ...] = (config.data.batch_size, config.data.length)
     if seeds > 1:
-        step, sums = population(step), jax.vmap(sums, in_axes=(0, None), spmd_axis_name="replica")
+        batch_axis = ORDERS[config.data.order]
+        shape = shape if batch_axis is None else (seeds, *shape)
+        step, sums = population(step, batch_axis), jax.vmap(sums, in_axes=(0, None), spmd_axis_name="replica")
     with placed(mesh, rules):
         init = make_init(lambda rngs: GPT(model_config, rngs=rngs), optimizer.init)
         make_state, abstract = born_sharded(init, model, train.seed, seeds, mesh)
-        sharding = batch_sharding(mesh)
+        sharding = batch_sharding(mesh, len(shape))
     return Experiment(
         config=config,
         model_config=model_config,
@@ -124,7 +136,8 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
         sums=jax.jit(sums),
         schedule=schedule,
         sharding=sharding,
-        rows=local_rows(sharding, (config.data.batch_size, config.data.length)),
+        shape=shape,
+        local=local_numbers(sharding, shape),
     )
 
 
@@ -162,9 +175,13 @@ def _check_train(config: ConfigDict) -> None:
         raise UserError(
             f"--config.train.evaluate_windows={config.train.evaluate_windows} is negative; 0 evaluates all windows."
         )
-    seed, largest = config.train.seed, 2**32 - config.train.seeds
-    if not 0 <= seed <= largest:
-        raise UserError(f"--config.train.seed={seed} must be between 0 and {largest}, so that every seed has 32 bits.")
+    choose(ORDERS, config.data.order, "data.order")
+    for key, bits in (("train", 32), ("data", 63)):
+        seed, largest = config[key].seed, 2**bits - config.train.seeds
+        if not 0 <= seed <= largest:
+            raise UserError(
+                f"--config.{key}.seed={seed} must be between 0 and {largest}, so that every seed has {bits} bits."
+            )
     if config.train.seeds > 1 and jax.process_count() > 1:
         raise UserError(f"--config.train.seeds={config.train.seeds} needs one process, and there are several; give 1.")
     if config.data.length < 1:

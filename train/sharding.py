@@ -89,33 +89,47 @@ def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds
             )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """How a batch (B, T) is spread, by the ambient rules."""
-    return NamedSharding(mesh, partition_spec(("batch", "length")))
+def batch_sharding(mesh: Mesh, axes: int) -> NamedSharding:
+    """How a batch (B, T), or (N, B, T) where each seed has its own, is spread, by the ambient rules."""
+    return NamedSharding(mesh, PartitionSpec(*("replica",) * (axes - 2), *partition_spec(("batch", "length"))))
 
 
 def place_batch(
-    batch: dict[str, np.ndarray], sharding: NamedSharding, rows: int, local: np.ndarray
+    batch: dict[str, np.ndarray], sharding: NamedSharding, shape: tuple[int, ...], local: tuple[np.ndarray, ...]
 ) -> dict[str, jax.Array]:
-    """A global batch of `rows` rows on the mesh, of which this process has loaded those numbered in `local`."""
-    where = np.full(rows, -1)
-    where[local] = np.arange(len(local))
+    """A global batch of this shape on the mesh, of whose leading axes this process has loaded the numbers `local`.
+
+    A batch without the axis of seeds is one that they share.
+    """
+    axes = next(iter(batch.values())).ndim
+    sharding, shape, local = (
+        NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[-axes:])),
+        shape[-axes:],
+        local[1 - axes :],
+    )
+    where = [np.full(size, -1) for size in shape[:-1]]
+    for place, numbers in zip(where, local, strict=True):
+        place[numbers] = np.arange(len(numbers))
 
     def put(x: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
-            return x[where[index[0]]][(slice(None), *index[1:])]
+            return x[np.ix_(*(place[one] for place, one in zip(where, index[:-1], strict=True)))][..., index[-1]]
 
-        return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
+        return jax.make_array_from_callback(shape, sharding, part)
 
     return {name: put(x) for name, x in batch.items()}
 
 
-def local_rows(sharding: NamedSharding, shape: tuple[int, int]) -> np.ndarray:
-    """The numbers of the rows of a global batch that this process's devices need."""
-    rows = np.arange(shape[0])
-    mine = sharding.addressable_devices_indices_map(shape).values()
+def local_numbers(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """For each leading axis of a global batch, ([N,] B, T): the numbers that this process's devices need."""
     # None at all on devices that are only planned for.
-    return np.unique(np.concatenate([rows[:0], *(rows[index[0]] for index in mine if index is not None)]))
+    mine = [index for index in sharding.addressable_devices_indices_map(shape).values() if index is not None]
+
+    def needed(axis: int) -> np.ndarray:
+        numbers = np.arange(shape[axis])
+        return np.unique(np.concatenate([numbers[:0], *(numbers[index[axis]] for index in mine)]))
+
+    return tuple(needed(axis) for axis in range(len(shape) - 1))
 
 
 def make_init(

@@ -38,12 +38,12 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, accumulate: i
     return step
 
 
-def population(step: Step) -> Step:
+def population(step: Step, batch_axis: int | None) -> Step:
     """The step for N seeds at once: every leaf of the state has a leading axis N, spread over the mesh axis `replica`.
 
-    All seeds see the same batch, and no collective crosses `replica`.
+    So has the batch where its axis is 0; where it is None, all seeds see the same. No collective crosses `replica`.
     """
-    return jax.vmap(step, in_axes=(0, None), spmd_axis_name="replica")
+    return jax.vmap(step, in_axes=(0, batch_axis), spmd_axis_name="replica")
 
 
 def groups(params: Params) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import sys
 import jax
 import numpy as np
 
-from tests.small import small_experiment
-from train.data import Windows
+from tests.small import small_experiment, windows
 from train.sharding import placed
 
 DEVICES, STEPS = 4, 3
@@ -30,9 +29,7 @@ def main(port: int, processes: int, number: int, result: str) -> None:
     assert (jax.process_count(), len(jax.devices())) == (processes, DEVICES)
     # Two columns of devices share each row, so with four processes two of them must load the same rows.
     experiment = small_experiment(**{"mesh.fsdp": 2, "mesh.context": 2, "model.num_layers": 1, "model.dropout": 0.1})
-    length, vocab = experiment.config.data.length, experiment.config.data.vocab_size
-    stream = np.random.default_rng(0).integers(0, vocab, 31 * length - 5)
-    batches = experiment.batches(Windows(stream, end=0, length=length, num_bytes=len(stream)), start=1)
+    batches = experiment.batches(windows(experiment), start=1)
     losses, seen = [], []
     with placed(experiment.mesh, experiment.rules):
         state = experiment.make_state()

@@ -1,19 +1,24 @@
 """One run, one result, wherever its arrays lie: meshes against one device, seeds as an axis against single seeds."""
 
+import itertools
 import logging
 import re
+from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from model.errors import UserError
-from tests.small import abstract_batch, compiled_step, losses, random_batch, small_experiment
+from tests.small import compiled_step, losses, random_batch, random_batches, small_experiment, windows
 from train.experiment import Experiment
-from train.sharding import local_rows, make_mesh, make_rules, placed
+from train.sharding import local_numbers, make_mesh, make_rules, placed
+from train.tasks.base import Batch
 
 STEPS = 20
+SEED, DATA_SEED = 3, 11
 SEEDS = 4
 DROPOUT = {"model.dropout": 0.1}
 EVERY_DAY = [(1, 1, 1, 2), (2, 2, 2, 1)]
@@ -49,33 +54,52 @@ def one_device() -> tuple[Experiment, jax.stages.Compiled]:
 
 
 @cache
-def losses_alone(seed: int) -> np.ndarray:
-    """Of the run with this seed on one device. Only the first state depends on the seed, so all seeds share a step."""
-    return losses(*one_device(), STEPS, small_experiment(**DROPOUT, **{"train.seed": seed}).make_state)
+def losses_alone() -> np.ndarray:
+    """On one device, of random batches."""
+    return losses(*one_device(), random_batches(one_device()[0], STEPS))
+
+
+@cache
+def losses_of(seed: int, data_seed: int) -> np.ndarray:
+    """Of the run with these seeds on one device. The step is the same for all, as only states and batches differ."""
+    experiment = small_experiment(**DROPOUT, **{"train.seed": seed, "data.seed": data_seed})
+    return losses(experiment, one_device()[1], first_batches(experiment))
+
+
+def first_batches(experiment: Experiment) -> Iterator[Batch]:
+    return itertools.islice(experiment.batches(windows(experiment), 0), STEPS)
 
 
 @pytest.mark.parametrize("shape", EVERY_DAY + [pytest.param(one, marks=pytest.mark.rest) for one in MESHES], ids=str)
 def test_the_losses_are_the_same_on_every_mesh(shape: tuple[int, ...]) -> None:
     experiment = small_experiment(**mesh_keys(*shape), **DROPOUT)
-    np.testing.assert_allclose(losses(experiment, compiled_step(experiment), STEPS), losses_alone(0), rtol=1e-5)
+    found = losses(experiment, compiled_step(experiment), random_batches(experiment, STEPS))
+    np.testing.assert_allclose(found, losses_alone(), rtol=1e-5)
 
 
 def test_micro_batches_on_a_mesh_change_nothing() -> None:
     experiment = small_experiment(**mesh_keys(2, 2, 1, 1), **DROPOUT, **{"train.accumulate": 3})
-    np.testing.assert_allclose(losses(experiment, compiled_step(experiment), STEPS), losses_alone(0), rtol=1e-5)
+    found = losses(experiment, compiled_step(experiment), random_batches(experiment, STEPS))
+    np.testing.assert_allclose(found, losses_alone(), rtol=1e-5)
 
 
 def test_the_losses_tell_runs_apart() -> None:
-    assert abs(losses_alone(0)[0] - losses_alone(1)[0]) > 1e-3
-    assert np.ptp(losses_alone(0)) > 1e-2
+    for others in ((SEED + 1, DATA_SEED), (SEED, DATA_SEED + 1)):
+        assert abs(losses_of(SEED, DATA_SEED)[0] - losses_of(*others)[0]) > 1e-3
+    assert np.ptp(losses_of(SEED, DATA_SEED)) > 1e-2
 
 
-@pytest.mark.parametrize("replica", [2, *(pytest.param(n, marks=pytest.mark.rest) for n in (1, 4))])
-def test_each_seed_of_a_population_is_the_run_with_that_seed(replica: int) -> None:
-    population = small_experiment(**mesh_keys(replica, 2, 1, 1), **DROPOUT, **{"train.seeds": SEEDS})
+@pytest.mark.parametrize(
+    ("replica", "order"),
+    [(2, "own"), (2, "shared"), *(pytest.param(n, "own", marks=pytest.mark.rest) for n in (1, 4))],
+)
+def test_each_seed_of_a_population_is_the_run_with_those_seeds(replica: int, order: str) -> None:
+    seeds = {"train.seeds": SEEDS, "train.seed": SEED, "data.seed": DATA_SEED, "data.order": order}
+    population = small_experiment(**mesh_keys(replica, 2, 1, 1), **DROPOUT, **seeds)
     step = compiled_step(population)
-    alone_SN = np.stack([losses_alone(seed) for seed in range(SEEDS)], axis=1)
-    np.testing.assert_allclose(losses(population, step, STEPS), alone_SN, rtol=1e-5)
+    data_seeds = [DATA_SEED + (i if order == "own" else 0) for i in range(SEEDS)]
+    alone_SN = np.stack([losses_of(SEED + i, data_seeds[i]) for i in range(SEEDS)], axis=1)
+    np.testing.assert_allclose(losses(population, step, first_batches(population)), alone_SN, rtol=1e-5)
     groups = collective_groups(step.as_text())
     assert groups, "fsdp=2 needs collectives; the pattern has missed them"
     # Devices are numbered along the mesh: those of one replica follow each other.
@@ -86,8 +110,9 @@ def test_each_seed_of_a_population_is_the_run_with_that_seed(replica: int) -> No
 def test_a_seed_is_one_replica_even_when_it_is_evaluated() -> None:
     population = small_experiment(**mesh_keys(4, 2, 1, 1), **{"train.seeds": SEEDS})
     with placed(population.mesh, population.rules):
-        lowered = population.sums.lower(population.abstract.params, abstract_batch(population))
-        nats_N, targets_N = population.sums(population.make_state().params, population.place(random_batch(0, 24, 16)))
+        batch = population.place(random_batch(0, 24, 16))
+        lowered = population.sums.lower(population.abstract.params, batch)
+        nats_N, targets_N = population.sums(population.make_state().params, batch)
     groups = collective_groups(lowered.compile().as_text())
     assert [group for group in groups if len({device // 2 for device in group}) > 1] == []
     assert nats_N.shape == targets_N.shape == (SEEDS,)
@@ -194,7 +219,7 @@ def test_the_state_keeps_its_place_over_a_step() -> None:
 
 def test_each_process_loads_the_rows_of_its_devices() -> None:
     experiment = sharded()
-    rows = local_rows(experiment.sharding, (24, 16))
+    (rows,) = local_numbers(experiment.sharding, (24, 16))
     np.testing.assert_array_equal(rows, np.arange(24))
     batch = random_batch(0, 24, 16)
     backwards = {name: x[::-1] for name, x in batch.items()}
@@ -274,10 +299,33 @@ def test_sizes_that_the_mesh_does_not_divide_are_refused(changes: dict[str, int]
         small_experiment(**changes)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32 - 3])
-def test_a_seed_that_jax_would_not_keep_is_refused(seed: int) -> None:
-    with pytest.raises(UserError, match=f"^--config.train.seed={seed} must be between 0 and {2**32 - 4}, "):
-        small_experiment(**{"train.seed": seed, "train.seeds": 4})
+@pytest.mark.parametrize(("key", "bits"), [("train", 32), ("data", 63)])
+def test_seeds_that_would_run_out_of_bits_are_refused(key: str, bits: int) -> None:
+    for seed in (-1, 2**bits - 3):
+        with pytest.raises(UserError, match=f"^--config.{key}.seed={seed} must be between 0 and {2**bits - 4}, "):
+            small_experiment(**{f"{key}.seed": seed, "train.seeds": 4})
+    last = small_experiment(**{f"{key}.seed": 2**bits - 4, "train.seeds": 4})
+    assert next(last.batches(windows(last), 0))["tokens"].shape == (4, 24, 16)
+    with pytest.raises(UserError, match="^--config.data.order='theirs' is not one of: own, shared"):
+        small_experiment(**{"data.order": "theirs"})
+
+
+def test_the_order_of_the_data_knows_neither_model_nor_optimizer_nor_mesh() -> None:
+    def order(**changes: Any) -> list[np.ndarray]:
+        experiment = small_experiment(**{"train.seeds": 2, "data.seed": DATA_SEED, **changes})
+        return [
+            np.asarray(batch["tokens"]) for batch in itertools.islice(experiment.batches(windows(experiment), 0), 3)
+        ]
+
+    others = [
+        {"model.width": 96, "model.position": "learned", "model.tied": False, "train.seed": 5},
+        {"optimizer.name": "lion", "optimizer.learning_rate": 0.1, "train.accumulate": 3},
+        {"train.steps": 7, "mesh.replica": 2, "mesh.fsdp": 4, "data.prefetch": 0},
+    ]
+    for changes in others:
+        np.testing.assert_array_equal(order(**changes), order())
+    assert not np.array_equal(order(), order(**{"data.seed": DATA_SEED + 1}))
+    np.testing.assert_array_equal(np.stack(order())[:, 1], np.stack(order(**{"data.seed": DATA_SEED + 1}))[:, 0])
 
 
 def test_replica_carries_seeds_or_shares_the_batch() -> None:

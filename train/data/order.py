@@ -8,6 +8,7 @@ epoch 0.
 import numpy as np
 
 ROUNDS = 4  # of two half-rounds each
+ORDERS = {"own": 0, "shared": None}  # the axis of a batch along which each seed of a population has its own rows
 
 
 def shuffled(places: np.ndarray, length: int, seed: int) -> np.ndarray:

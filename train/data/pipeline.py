@@ -16,7 +16,7 @@ THREADS = 1  # a batch is made in less than a millisecond: more threads would on
 def batches(
     windows: Windows,
     batch_size: int,
-    seed: int,
+    seed: int | Sequence[int],
     start: int = 0,
     prefetch: int = 8,
     rows: Sequence[int] | np.ndarray | None = None,
@@ -29,7 +29,7 @@ def batches(
     Args:
         windows: what is shuffled, one window a row.
         batch_size: rows B of the global batch.
-        seed: fixes the order, any integer >= 0.
+        seed: fixes the order, any integer >= 0; several give arrays (N, B, T), each (B, T) of them as by its own seed.
         start: how many batches were taken before.
         prefetch: how many batches are made ahead, in threads; 0 for none.
         rows: which rows of the global batch this process loads (default: all).
@@ -37,11 +37,14 @@ def batches(
     Raises:
         UserError: batch_size, seed or prefetch is out of range.
     """
-    check_batching(batch_size, seed, prefetch)
+    seeds, lead = ([seed], ()) if isinstance(seed, int) else (seed, (len(seed),))
+    check_batching(batch_size, min(seeds), prefetch)
     taken = np.arange(batch_size) if rows is None else np.asarray(rows)
 
     def batch(number: int) -> dict[str, np.ndarray]:
-        return windows.rows(shuffled(number * batch_size + taken, len(windows), seed))
+        places = number * batch_size + taken
+        indices = np.concatenate([shuffled(places, len(windows), one) for one in seeds])
+        return {name: x.reshape(*lead, len(taken), -1) for name, x in windows.rows(indices).items()}
 
     iterator = iter(_read(grain.MapDataset.range(sys.maxsize // batch_size).map(batch), prefetch))
     iterator.set_state({"next_index": start})

@@ -35,7 +35,7 @@ from model.attention.cores.ring import Trip, make_blocks
 from model.attention.masks.patterns import fixed, random_blocks, sink_columns
 from model.errors import UserError
 from tests.conftest import ROOT
-from tests.small import QUICK, compiled_step, losses, small_experiment
+from tests.small import QUICK, compiled_step, losses, random_batches, small_experiment
 from train.sharding import make_mesh, make_rules, placed
 
 B, T, H, G, K = 4, 48, 8, 4, 5
@@ -300,13 +300,15 @@ def test_a_model_learns_as_on_one_device(core: str) -> None:
     changes = {"model.dropout": 0.1, "model.bias": "t5", "train.seeds": 2}
     mesh = {"mesh.replica": 2, "mesh.tensor": 2, "mesh.context": 2}
     experiment = small_experiment(**changes, **mesh, **{"model.core": core})
-    np.testing.assert_allclose(losses(experiment, compiled_step(experiment), STEPS), losses_alone(), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses(experiment, compiled_step(experiment), random_batches(experiment, STEPS)), losses_alone(), rtol=1e-5
+    )
 
 
 @cache
 def losses_alone() -> np.ndarray:
     experiment = small_experiment(**{"model.dropout": 0.1, "model.bias": "t5", "train.seeds": 2, "model.core": "dense"})
-    return losses(experiment, compiled_step(experiment), STEPS)
+    return losses(experiment, compiled_step(experiment), random_batches(experiment, STEPS))
 
 
 @cache

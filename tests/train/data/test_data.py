@@ -155,6 +155,17 @@ def test_a_resumed_stream_is_the_stream(prefetch: int) -> None:
                 np.testing.assert_array_equal(want[name], got[name])
 
 
+def test_several_seeds_read_what_each_reads_alone() -> None:
+    """Also from the middle, and the rows of one process."""
+    windows, rows = numbered(19), np.array([1, 4])
+    together = batches(windows, 5, seed=[7, 11, 8], start=3, rows=rows)
+    alone = [batches(windows, 5, seed=seed, start=3, rows=rows) for seed in (7, 11, 8)]
+    for _ in range(9):
+        both, each = next(together), [next(one) for one in alone]
+        for name, x_NBT in both.items():
+            np.testing.assert_array_equal(x_NBT, np.stack([one[name] for one in each]), err_msg=name)
+
+
 def test_resuming_far_away_reads_nothing_before() -> None:
     reads: list[int] = []
 
