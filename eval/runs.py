@@ -14,6 +14,7 @@ from train.data import Data, Tokenizer, open_data, tokenizer_of
 from train.experiment import bind, make_experiment
 from train.run.checkpoints import Checkpoints
 from train.run.folder import check_text
+from train.run.format import check_format
 from train.run.mending import read_kept
 
 
@@ -46,9 +47,10 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
     `places`, such as {'data.path': 'elsewhere/*.txt'}, say where its text lies now.
 
     Raises:
-        UserError: the folder is no run's, or holds no checkpoint that can be read.
+        UserError: the folder is no run's, or one of another format, or holds no checkpoint that can be read.
     """
     folder = Path(workdir)
+    check_format(folder)
     _, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
     config = ConfigDict(config)
     config.update_from_flattened_dict(places)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from model.errors import UserError
 from train.data import Tokenizer, load_tokenizer
+from train.run.format import FORMAT, check_format
 from train.run.json_files import dumps, loads
 from train.run.mending import copies, mend
 
@@ -80,8 +81,8 @@ class RunFolder:
     learned nothing: the next one may learn something else in its place. Damaged files are mended (see `mending`).
 
     Raises:
-        UserError: the folder cannot be made or written, another process uses it, or it holds a run whose config learns
-            something else.
+        UserError: the folder cannot be made or written, another process uses it, or it holds a run of another format or
+            whose config learns something else.
     """
 
     def __init__(self, path: str | Path, config: ConfigDict, extend: bool = False):
@@ -90,6 +91,8 @@ class RunFolder:
         if self._owner:
             self._lock = self._take_lock()
         try:
+            if self._has_begun():
+                check_format(self.path)
             if self._owner:
                 mend(self.path, self._has_begun())
             self._config = config.to_dict()
@@ -227,6 +230,7 @@ def passport(config: ConfigDict, data: Mapping[str, Any], attention: Mapping[str
     """Returns what a run is made of: code, packages, devices, flags, data, seeds, and how attention is computed."""
     device = jax.devices()[0]
     return {
+        "format": FORMAT,
         "command": sys.argv,
         "git": _git_state(),
         "python": platform.python_version(),

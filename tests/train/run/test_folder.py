@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from launch.configs import flatten, load
 from model.errors import UserError
 from train.run.folder import RunFolder, full_disk, learned_changes, passport
+from train.run.format import FORMAT
 
 
 def config(**overrides: object) -> ConfigDict:
@@ -30,6 +31,7 @@ def test_a_folder_holds_the_config_and_the_passport(tmp_path: Path) -> None:
         )
     assert json.loads((tmp_path / "a/b/config.json").read_text()) == config().to_dict()
     found = json.loads((tmp_path / "a/b/passport.json").read_text())
+    assert found["format"] == FORMAT
     assert found["seeds"] == [5, 6, 7]
     assert found["data"] == {"fingerprint": "f1n6er", "seed": 7}
     assert found["attention"] == {"core": "dense"}
@@ -63,7 +65,8 @@ def test_what_is_learned_may_not_change_and_the_rest_may(tmp_path: Path) -> None
 
 def begin(path: Path, **overrides: object) -> None:
     """Makes the folder of a run that has saved a checkpoint."""
-    RunFolder(path, config(**overrides)).close()
+    with RunFolder(path, config(**overrides)) as folder:
+        folder.write_passport(passport(config(**overrides), {"fingerprint": "f1n6er"}, {}))
     (path / "checkpoints/20").mkdir(parents=True)
 
 
@@ -98,6 +101,7 @@ def test_only_extend_allows_more_steps(tmp_path: Path) -> None:
 OWNER = """
 import os, sys
 from launch.configs import load
+from train.run.format import FORMAT
 from train.run.folder import RunFolder
 folder = RunFolder(sys.argv[1], load("gpt:quickstart"))
 child = os.fork()  # a loader, which outlives its killed parent
