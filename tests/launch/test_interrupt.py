@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,8 +14,8 @@ import pytest
 
 from launch import train
 from tests.conftest import ROOT
-from tests.launch.test_resume import assert_the_same
-from tests.tiny import call, words, write_text
+from tests.launch.test_resume import SIGNALLED, assert_the_same
+from tests.tiny import call, end, saved, words, write_text
 
 pytestmark = pytest.mark.rest
 
@@ -106,3 +107,25 @@ def test_an_interrupted_run_goes_on_bit_for_bit(keys: dict[str, Any], whole: Pat
     again = call(train.main, argv)
     assert again.status == 0, again.err
     assert_the_same(tmp_path / "run", whole, keys)
+
+
+def test_ctrl_c_in_one_of_two_processes_stops_both_at_one_step(tmp_path: Path) -> None:
+    """As a terminal on one of the machines sends it: the other hears of it through the preemption service."""
+    keys = write_text(tmp_path) | {"train.prompt": "", "mesh.fsdp": 2, "train.steps": 400, "train.evaluate_every": 400}
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    processes = []
+    for rank in (0, 1):
+        place = f"--coordinator=localhost:{port}", "--num-processes=2", f"--process-id={rank}"
+        command = "-c", SIGNALLED, *words(tmp_path / "run", keys, *place), "5" if rank else "999", "SIGINT"
+        processes.append(
+            subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-1)
+        )
+    first, second = [end(process) for process in processes]
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert "Ctrl-C: finishing step 6, then the run ends" in second.err
+    stopped = saved(tmp_path / "run")[-1]
+    assert f"stopped at step {stopped} of 400" in first.out
+    assert 5 < stopped < 400
