@@ -19,7 +19,7 @@ from eval.likelihood import Likelihood
 from eval.summary import summarize
 from launch import cli, hosts, output
 from launch.configs import load
-from train.data import open_data
+from train.data import Data, open_data
 from train.experiment import Experiment, flops_per_token, make_experiment
 from train.loop import Values, check_finite, train
 from train.run.checkpoints import Checkpoints
@@ -111,20 +111,10 @@ def fit(
         if data.tokenizer.vocab_size != experiment.model_config.vocab_size:
             experiment = make_experiment(config, data.tokenizer.vocab_size)
         stack.enter_context(placed(experiment.mesh, experiment.rules))
-        checkpoints = None
         stop.begin("the baselines")
-        stable = decay_start(config.optimizer, config.train.steps)
+        checkpoints = None
         if folder is not None:
-            measured = {"windows": len(validation), "of": len(data.windows("validation"))}
-            about = passport(config, data.described(), _attention(experiment, errors)) | {"evaluation": measured}
-            folder.write_passport(about)
-            folder.write("baselines.json", known_baselines(data))
-            folder.write_with("tokenizer.json", data.tokenizer.save)
-            keep = config.train.keep_last, config.train.keep_best
-            metric = f"val/loss of {len(validation)} windows"
-            checkpoints = stack.enter_context(
-                Checkpoints(folder.path / "checkpoints", *keep, metric, folder.copies(), stable)
-            )
+            checkpoints = stack.enter_context(_checkpoints(folder, experiment, errors, data, len(validation)))
         stop.begin("the first state")
         state, start, evaluated = _begin(experiment, checkpoints)
         report = stack.enter_context(_report(experiment, folder, start))
@@ -134,6 +124,7 @@ def fit(
             f"attention by {experiment.attention.name}, {max(errors.values()):.0e} from dense on this device{others}"
         )
         likelihood = Likelihood(experiment.sums, validation, config.data.batch_size, experiment.place, experiment.rows)
+        stable = decay_start(config.optimizer, config.train.steps)
         if stable:
             report.say(
                 f"wsd decays after step {stable}: its checkpoint is kept, and --extend goes on smoothly from there"
@@ -168,6 +159,26 @@ def _attention(experiment: Experiment, errors: dict[str, float]) -> dict[str, An
     refused = {name: f"{no.reason}; {no.fix}" for name, no in experiment.attention.refused.items()}
     asked = experiment.config.model.core
     return {"asked": asked, "core": experiment.attention.name, "refused": refused, "self_check": errors}
+
+
+def _checkpoints(
+    folder: RunFolder, experiment: Experiment, errors: dict[str, float], data: Data, windows: int
+) -> Checkpoints:
+    """The run's checkpoints, which keep copies of what is written here of the run; `windows` measure it."""
+    config = experiment.config
+    measured = {"windows": windows, "of": len(data.windows("validation"))}
+    about = passport(config, data.described(), _attention(experiment, errors)) | {"evaluation": measured}
+    folder.write_passport(about)
+    folder.write("baselines.json", known_baselines(data))
+    folder.write_with("tokenizer.json", data.tokenizer.save)
+    return Checkpoints(
+        folder.path / "checkpoints",
+        config.train.keep_last,
+        config.train.keep_best,
+        f"val/loss of {windows} windows",
+        folder.copies(),
+        decay_start(config.optimizer, config.train.steps),
+    )
 
 
 def _begin(experiment: Experiment, checkpoints: Checkpoints | None) -> tuple[State, int, bool]:
