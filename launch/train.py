@@ -103,7 +103,7 @@ def fit(
             config.data,
             folder.tokenizer() if folder else None,
             allow_overlap=allow_overlap,
-            while_waiting=lambda: stop.begin("the tokenizer"),
+            while_waiting=stop.check,
         )
         stop.begin("the tokens of the text")
         windows, validation = data.windows("train"), data.measured(config.train.evaluate_windows)

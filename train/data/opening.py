@@ -30,8 +30,17 @@ class Data:
         overlap: what of it is told twice.
     """
 
-    def __init__(self, source: Source, splits: dict[str, str], tokenizer: Tokenizer, length: int, cache: Path) -> None:
+    def __init__(
+        self,
+        source: Source,
+        splits: dict[str, str],
+        tokenizer: Tokenizer,
+        length: int,
+        cache: Path,
+        while_waiting: Callable[[], object],
+    ) -> None:
         """Takes the source, its names of our 'train' and 'validation', and the folder of token files."""
+        self._while_waiting = while_waiting
         self._source = source
         self._splits = splits
         self._cache = cache
@@ -89,7 +98,9 @@ class Data:
     def _tokens(self, split: str) -> TokenFile:
         if split not in self._files:
             name = f"tokens-{self._fingerprints[split][:16]}-{self.tokenizer.fingerprint[:16]}"
-            self._files[split] = tokenise(self.documents(split), self.tokenizer, self._cache / name)
+            self._files[split] = tokenise(
+                self.documents(split), self.tokenizer, self._cache / name, self._while_waiting
+            )
         return self._files[split]
 
 
@@ -103,7 +114,7 @@ def open_data(
     """Returns the data set that `config.data` names, prepared if it was not yet.
 
     Without a `tokenizer` it has that of the config, trained if it was not yet; a run that has begun brings its own.
-    While one is trained, `while_waiting` is called ten times a second, and may raise.
+    While one is trained, or text is tokenised, `while_waiting` is called about every second, and may raise.
 
     Raises:
         UserError: a value cannot be used, the data set cannot be had, or its splits overlap and may not.
@@ -123,7 +134,7 @@ def open_data(
             documents = source.documents(config.train_split)
             tokenizer = cached_bpe(documents, config.vocab_size, fingerprint, cache, while_waiting)
     splits = {"train": config.train_split, "validation": config.validation_split}
-    return Data(source, splits, tokenizer, config.length, cache)
+    return Data(source, splits, tokenizer, config.length, cache, while_waiting)
 
 
 def data_folder(folder: str) -> Path:

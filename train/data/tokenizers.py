@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,10 @@ class Tokenizer:
         """
         return self.encode_batch([text])[0].tolist()
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns one array of ids for each text."""
+    def encode_batch(
+        self, texts: Sequence[str], while_waiting: Callable[[], object] = lambda: None
+    ) -> list[np.ndarray]:
+        """Returns one array of ids for each text; `while_waiting` is called about every second, and may raise."""
         raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -69,7 +71,9 @@ class ByteTokenizer(Tokenizer):
     def __init__(self) -> None:
         super().__init__([bytes([i]) for i in range(255)] + [b""], end=255, fingerprint="bytes")
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode_batch(
+        self, texts: Sequence[str], while_waiting: Callable[[], object] = lambda: None
+    ) -> list[np.ndarray]:
         """Returns the bytes of each text."""
         return [np.frombuffer(utf8(text), np.uint8) for text in texts]
 
@@ -90,17 +94,20 @@ class BytePairTokenizer(Tokenizer):
         fingerprint = hashlib.sha256(state.encode()).hexdigest()
         super().__init__([*table, b""], end=len(table), fingerprint=fingerprint)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def encode_batch(
+        self, texts: Sequence[str], while_waiting: Callable[[], object] = lambda: None
+    ) -> list[np.ndarray]:
         """Returns the ids of each text, which are encoded in parallel."""
         for text in texts:
             utf8(text)
         cut = [parts(text) for text in texts]
-        ids = self._encode(list(itertools.chain.from_iterable(cut)))
+        ids = self._encode(list(itertools.chain.from_iterable(cut)), while_waiting)
         return [np.concatenate([np.zeros(0, np.int64), *itertools.islice(ids, len(some))]) for some in cut]
 
-    def _encode(self, texts: list[str]) -> Iterator[np.ndarray]:
+    def _encode(self, texts: list[str], while_waiting: Callable[[], object]) -> Iterator[np.ndarray]:
         starts = np.cumsum([0, *map(len, texts)]) // CALL
         for start in np.unique(starts[:-1]):
+            while_waiting()
             some = texts[slice(*np.searchsorted(starts[:-1], [start, start + 1]))]
             for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False):
                 yield np.array(encoding.ids, np.int64)

@@ -1,7 +1,7 @@
 """Windows of the fixed concatenation `E d1 E d2 E ...`: any of them at once, and each token a target exactly once."""
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from train.data.files import make_once
 from train.data.tokenizers import Tokenizer
 
-CHUNK = 2**22  # characters that are tokenised together: enough to keep every core busy
+CHUNK = 2**20  # characters that are tokenised together: enough to keep every core busy, and done in a second
 
 
 class Windows:
@@ -100,11 +100,16 @@ class TokenFile:
         self.token_offsets, self.byte_offsets = np.load(folder / "offsets.npy")
 
 
-def tokenise(documents: Iterable[str], tokenizer: Tokenizer, folder: Path) -> TokenFile:
-    """Returns the token file in `folder`, made once among all processes; the documents are streamed."""
+def tokenise(
+    documents: Iterable[str], tokenizer: Tokenizer, folder: Path, while_waiting: Callable[[], object] = lambda: None
+) -> TokenFile:
+    """Returns the token file in `folder`, made once among all processes; the documents are streamed.
+
+    After each second's work `while_waiting` is called, and may raise.
+    """
 
     def make(partial: Path) -> None:
-        _write(documents, tokenizer, partial)
+        _write(documents, tokenizer, partial, while_waiting)
 
     return TokenFile(make_once(folder, make, lambda made: _is_whole(made, tokenizer)), tokenizer)
 
@@ -122,14 +127,15 @@ def _dtype(tokenizer: Tokenizer) -> np.dtype:
     return np.min_scalar_type(tokenizer.vocab_size - 1)
 
 
-def _write(documents: Iterable[str], tokenizer: Tokenizer, folder: Path) -> None:
+def _write(documents: Iterable[str], tokenizer: Tokenizer, folder: Path, while_waiting: Callable[[], object]) -> None:
     folder.mkdir()
     dtype = _dtype(tokenizer)
     token_counts, byte_counts = array("q", [1]), array("q", [0])
     with open(folder / "tokens.raw", "wb") as file:
         file.write(dtype.type(tokenizer.end).tobytes())
         for texts in _chunks(documents):
-            for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+            while_waiting()  # also where the tokenizer has no reason to
+            for text, ids in zip(texts, tokenizer.encode_batch(texts, while_waiting), strict=True):
                 file.write(np.append(ids, tokenizer.end).astype(dtype).tobytes())
                 token_counts.append(len(ids) + 1)
                 byte_counts.append(len(text.encode()))

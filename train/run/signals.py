@@ -49,9 +49,17 @@ class Stop:
         Raises:
             Stopped: it was.
         """
+        self.check()
+        self.doing(what)
+
+    def check(self) -> None:
+        """Ends a run that was told to stop, before the first step.
+
+        Raises:
+            Stopped: it was.
+        """
         if self.told and not jax.distributed.is_initialized():  # of several processes, none stops alone
             raise Stopped
-        self.doing(what)
 
     def hear(self, number: int) -> None:
         """Takes a signal, in a thread of its own; the second one ends the process of a command.

@@ -16,7 +16,7 @@ from model.errors import UserError
 from train.data import ByteTokenizer, Windows, batches, eval_batches
 from train.data.files import make_once
 from train.data.order import shuffled
-from train.data.windows import SomeWindows, tokenise
+from train.data.windows import CHUNK, SomeWindows, tokenise
 
 END = 255
 
@@ -213,6 +213,20 @@ def test_tokens_are_written_once_and_whole(tmp_path) -> None:
         assert file.token_offsets.tolist() == [1, 5, 6, 8]
         assert file.byte_offsets.tolist() == [0, 3, 3, 4]
     assert first.stream.dtype == np.uint8
+
+
+def test_whoever_waits_for_tokens_may_end_it(tmp_path) -> None:
+    waits = []
+
+    def three_times() -> None:
+        waits.append(len(waits))
+        if len(waits) == 3:
+            raise InterruptedError
+
+    texts = ["a" * CHUNK] * 5
+    with pytest.raises(InterruptedError):
+        tokenise(texts, ByteTokenizer(), tmp_path / "tokens", three_times)
+    assert len(tokenise(texts, ByteTokenizer(), tmp_path / "tokens").stream) == 5 * (CHUNK + 1) + 1
 
 
 def test_a_file_is_made_by_one_and_waited_for_by_the_others(tmp_path) -> None:
