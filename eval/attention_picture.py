@@ -12,6 +12,7 @@ from eval.generation import prompt_tokens
 from model import GPT
 from model.errors import UserError
 from train.data import Tokenizer
+from train.sharding import batch_ways, on_host
 
 LABELLED = 40  # at most so many tokens are written beside the axes: more cannot be read
 SHOWN = {"\n": "↵", " ": "·", "\t": "→"}
@@ -32,7 +33,8 @@ def attention_figure(model: GPT, tokenizer: Tokenizer, prompt: str) -> Figure:
     if len(tokens) > model.config.max_length:
         most = model.config.max_length
         raise UserError(f"the prompt has {len(tokens) - 1} tokens, and the model takes fewer than {most}; shorten it.")
-    weights_LHTS = np.asarray(_weights(*nnx.split(model), np.array([tokens]))[:, 0], np.float32)
+    weights_LBHTS = on_host(_weights(*nnx.split(model), np.array(batch_ways() * [tokens])))
+    weights_LHTS = np.asarray(weights_LBHTS[:, 0], np.float32)
     return draw(weights_LHTS, [token_label(tokenizer, token) for token in tokens], prompt)
 
 

@@ -3,7 +3,7 @@
 import codecs
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from model.attention import KVCache, parse_mask
 from model.errors import UserError
 from train.attention import looks_ahead
 from train.data import Tokenizer
+from train.sharding import batch_ways, on_host
 
 DEFAULT_NEW_TOKENS = 200
 STREAM_EVERY = 4  # tokens between two visits to the host when streaming: the text flows, and the device rarely waits
@@ -104,16 +105,21 @@ def _continue(
     graphdef, params = nnx.split(model)
     shown_B = np.array([len(prompt) for prompt in prompts])
     limit_B = shown_B + np.array(room_B)
-    rows = _start(graphdef, params, prompts, _padded(int(limit_B.max()) - 1, model.config.max_length))
-    while not np.all(rows.done_B):
+    # Rows that fill up the devices' parts are done before they begin.
+    prompts, limit_B = prompts + (fill := -len(prompts) % batch_ways()) * [[end]], np.pad(limit_B, (0, fill))
+    rows = _start(graphdef, params, prompts, limit_B, _padded(int(limit_B.max()) - 1, model.config.max_length))
+    while not np.all(on_host(rows.done_B)):
         rows = _advance(graphdef, params, rows, limit_B, key, every, sampling=sampling, end=end)
-        tokens_BT, known_B = np.asarray(rows.tokens_BT), np.asarray(rows.position_B) + 1
-        for index, (tokens_T, shown, known) in enumerate(zip(tokens_BT, shown_B, known_B, strict=True)):
+        tokens_BT, position_B = on_host((rows.tokens_BT, rows.position_B))
+        known_B = position_B[: len(shown_B)] + 1
+        for index, (tokens_T, shown, known) in enumerate(zip(tokens_BT, shown_B, known_B, strict=False)):
             yield index, [token for token in tokens_T[shown:known].tolist() if token != end]
         shown_B = known_B
 
 
-def _start(graphdef: nnx.GraphDef, params: nnx.State, prompts: list[list[int]], length: int) -> Rows:
+def _start(
+    graphdef: nnx.GraphDef, params: nnx.State, prompts: list[list[int]], limit_B: np.ndarray, length: int
+) -> Rows:
     """The prompts in arrays, and their keys and values in a cache of `length` positions."""
     tokens_BT = np.zeros((len(prompts), length + 1), np.int32)  # the last token is never fed back
     for row, prompt in zip(tokens_BT, prompts, strict=True):
@@ -121,7 +127,9 @@ def _start(graphdef: nnx.GraphDef, params: nnx.State, prompts: list[list[int]], 
     position_B = np.array([len(prompt) - 1 for prompt in prompts], np.int32)
     width = _padded(int(position_B.max()) + 1, length)
     cache = _prefill(graphdef, params, tokens_BT[:, :width], length)
-    return Rows(jnp.asarray(tokens_BT), jnp.asarray(position_B), jnp.zeros(len(prompts), bool), cache)
+    # Plain arrays, which are the same for all of several processes.
+    rows: Any = tokens_BT, position_B, limit_B == 0, cache
+    return Rows(*rows)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from train.data import Windows, eval_batches
+from train.sharding import on_host
 
 Sums = Callable[[Any, Any], tuple[Any, Any]]
 Value = float | np.ndarray
@@ -40,7 +41,7 @@ class Likelihood:
         for batch in eval_batches(self.windows, self.batch_size, self.rows):
             if should_stop():
                 return
-            batch_nats, batch_targets = self.sums(params, self.place(batch))
+            batch_nats, batch_targets = on_host(self.sums(params, self.place(batch)))
             nats, targets = nats + np.asarray(batch_nats, np.float64), targets + np.asarray(batch_targets, np.float64)
         loss = nats / targets
         yield "val/loss", _plain(loss)

@@ -1,7 +1,9 @@
 """A trained run, read back from its folder."""
 
+import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -11,22 +13,31 @@ from ml_collections import ConfigDict
 
 from model import GPT, UserError
 from train.data import Data, Tokenizer, open_data, tokenizer_of
-from train.experiment import bind, make_experiment
+from train.experiment import Experiment, bind, make_experiment
 from train.run.checkpoints import Checkpoints
 from train.run.folder import check_text
 from train.run.format import check_format
 from train.run.mending import read_kept
+from train.sharding import placed
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run has learned: the model (of the first seed, where there are several) after `step` updates."""
+    """What a run has learned: the model (of the first seed, where there are several) after `step` updates.
+
+    `experiment` says where it lies here; several processes call the model inside of `placed()`.
+    """
 
     folder: Path
     config: ConfigDict
+    experiment: Experiment
     model: GPT
     tokenizer: Tokenizer
     step: int
+
+    def placed(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, what is computed lies on the devices of the model."""
+        return placed(self.experiment.mesh, self.experiment.rules)
 
     @functools.cached_property
     def data(self) -> Data:
@@ -42,7 +53,9 @@ class Run:
 
 
 def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({})) -> Run:
-    """The newest good checkpoint of a run, on one device, whatever mesh and core it was trained with.
+    """The newest good checkpoint of a run, whatever mesh and core it was trained with.
+
+    On one device; on several processes, all of which must call this, on all of their devices.
 
     `places`, such as {'data.path': 'elsewhere/*.txt'}, say where its text lies now.
 
@@ -54,10 +67,9 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
     _, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
     config = ConfigDict(config)
     config.update_from_flattened_dict(places)
-    config.mesh = ConfigDict({"replica": 1, "fsdp": 1, "tensor": 1, "context": 1})
     config.model.core = "auto"  # a core is a choice for the machine that trained; here the fastest that is exact
     tokenizer = tokenizer_of(state)
-    experiment = make_experiment(config, tokenizer.vocab_size, jax.local_devices()[:1])
+    experiment = _experiment(config, tokenizer.vocab_size)
     found = None
     if (folder / "checkpoints").is_dir():
         with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -65,4 +77,18 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
     if found is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint yet: give the folder of a run that has saved one.")
     params, _, step = found
-    return Run(folder, config, bind(config, params["params"]), tokenizer, step)
+    return Run(folder, config, experiment, bind(config, params["params"]), tokenizer, step)
+
+
+def _experiment(config: ConfigDict, vocab_size: int) -> Experiment:
+    """The run as it lies on the devices that read it, with batches that divide over them.
+
+    As many devices as divide its width share the parameters, the others hold copies.
+    """
+    devices = jax.local_devices()[:1] if jax.process_count() == 1 else jax.devices()
+    fsdp = math.gcd(len(devices), config.model.width)
+    here = ConfigDict(config.to_dict())
+    here.mesh = ConfigDict({"replica": len(devices) // fsdp, "fsdp": fsdp, "tensor": 1, "context": 1})
+    here.train.accumulate = 1
+    here.data.batch_size = -(-config.data.batch_size // len(devices)) * len(devices)
+    return make_experiment(here, vocab_size, devices)

@@ -13,18 +13,17 @@ from eval.runs import Run, open_run
 from model.errors import UserError
 from train.run.json_files import read_lines
 from train.run.mending import read_kept
+from train.sharding import on_host
 from train.state import State
 
 SAMPLE_TOKENS = 96
 
 
 def summarize(config: ConfigDict, state: State, folder: Path, command: str) -> str:
-    """The closing words of a run; writes attention.png into its folder."""
-    step = int(jax.device_get(state.step).ravel()[0]) if config.train.seeds > 1 else int(state.step)
+    """The closing words of a run; writes attention.png into its folder. All of its processes must call this."""
+    step = int(np.ravel(on_host(state.step))[0])
     if step < config.train.steps:
         return f"stopped at step {step} of {config.train.steps}; the same command goes on from there:\n  {command}"
-    if jax.process_count() > 1:  # reading the run back is for one process
-        return f"step {step} is saved\n\n{_places(folder, config.train.prompt, command)}"
     run = open_run(folder)
     parts = [
         _comparison(folder, step),
@@ -66,10 +65,14 @@ def _sample(run: Run, prompt: str, folder: Path) -> str:
     if not prompt:
         return ""
     try:
-        attention_figure(run.model, run.tokenizer, prompt).savefig(folder / "attention.png", dpi=120)
+        with run.placed():
+            figure = attention_figure(run.model, run.tokenizer, prompt)
+        if jax.process_index() == 0:
+            figure.savefig(folder / "attention.png", dpi=120)
         room = run.model.config.max_length - len(run.tokenizer.encode(prompt))
         most = min(SAMPLE_TOKENS, room)
-        text = generate(run.model, run.tokenizer, prompt, max_new_tokens=most, temperature=0.8, top_p=0.95)[0]
+        with run.placed():
+            text = generate(run.model, run.tokenizer, prompt, max_new_tokens=most, temperature=0.8, top_p=0.95)[0]
     except UserError as error:  # the run itself has ended well
         return f"no sample of --config.train.prompt: {error}"
     return f"sample (temperature 0.8, top_p 0.95):\n{prompt}{text}"

@@ -9,15 +9,18 @@ from eval.baselines import known_baselines
 from eval.likelihood import Likelihood, Value
 from eval.runs import Run, open_run
 from eval.summary import compare
-from launch import cli
+from launch import cli, hosts
 from model.errors import UserError
 from train.run.folder import PLACES
+from train.run.together import compiled_together
 from train.tasks.language_model import token_sums
 
 
 def main(argv: Sequence[str]) -> None:
     """Prints loss, perplexity and bits per byte, beside those of n-grams and compressors on the same text."""
-    flags, overrides = cli.parse(cli.make_parser("evaluate", __doc__ or "", config=False), argv)
+    parser = cli.make_parser("evaluate", __doc__ or "", config=False)
+    hosts.add_flags(parser)
+    flags, overrides = cli.parse(parser, argv)
     if others := [key for key in overrides if key not in PLACES]:
         raise UserError(
             f"--config.{others[0]}: a run keeps the config it was trained with, but for where its text lies "
@@ -25,24 +28,34 @@ def main(argv: Sequence[str]) -> None:
         )
     if "data.name" in overrides:  # which only counts without a path
         overrides = {"data.path": ""} | overrides
-    run = open_run(flags.workdir, overrides)
+    with hosts.joined(flags):
+        run = open_run(flags.workdir, overrides)
+        cli.say(_report(run, flags.workdir))
+
+
+def _report(run: Run, workdir: str) -> str:
     values, windows = evaluate(run), run.data.windows("validation")
+    lines = []
     if run.config.train.seeds > 1:
-        print(f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}")
-    print(f"{flags.workdir}, step {run.step}, {windows.num_tokens} tokens, {windows.num_bytes} bytes:")
+        lines.append(f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}")
+    lines.append(f"{workdir}, step {run.step}, {windows.num_tokens} tokens, {windows.num_bytes} bytes:")
     if 0 < run.config.train.evaluate_windows < len(windows):
         few = f"--config.train.evaluate_windows={run.config.train.evaluate_windows}"
-        print(f"of all {len(windows)} windows: these scores do not compare with the run's own, by {few}")
-    for name, value in values.items():
-        print(f"  {name:<18} {value:.4f}")
-    print(compare(float(values["val/bits_per_byte"]), known_baselines(run.data)))
+        lines.append(f"of all {len(windows)} windows: these scores do not compare with the run's own, by {few}")
+    lines += [f"  {name:<18} {value:.4f}" for name, value in values.items()]
+    return "\n".join([*lines, compare(float(values["val/bits_per_byte"]), known_baselines(run.data))])
 
 
 def evaluate(run: Run) -> dict[str, Value]:
-    """Returns val/loss, val/perplexity and val/bits_per_byte of a run's validation text, all by one device."""
+    """Returns val/loss, val/perplexity and val/bits_per_byte of a run's validation text.
+
+    By one device; on several processes, all of which must call this, by all of their devices.
+    """
+    here = run.experiment
     graphdef, params = nnx.split(run.model)
-    sums = jax.jit(token_sums(graphdef))
-    return dict(Likelihood(sums, run.data.windows("validation"), run.config.data.batch_size)(params))
+    sums, rows = compiled_together(jax.jit(token_sums(graphdef))), here.config.data.batch_size
+    with run.placed():
+        return dict(Likelihood(sums, run.data.windows("validation"), rows, here.place, here.rows)(params))
 
 
 if __name__ == "__main__":

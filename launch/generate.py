@@ -1,13 +1,16 @@
 """Writes on from a prompt: `python -m launch.generate --workdir=runs/try --prompt='def main('`."""
 
+import argparse
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
+
 from eval.attention_picture import attention_figure
 from eval.generation import DEFAULT_NEW_TOKENS, generate
 from eval.runs import open_run
-from launch import cli
+from launch import cli, hosts
 from model.errors import UserError
 
 Write = Callable[..., list[str]]
@@ -26,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.make_parser("generate", __doc__ or "", config=False)
     parser.add_argument("--prompt", action="append", default=[], help="text to go on from; may be given several times")
     parser.add_argument("--attention", metavar="FILE.png", help="write what the first prompt's tokens look at")
+    hosts.add_flags(parser)
     for name, kind, default, text in FLAGS:
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     flags, overrides = cli.parse(parser, argv)
@@ -38,17 +42,25 @@ def main(argv: Sequence[str]) -> None:
     if not 0 <= flags.seed < 2**32:
         raise UserError(f"--seed={flags.seed} must be at least 0 and below 2^32.")
     picture = _picture_path(flags.attention) if flags.attention else None
+    with hosts.joined(flags):
+        _write(flags, picture)
+
+
+def _write(flags: argparse.Namespace, picture: Path | None) -> None:
     run = open_run(flags.workdir)
     settings = {name: getattr(flags, name) for name, *_ in FLAGS}
     write: Write = functools.partial(generate, run.model, run.tokenizer, **settings)
-    if len(flags.prompt) == 1:
-        _print_one(write, flags.prompt[0])
-    else:
-        for prompt, text in zip(flags.prompt, write(flags.prompt), strict=True):
-            print(f"=== {prompt!r}\n{prompt}{text}")
-    if picture:
-        attention_figure(run.model, run.tokenizer, flags.prompt[0]).savefig(picture, dpi=120)
-        print(f"attention: {picture}")
+    with run.placed():
+        if len(flags.prompt) == 1:
+            _print_one(write, flags.prompt[0])
+        else:
+            for prompt, text in zip(flags.prompt, write(flags.prompt), strict=True):
+                cli.say(f"=== {prompt!r}\n{prompt}{text}")
+        if picture:
+            figure = attention_figure(run.model, run.tokenizer, flags.prompt[0])
+            if jax.process_index() == 0:
+                figure.savefig(picture, dpi=120)
+            cli.say(f"attention: {picture}")
 
 
 def _print_one(write: Write, prompt: str) -> None:
@@ -56,11 +68,11 @@ def _print_one(write: Write, prompt: str) -> None:
 
     def show(index: int, text: str) -> None:
         nonlocal shown
-        print(text if shown else prompt + text, end="", flush=True)
+        cli.say(text if shown else prompt + text, end="")
         shown = True
 
     write(prompt, stream=show)
-    print("" if shown else prompt, flush=True)
+    cli.say("" if shown else prompt)
 
 
 def _picture_path(name: str) -> Path:

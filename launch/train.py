@@ -18,17 +18,18 @@ from eval.baselines import known_baselines
 from eval.likelihood import Likelihood
 from eval.summary import summarize
 from launch import cli, hosts, output
-from launch.configs import load
+from launch.configs import flatten, load
 from train.data import Data, open_data
 from train.experiment import Experiment, flops_per_token, make_experiment
 from train.loop import Values, check_finite, train
 from train.run.checkpoints import Checkpoints
 from train.run.extension import extension
-from train.run.folder import RunFolder, passport
+from train.run.folder import FREE, RunFolder, passport
 from train.run.machine import machine_rate, use_compilation_cache
 from train.run.profiler import profiler
 from train.run.report import Report
 from train.run.signals import Stop, stop_signals
+from train.run.together import agree, compiled_together
 from train.schedules import decay_start, warn_if_short
 from train.sharding import placed
 from train.state import State
@@ -94,6 +95,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_signals())
         experiment = check(config)
+        agree("--config", str({key: value for key, value in flatten(config).items() if key not in FREE}))
         recorded = stack.enter_context(profiler(profile_steps, workdir))
         folder = stack.enter_context(RunFolder(workdir, config, extend=extend)) if workdir else None
         stop.begin("the comparison of attention with its reference")
@@ -105,6 +107,7 @@ def fit(
             allow_overlap=allow_overlap,
             while_waiting=stop.check,
         )
+        agree("the text of --config.data, and its tokens,", data.fingerprint)
         stop.begin("the tokens of the text")
         windows, validation = data.windows("train"), data.measured(config.train.evaluate_windows)
         # A short text makes fewer tokens than asked for.
@@ -123,7 +126,8 @@ def fit(
         report.say(
             f"attention by {experiment.attention.name}, {max(errors.values()):.0e} from dense on this device{others}"
         )
-        likelihood = Likelihood(experiment.sums, validation, config.data.batch_size, experiment.place, experiment.rows)
+        step, sums = compiled_together(experiment.step), compiled_together(experiment.sums)
+        likelihood = Likelihood(sums, validation, config.data.batch_size, experiment.place, experiment.rows)
         stable = decay_start(config.optimizer, config.train.steps)
         if stable:
             report.say(
@@ -131,7 +135,7 @@ def fit(
             )
         stop.begin(f"the compilation of the step, and step {start + 1}")
         state = train(
-            experiment.step,
+            step,
             state,
             experiment.batches(windows, start),
             Session(experiment, likelihood, report, checkpoints, recorded, stop),

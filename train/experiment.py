@@ -144,7 +144,7 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
 def bind(config: ConfigDict, params: Params, seed: int = 0) -> GPT:
     """A model to call, with the parameters of a state; of a population, those of seed number `seed`."""
     if config.train.seeds > 1:
-        params = jax.tree.map(lambda x: x[seed], params)
+        params = jax.jit(lambda tree: jax.tree.map(lambda x: x[seed], tree))(params)  # also across processes
     model_config = _model_config(config, len(params["embed"]["embedding"]))
     abstract = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
     return nnx.merge(nnx.graphdef(abstract), params)
@@ -182,8 +182,6 @@ def _check_train(config: ConfigDict) -> None:
             raise UserError(
                 f"--config.{key}.seed={seed} must be between 0 and {largest}, so that every seed has {bits} bits."
             )
-    if config.train.seeds > 1 and jax.process_count() > 1:
-        raise UserError(f"--config.train.seeds={config.train.seeds} needs one process, and there are several; give 1.")
     if config.data.length < 1:
         raise UserError(f"--config.data.length={config.data.length} must be at least 1.")
     mask, length = parse_mask(config.model.mask), config.data.length

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.errors import UserError
+from train.sharding import on_host
 from train.state import Params, State
 from train.step import Metrics, groups
 from train.tasks.base import Batch
@@ -58,13 +59,13 @@ def train(
         if pending is not None:
             number, metrics, waited = pending
             pending = None
-            values = jax.device_get(metrics)
+            values = on_host(metrics)
             check_finite(number, values)
             hooks.record(number, values, waited)
 
     def save(number: int, state: State, values: Values) -> None:
         flush()
-        check_finite(number, jax.device_get(finite(state.params)))
+        check_finite(number, on_host(finite(state.params)))
         hooks.save(number, state, values)
 
     n = start

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 from flax.core import spmd
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from model.axes import partition_spec
@@ -118,6 +119,24 @@ def place_batch(
         return jax.make_array_from_callback(shape, sharding, part)
 
     return {name: put(x) for name, x in batch.items()}
+
+
+def batch_ways() -> int:
+    """Over how many parts of the ambient mesh rows are spread, by the ambient rules; 1 without a mesh."""
+    (axes,) = partition_spec(("batch",))
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(jax.sharding.get_abstract_mesh().shape.get(name, 1) for name in names)
+
+
+def on_host(tree: Any) -> Any:
+    """The values of arrays as NumPy arrays, also of those that several processes share; then all must ask for them."""
+
+    def whole(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return x
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.device_get(jax.tree.map(whole, tree))
 
 
 def local_numbers(sharding: NamedSharding, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:

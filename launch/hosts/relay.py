@@ -12,7 +12,7 @@ import time
 
 
 class Relay:
-    """Hands on all connections to `address` to `coordinator`; `lost` is set once nobody listens there any more.
+    """Hands on all connections to `address` to `coordinator`; `lost` is set as soon as it closes one.
 
     Raises:
         TimeoutError: nobody listens within `seconds`.
@@ -46,18 +46,26 @@ class Relay:
                 return
             for side in (near, far):  # the runtime's messages are small, and it waits for each
                 side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _thread(self._hand_on, near, far, False)
-            _thread(self._hand_on, far, near, True)
+            ours = threading.Event()
+            _thread(self._hand_on, near, far, ours)
+            _thread(self._hand_back, far, near, ours)
 
-    def _hand_on(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
+    def _hand_on(self, near: socket.socket, far: socket.socket, ours: threading.Event) -> None:
+        _copy(near, far)
+        ours.set()  # it is this process that has closed the connection
         with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-        if back and not self._answers():
-            self.lost.set()  # and the near side stays open
-            return
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
+            far.shutdown(socket.SHUT_RDWR)
+
+    def _hand_back(self, far: socket.socket, near: socket.socket, ours: threading.Event) -> None:
+        _copy(far, near)
+        if not ours.is_set():
+            self.lost.set()  # the near side stays open
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
 
 
 def _thread(*call: object) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import jax
 
 from launch.hosts.relay import Relay
+from launch.output import ClosedOutput, unheard
 from model.errors import UserError
 from train.run.json_files import dumps
 
@@ -54,15 +55,15 @@ class Watch:
         self._failing = True
         if isinstance(error, UserError):
             status, text = 2, str(error)
+            _last_words(text)
+        elif isinstance(error, KeyboardInterrupt):
+            status, text = 130, "was interrupted"
+        elif isinstance(error, ClosedOutput):
+            status, text = 141, "was left by the reader of its output"
         else:
-            status, text = 130 if isinstance(error, KeyboardInterrupt) else 1, ""
             self._wait_for_all()
-        sys.stdout.flush()
-        if text:
-            print(text, file=sys.stderr)
-        else:
             traceback.print_exception(error)
-            text = f"failed ({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''})"
+            status, text = 1, f"failed ({''.join(traceback.format_exception_only(error)).strip().splitlines()[0]})"
         self._say(status, f"{self._name(self._rank)}: {text}", caused=False)
         time.sleep(3 * self._every)  # while the connections stay open, the others hear of it before they feel it
         _end(status)
@@ -150,12 +151,14 @@ class Watch:
 
 
 def _last_words(text: str) -> None:
-    sys.stdout.flush()
+    with unheard():
+        sys.stdout.flush()
     print(text, file=sys.stderr, flush=True)
 
 
 def _end(status: int) -> NoReturn:
     """Without the runtime's own end, which would wait for the lost, or abort."""
-    sys.stdout.flush()
+    with unheard():
+        sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

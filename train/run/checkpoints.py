@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from model.errors import UserError
@@ -23,6 +22,7 @@ from train.run.folder import full_disk
 from train.run.json_files import finite, free_name
 from train.run.named_arrays import difference, plain, typed
 from train.run.step_files import ITEM, SCORE, check_sizes, saved_steps, score_of, write_sizes
+from train.run.together import agree, meet
 
 log = logging.getLogger("heed")
 _BAD = (ValueError, OSError, KeyError)  # what Orbax and TensorStore raise for files that are cut, missing or garbled
@@ -127,6 +127,7 @@ class Checkpoints:
         """
         wanted = plain(abstract_state)
         steps = saved_steps(self.folder)
+        agree(f"what is seen of {self.folder}", str(steps))
         if newest is not None:
             self._set_aside([step for step in steps if step > newest], extension.PREFIX)
             steps = [step for step in steps if step <= newest]
@@ -186,7 +187,9 @@ class Checkpoints:
             except ValueError as error:
                 self._warn(step, error)
                 damaged.append(step)
-        if damaged and damaged == saved_steps(self.folder):
+        all_damaged = damaged and damaged == saved_steps(self.folder)
+        meet("all have looked at the checkpoints")  # before the first one moves any of them
+        if all_damaged:
             raise self._nothing_left()
         self._set_aside(damaged)
 
@@ -197,7 +200,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             for step in broken:
                 (self.folder / str(step)).rename(free_name(self.folder / str(step), prefix))
-        multihost_utils.sync_global_devices("broken checkpoints are set aside")
+        meet("broken checkpoints are set aside")
 
     def _warn(self, step: int, error: Exception) -> None:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"

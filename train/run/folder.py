@@ -22,6 +22,7 @@ from train.data import Tokenizer, load_tokenizer
 from train.run.format import FORMAT, check_format
 from train.run.json_files import dumps, loads
 from train.run.mending import copies, mend
+from train.run.together import check_shared
 
 log = logging.getLogger("heed")
 
@@ -38,7 +39,7 @@ _LEARNED = (
     "train.z_loss",
 )
 PLACES = ("data.path", "data.name", "data.dir")  # where the text lies; its fingerprint says whether it is the same
-_FREE = ("data.prefetch", *PLACES)
+FREE = ("data.prefetch", *PLACES)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _PACKAGES = (
     "heed",
@@ -81,8 +82,8 @@ class RunFolder:
     learned nothing: the next one may learn something else in its place. Damaged files are mended (see `mending`).
 
     Raises:
-        UserError: the folder cannot be made or written, another process uses it, or it holds a run of another format or
-            whose config learns something else.
+        UserError: the folder cannot be made or written, some hosts do not see it, another process uses it, or it holds
+            a run of another format or whose config learns something else.
     """
 
     def __init__(self, path: str | Path, config: ConfigDict, extend: bool = False):
@@ -99,6 +100,7 @@ class RunFolder:
             self._check_config(extend)
             if not self._has_begun():
                 self.write("config.json", self._config)
+            check_shared(self.path)
         except BaseException:
             self.close()
             raise
@@ -218,7 +220,7 @@ def learned_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
     def learned(config: Mapping[str, Any]) -> dict[str, Any]:
         flat = {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
         return {
-            key: value for key, value in flat.items() if {key, key.partition(".")[0]} & {*_LEARNED} and key not in _FREE
+            key: value for key, value in flat.items() if {key, key.partition(".")[0]} & {*_LEARNED} and key not in FREE
         }
 
     before, after = learned(old), learned(new)

@@ -1,0 +1,169 @@
+"""The commands in two real processes: they train, one is killed or frozen or fails, and what is left goes on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from launch import evaluate, generate, train
+from tests.launch.test_resume import assert_the_same
+from tests.several import SIGNALLED, open_mpi, run_together, slurm
+from tests.tiny import Outcome, call, metrics, saved, words, write_text
+
+pytestmark = pytest.mark.rest
+TRAIN, HEARTBEAT = ("-m", "launch.train"), "--heartbeat-seconds=10"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_text(tmp_path_factory.mktemp("several")) | {"train.prompt": "", "mesh.fsdp": -1}
+
+
+@pytest.fixture(scope="module")
+def whole(keys: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two processes under SLURM that nothing has interrupted."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    outcomes = run_together(slurm, TRAIN, 2 * [words(workdir, keys)], workdir.with_name("logs"))
+    assert_ended(outcomes, 0)
+    assert "at localhost:" in outcomes[1].err
+    assert "this model" in outcomes[0].out
+    assert "this model" not in outcomes[1].out
+    assert "step 12/12" not in outcomes[1].err
+    return workdir
+
+
+def assert_ended(outcomes: list[Outcome], status: int, *parts: str) -> None:
+    """All with the status and, if there are parts, a last line that holds them; none with a stack trace."""
+    for outcome in outcomes:
+        assert outcome.status == status, outcome.err[-3000:]
+        assert "Traceback" not in outcome.err
+        assert "stack trace" not in outcome.err
+        assert all(part in outcome.err.splitlines()[-1] for part in parts), outcome.err[-3000:]
+
+
+def test_a_killed_run_goes_on_with_two_processes_and_with_one(
+    keys: dict[str, Any], whole: Path, tmp_path: Path
+) -> None:
+    """Bit for bit on two; on one the sums are in another order."""
+    two, one = tmp_path / "two", tmp_path / "one"
+    ends = run_together(
+        open_mpi, ("-c", SIGNALLED), 2 * [words(two, keys, HEARTBEAT, "7", "1", "SIGKILL")], tmp_path / "killed"
+    )
+    assert ends[1].status == -9
+    assert_ended(ends[:1], 1, "rank 1 of 2 (host ", "has not been heard of for 10 s")
+    assert saved(two) == [4]
+    shutil.copytree(two, one)
+
+    again = run_together(open_mpi, TRAIN, 2 * [words(two, keys)], tmp_path / "again")
+    assert_ended(again, 0)
+    assert "resumed from step 4\n" in again[0].err
+    assert_the_same(two, whole, keys | {"mesh.fsdp": 1})
+
+    alone = run_together(slurm, TRAIN, [words(one, keys, "--num-processes=1")], tmp_path / "alone")
+    assert_ended(alone, 0)
+    assert "resumed from step 4\n" in alone[0].err
+    assert "joining" not in alone[0].err
+    for found, wanted in zip(metrics(one), metrics(whole), strict=True):
+        for name in {"train/loss", "val/loss", "val/bits_per_byte"} & wanted.keys():
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("signal", "rank", "parts"),
+    [
+        ("SIGKILL", 0, ("rank 0 of 2 (host ", "the coordinator, was lost")),
+        ("SIGSTOP", 0, ("rank 0 of 2 (host ", "the coordinator, has not been heard of for 10 s")),
+        ("SIGSTOP", 1, ("rank 1 of 2 (host ", "has not been heard of for 10 s")),
+    ],
+)
+def test_the_loss_of_a_process_ends_the_other(
+    signal: str, rank: int, parts: tuple[str, ...], keys: dict[str, Any], tmp_path: Path
+) -> None:
+    argv = words(tmp_path / "run", keys, HEARTBEAT, "3", str(rank), signal)
+    outcomes = run_together(open_mpi, ("-c", SIGNALLED), 2 * [argv], tmp_path / "logs")
+    assert outcomes[rank].status == -9
+    assert_ended([outcomes[1 - rank]], 1, *parts)
+
+
+def test_a_stop_that_one_process_hears_of_is_a_stop_of_all(keys: dict[str, Any], tmp_path: Path) -> None:
+    for name, at in (("SIGTERM", "2"), ("SIGINT", "7")):
+        argv = words(tmp_path / "run", keys, at, "1", name)
+        outcomes = run_together(open_mpi, ("-c", SIGNALLED), 2 * [argv], tmp_path / name)
+        assert_ended(outcomes, 0)
+        assert "stopped at step" in outcomes[0].out
+    assert len(saved(tmp_path / "run")) > 1
+
+
+@pytest.mark.parametrize(
+    ("different", "parts"),
+    [
+        ("--config.data.dir=/proc/none", ("rank 1 of 2", "/proc/none")),
+        ("--config.model.dropout=0.2", ("--config must be the same", "rank 1 of 2")),
+        ("--workdir={}/elsewhere", ("/run is not seen by rank 1 of 2 (on ", "--workdir")),
+    ],
+)
+def test_what_is_wrong_on_one_process_only_ends_both_with_a_sentence(
+    different: str, parts: tuple[str, ...], keys: dict[str, Any], tmp_path: Path
+) -> None:
+    argv = words(tmp_path / "run", keys)
+    both = [argv, [*argv, different.format(tmp_path)]]
+    outcomes = run_together(slurm, TRAIN, both, tmp_path / "logs")
+    assert_ended(outcomes[:1], 2, *parts)
+    assert_ended(outcomes[1:], 2, parts[-1])
+
+
+def test_an_error_of_one_process_keeps_its_traceback_there(keys: dict[str, Any], tmp_path: Path) -> None:
+    """And the others are told its name; nobody is called lost."""
+    broken = """
+import jax
+from launch import cli, train
+from train.run.report import Report
+def step(self, number, *rest):
+    if number == 3 and jax.process_index() == 1:
+        raise RuntimeError("a defect")
+Report.step = step
+cli.run(train.main)
+"""
+    outcomes = run_together(slurm, ("-c", broken), 2 * [words(tmp_path / "run", keys)], tmp_path / "logs")
+    assert_ended(outcomes[:1], 1, "rank 1 of 2 (host ", "failed (RuntimeError: a defect)")
+    assert outcomes[1].status == 1
+    assert "RuntimeError: a defect\n" in outcomes[1].err
+    assert "Traceback" in outcomes[1].err
+
+
+def test_a_missing_coordinator_is_told_by_its_address(keys: dict[str, Any], tmp_path: Path) -> None:
+    argv = words(tmp_path / "run", keys, "--coordinator=127.0.0.1:9", "--join_seconds=1")
+    outcomes = run_together(open_mpi, TRAIN, [[*argv, "--process-id=1", "--num-processes=2"]], tmp_path / "logs")
+    assert_ended(outcomes, 2, "127.0.0.1:9", "--join-seconds=1")
+    assert "joining as rank 1 of 2 at 127.0.0.1:9" in outcomes[0].err
+
+
+def test_two_processes_evaluate_and_write_as_one(whole: Path, tmp_path: Path) -> None:
+    flags = [f"--workdir={whole}"]
+    outcomes = run_together(open_mpi, ("-m", "launch.evaluate"), 2 * [flags], tmp_path / "evaluate")
+    assert_ended(outcomes, 0)
+    # The first lines of stdout may be those of the collectives' library.
+    alone = call(evaluate.main, flags).out.splitlines()
+    assert outcomes[0].out.splitlines()[-len(alone) :] == alone
+    assert str(whole) not in outcomes[1].out
+    flags += ["--prompt=def", "--prompt=return x", "--prompt=if", "--temperature=0", "--max-new-tokens=9"]
+    outcomes = run_together(open_mpi, ("-m", "launch.generate"), 2 * [flags], tmp_path / "generate")
+    assert_ended(outcomes, 0)
+    assert outcomes[0].out.endswith(call(generate.main, flags).out)
+    assert "===" not in outcomes[1].out
+
+
+def test_seeds_on_two_processes_are_those_on_one(keys: dict[str, Any], tmp_path: Path) -> None:
+    keys = keys | {"train.seeds": 2, "mesh.replica": 2, "mesh.fsdp": 1, "train.prompt": "de"}
+    outcomes = run_together(slurm, TRAIN, 2 * [words(tmp_path / "two", keys)], tmp_path / "logs")
+    assert_ended(outcomes, 0)
+    assert "sample" in outcomes[0].out
+    assert call(train.main, words(tmp_path / "one", keys)).status == 0
+    for found, wanted in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
+        for name in {"train/loss", "val/loss", "train/grad_norm/stack/attention"} & wanted.keys():
+            assert len(found[name]) == 2
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
+    assert json.loads((tmp_path / "two" / "passport.json").read_text())["processes"] == 2
