@@ -40,7 +40,7 @@ class Watch:
     def __init__(self, client: Any, rank: int, count: int, heartbeat: float, relay: Relay | None):
         self._client, self._rank, self._count, self._relay = client, rank, count, relay
         self._heartbeat, self._every = heartbeat, min(1.0, heartbeat / 10)
-        self._done = self._failing = self._ending = False
+        self._done = self._failing = self._spoken = self._ending = False
         self._answered = time.monotonic()
         self._peers = {r: _Peer(heard=self._answered) for r in range(count)}
         for target in (self._beat, self._judge):
@@ -64,6 +64,7 @@ class Watch:
             self._wait_for_all()
             traceback.print_exception(error)
             status, text = 1, f"failed ({''.join(traceback.format_exception_only(error)).strip().splitlines()[0]})"
+        self._spoken = True  # and no other words follow
         self._say(status, f"{self._name(self._rank)}: {text}", caused=False)
         time.sleep(3 * self._every)  # while the connections stay open, the others hear of it before they feel it
         _end(status)
@@ -110,7 +111,7 @@ class Watch:
         while not self._ending:
             time.sleep(self._every)
             now, silent = time.monotonic(), f"has not been heard of for {self._heartbeat:g} s"
-            if self._rank > 0 and self._relay is not None and not self._ending:
+            if self._relay is not None:
                 if self._relay.lost.is_set():
                     if self._peers[0].done and self._done:
                         continue
@@ -118,10 +119,12 @@ class Watch:
                 if now - self._answered > self._heartbeat:
                     self._lose(0, silent)
             for r, peer in self._peers.items():
-                if r != self._rank and not peer.done and now - peer.heard > self._heartbeat and not self._ending:
+                if r != self._rank and not peer.done and now - peer.heard > self._heartbeat:
                     self._lose(r, silent)
 
     def _lose(self, rank: int, how: str) -> None:
+        if self._spoken or self._ending:
+            return
         text = f"{self._name(rank)}{', the coordinator,' if rank == 0 else ''} {how}: start all processes again."
         if rank > 0:
             self._say(1, text, caused=True)
@@ -139,7 +142,7 @@ class Watch:
 
     def _hear(self, rank: int, status: int, text: str, caused: bool) -> None:
         """Ends with the words of another rank; an error of one's own keeps its own, unless a lost rank caused it."""
-        if rank == self._rank or (self._failing and not caused):
+        if rank == self._rank or self._spoken or (self._failing and not caused):
             return
         _last_words(text)
         if self._rank == 0:
