@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import KVCache, Scores, parse_bias, parse_mask, segments
+from model.attention import KVCache, Scores, by_place, parse_bias, parse_mask, segments
 from model.axes import pin
 from model.errors import UserError
 from model.layers import NORMS, Embedding, Linear, dropout
@@ -69,8 +69,9 @@ class GPT(Module):
     ) -> jax.Array:
         """Logits of the next token at each place, (B, T, V) in float32.
 
-        `segment_ids_BT` keeps packed documents apart, `positions_BT` restarts their positions, `dropout_keys_B` (one
-        key per row) turns dropout on, and `head_gate_LH` weighs each head's output.
+        `segment_ids_BT` keeps packed documents apart, `positions_BT` restarts their positions, of which masks and
+        biases speak too, `dropout_keys_B` (one key per row) turns dropout on, and `head_gate_LH` weighs each head's
+        output.
         """
         x_BTD, context = self._start(tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B)
         return self._logits(self.stack(x_BTD, context, head_gate_LH))
@@ -117,6 +118,7 @@ class GPT(Module):
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
         mask = parse_mask(self.config.mask)
+        mask = mask if places_BT is None else by_place(mask, places_BT)
         if segment_ids_BT is not None:
             mask = mask & segments(segment_ids_BT)
         x_BTD = self.position.add(self.embed(tokens_BT), positions_BT)

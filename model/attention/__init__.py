@@ -7,6 +7,7 @@ from model.attention.cores.table import CORES, attend, select_core
 from model.attention.masks.arrays import explicit, padding, segments
 from model.attention.masks.band import causal, full, window
 from model.attention.masks.base import BlockState, Mask
+from model.attention.masks.places import by_place
 from model.attention.masks.table import MASKS, parse_mask
 from model.attention.module import AttentionConfig, KVCache, MultiHeadAttention
 from model.attention.scores import Dropout, Scores, dropout
@@ -29,6 +30,7 @@ __all__ = [
     "Request",
     "Scores",
     "attend",
+    "by_place",
     "causal",
     "dropout",
     "explicit",

@@ -302,7 +302,8 @@ def gpt(
     gate_LH = np.ones((config.num_layers, config.num_heads)) if gate_LH is None else gate_LH
     rows = []
     for b in range(B):
-        mask_TT = mask_matrix(config.mask, T, T) & (segment_ids_BT[b][:, None] == segment_ids_BT[b][None])
+        places = np.ix_(positions_BT[b], positions_BT[b])
+        mask_TT = mask_matrix(config.mask, T, T)[places] & (segment_ids_BT[b][:, None] == segment_ids_BT[b][None])
         rows.append(_row(_float64(params), config, tokens_BT[b], mask_TT, positions_BT[b], gate_LH))
     return Output(np.array([row[0] for row in rows]), np.array([row[1] for row in rows]).swapaxes(0, 1))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import parse_mask, segments
+from model.attention import MASKS, parse_mask, segments
 from model.stack import Context
 from tests.model import reference
 from tests.model.test_gpt import B, H, K, T, assert_same, compiled, documents, model
@@ -53,17 +53,33 @@ def test_no_output_has_a_gradient_from_a_later_input(text: str, bias: str, unrol
         np.testing.assert_array_equal(seen, reached)
 
 
-def test_a_packed_document_is_what_it_is_alone() -> None:
-    """No gradient crosses a border (exactly zero), and positions restart, also for the bias: as in a row of its own."""
-    m = model(position="rope", bias="fire(3, length=2.0)", num_layers=3)
+# One expression of each name: the first in which it occurs.
+EACH_MASK = {name: next(text for text in reference.MASKS if name in text) for name in MASKS}
+
+
+@pytest.mark.parametrize("text", dict.fromkeys(EACH_MASK.values()))
+def test_a_packed_document_is_what_it_is_alone(text: str) -> None:
+    """Positions restart, also for masks and biases: as in a row of its own."""
+    m = model(position="rope", bias="fire(3, length=2.0)", num_layers=2, mask=text)
     ids_BT, positions_BT = documents()
     run = compiled(lambda params, tokens_BT, *rest: m.merge(params)(tokens_BT, *rest))
     packed = run(m.params, m.tokens_BT, ids_BT, positions_BT)
-    for b, start in zip(*np.nonzero(positions_BT == 0), strict=True):
-        length = int((ids_BT[b] == ids_BT[b, start]).sum())
-        alone = np.zeros((B, T), np.int32)
-        alone[0, :length] = m.tokens_BT[b, start : start + length]
-        assert_same(run(m.params, alone)[0, :length], packed[b, start : start + length], 1e-4)
+    # All alone, each at the beginning of a row, and nothing of a row's end looks at it.
+    firsts = list(zip(*np.nonzero(positions_BT == 0), strict=True))
+    lengths = [int((ids_BT[b] == ids_BT[b, start]).sum()) for b, start in firsts]
+    alone_NT = np.zeros((len(firsts), T), np.int32)
+    for row, (b, start), length in zip(alone_NT, firsts, lengths, strict=True):
+        row[:length] = m.tokens_BT[b, start : start + length]
+    real_NT = np.arange(T)[None] < np.array(lengths)[:, None]
+    alone = run(m.params, alone_NT, real_NT.astype(np.int32))
+    for (b, start), length, logits_TV in zip(firsts, lengths, alone, strict=True):
+        assert_same(packed[b, start : start + length], logits_TV[:length], 1e-4)
+
+
+def test_no_gradient_crosses_a_border() -> None:
+    """Exactly zero."""
+    m = model(position="rope", bias="fire(3, length=2.0)", num_layers=3)
+    ids_BT, positions_BT = documents()
 
     @compiled
     def crossing(params: Any, x_BTD: jax.Array, chosen_BT: jax.Array) -> jax.Array:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from model.attention.contract import Refusals, Request, needs, platform, ways
+from model.attention.cores.seen import over_first, over_seen
 from model.attention.masks.base import BlockState, Mask, Start, exact_state
 from model.attention.masks.patterns import FirstKeys
 from model.attention.scores import Scores, bounded, largest, wide
@@ -16,6 +16,7 @@ from model.attention.values import leaf_axes
 
 _CACHE = 2**18  # bytes that a block of logits may take on a CPU; a step has four such in hand
 _UNROLLED = 16  # so many blocks are written out, with their places known to the compiler; more run as a loop
+_SMALL = 2**12  # places of a block that is computed in the time that it takes to ask whether anybody sees it
 
 
 class Plan(NamedTuple):
@@ -51,9 +52,10 @@ def blockwise(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: S
     """softmax(scale * q k^T) v without the T x S matrix (Rabe and Staats 2021; Dao et al. 2022); returns o_BTHK.
 
     The backward pass computes the weights again from the largest logit and the sum of each row. A block that the mask
-    is known to empty before tracing is left out, and one that it is known to fill is not masked; what depends on arrays
-    (segment ids, padding, explicit masks) is masked exactly and skips nothing. Differentiable in reverse mode only
-    (jax.grad and jax.vjp, not jax.jvp); `dense` takes both.
+    is known to empty before tracing is left out, and one that it is known to fill is not masked. What depends on arrays
+    (segment ids, places, padding, explicit masks) is masked exactly; a block of it that is not small is left out at run
+    time where nobody sees anything. Differentiable in reverse mode only (jax.grad and jax.vjp, not jax.jvp); `dense`
+    takes both.
     """
     parts = _parts(len(q_BTHK), q_BTHK.shape[2], *block_sizes(q_BTHK.shape[1], k_BSGK.shape[1]))
     return _in_parts(parts, q_BTHK, k_BSGK, v_BSGK, scores) if parts > 1 else _whole(q_BTHK, k_BSGK, v_BSGK, scores)
@@ -204,7 +206,7 @@ def add_blocks(
         o = before.o_BHTK * shrink[..., None] + _weighed(scores.dropped(weights, *here).astype(v.dtype), v_block)
         return Softmax(*(_put(x, i0, y) for x, y in zip(softmax, (most, total, o), strict=True)))
 
-    return _over_blocks(plan, add, softmax)
+    return _over_blocks(plan, add, softmax, scores.mask, at)
 
 
 def add_gradients(
@@ -244,7 +246,7 @@ def add_gradients(
         dbias = scores.bias.add_gradient(grads[3], *here, jnp.where(logits == largest(logits), 0, dlogits))
         return dq, dk, dv, dbias
 
-    return _over_blocks(plan, add, grads)
+    return _over_blocks(plan, add, grads, scores.mask, at)
 
 
 def sink_gradient(sinks_H: jax.Array, rows: Rows) -> jax.Array:
@@ -259,20 +261,25 @@ def known_rows(most_BHT: jax.Array, share_BHT: jax.Array, o_BHTK: jax.Array, do_
     return Rows(most_BHT, share_BHT, jnp.sum(wide(o_BHTK) * wide(do_BHTK), axis=-1))
 
 
-def _over_blocks(plan: Plan, add: Callable[..., Any], carry: Any) -> Any:
+def _over_blocks(plan: Plan, add: Callable[..., Any], carry: Any, mask: Mask, at: tuple[Start, Start]) -> Any:
+    """`carry = add(carry, place, visible)` for each block, but those that nobody sees."""
+    few = len(plan.mixed) + len(plan.full) <= _UNROLLED
     for places, visible in ((plan.mixed, False), (plan.full, True)):
-        if len(plan.mixed) + len(plan.full) <= _UNROLLED:
+        asked = not visible and not mask.is_static and plan.rows * plan.columns > _SMALL
+        if few and (not asked or len(places) == 1):
             for place in places:
                 carry = add(carry, place, visible)
         elif places:
-            starts = tuple(np.array(places, np.int32).T)
-            step = functools.partial(_step, add, visible)
-            carry = jax.lax.scan(step, carry, starts)[0]
+            starts_N2, one = jnp.asarray(places, jnp.int32), functools.partial(_add_one, add, visible)
+            if asked:
+                carry = over_seen(mask, len(places), starts_N2, (plan.rows, plan.columns), at, one, carry)
+            else:
+                carry = over_first(len(places), starts_N2, one, carry)
     return carry
 
 
-def _step(add: Callable[..., Any], visible: bool, carry: Any, place: tuple[Start, Start]) -> tuple[Any, None]:
-    return add(carry, place, visible), None
+def _add_one(add: Callable[..., Any], visible: bool, carry: Any, place: tuple[Start, Start]) -> Any:
+    return add(carry, place, visible)
 
 
 def _products(q_BHIK: jax.Array, k_BGJK: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from model.attention.biases.table import BIASES, parse_bias
 from model.attention.contract import Core, Request
 from model.attention.masks.arrays import explicit, padding, segments
 from model.attention.masks.band import causal
+from model.attention.masks.places import by_place
 from model.attention.masks.table import MASKS, parse_mask
 from model.attention.scores import Scores, dropout
 
@@ -99,12 +100,15 @@ def _expressions(table: dict[str, Callable[..., Any]]) -> list[str]:
 def _masks_of_arrays() -> dict[str, dict[str, Any]]:
     rng = np.random.default_rng(3)
     ids_BT = np.sort(rng.integers(0, 5, (B, LENGTH))).astype(np.int32)
+    places_BT = np.arange(LENGTH)[None] - np.array([np.searchsorted(ids_T, ids_T) for ids_T in ids_BT])
+    sparse = by_place(parse_mask("causal & (window(3) | chunked(17) | sink_columns(2))"), places_BT.astype(np.int32))
     valid_BS = rng.random((B, LENGTH)) < 0.7
     # No key for 7 queries of one row, and for all of the other.
     late_BS = np.arange(LENGTH)[None] >= np.array([[7], [LENGTH]])
     allowed_BHTS = rng.random((B, HEADS, LENGTH, LENGTH)) < 0.4
     return {
         "packing": {"mask": causal() & segments(ids_BT)},
+        "packing, mask by place": {"mask": sparse & segments(ids_BT)},
         "packing and padding": {"mask": causal() & segments(ids_BT) & padding(valid_BS)},
         "padding": {"mask": padding(valid_BS)},
         "rows without a key": {"mask": causal() & padding(late_BS)},

@@ -24,6 +24,7 @@ from model.attention.cores.blockwise import (
     known_rows,
     sink_gradient,
 )
+from model.attention.cores.seen import over_first, over_seen
 from model.attention.cores.sharded import mesh_axes, per_device, uneven
 from model.attention.masks.base import BlockState, Mask, exact_state
 from model.attention.scores import Scores, wide
@@ -67,8 +68,9 @@ def ring(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores
     """softmax(scale * q k^T) v over a length that is split over devices (Liu et al. 2023); returns o_BTHK.
 
     Each device adds, block by block, what its queries take from the keys that pass by. A block that the mask is known
-    to empty before tracing is not computed, and keys travel no further than the mask lets them be seen. The backward
-    pass is a second trip, on which the gradients of keys and values travel with them.
+    to empty before tracing is not computed, nor one of which nobody sees anything at run time, and keys travel no
+    further than the mask may let them be seen. The backward pass is a second trip, on which the gradients of keys and
+    values travel with them.
     """
     axis, C = mesh_axes("length")
     trip = Trip(axis, C, scores.mask, q_BTHK.shape[1], k_BSGK.shape[1])
@@ -166,7 +168,7 @@ def _hop(trip: Trip, tree: Any, by: int = 1) -> Any:
     return jax.tree.map(lambda x: jax.lax.ppermute(x, trip.axis, there), tree)
 
 
-def _visit(trip: Trip, stop: Any, carry: Any, add: Callable[..., Any]) -> Any:
+def _visit(trip: Trip, stop: Any, carry: Any, add: Callable[..., Any], mask: Mask) -> Any:
     """Calls add(carry, plan, at) for each block between this device's queries and the keys that it has at a stop."""
     C, here = trip.C, jax.lax.axis_index(trip.axis)
     owner = (here - trip.first - stop) % C
@@ -174,23 +176,23 @@ def _visit(trip: Trip, stop: Any, carry: Any, add: Callable[..., Any]) -> Any:
     def pair(number: jax.Array, carry: Any) -> Any:
         x, y = number // 2, number % 2  # the first or the second chunk, of the queries and of the keys
         a, b = jnp.where(x, 2 * C - 1 - here, here), jnp.where(y, 2 * C - 1 - owner, owner)
-        corner = x * trip.rows, y * trip.columns
+        corner_2 = jnp.stack([x * trip.rows, y * trip.columns])
         at = (a - x) * trip.rows, (b - y) * trip.columns  # from places in the arrays to places in the sequence
         for blocks in trip.blocks:
             which = jnp.asarray(blocks.number_CC)[a, b]
-            one = functools.partial(_add_one, blocks, which, corner, at, add)
-            carry = jax.lax.fori_loop(0, jnp.asarray(blocks.counts_U)[which], one, carry)
+            starts_N2, count = corner_2 + jnp.asarray(blocks.starts_UN2)[which], jnp.asarray(blocks.counts_U)[which]
+            one = functools.partial(_add_one, blocks, at, add)
+            if blocks.visible or mask.is_static:
+                carry = over_first(count, starts_N2, one, carry)
+            else:
+                carry = over_seen(mask, count, starts_N2, (blocks.rows, blocks.columns), at, one, carry)
         return carry
 
     return jax.lax.fori_loop(0, 4, pair, carry)
 
 
-def _add_one(
-    blocks: Blocks, which: jax.Array, corner: Any, at: Any, add: Callable[..., Any], n: jax.Array, carry: Any
-) -> Any:
-    i, j = jnp.asarray(blocks.starts_UN2)[which, n]
-    places = [(corner[0] + i, corner[1] + j)]
-    full, mixed = (places, []) if blocks.visible else ([], places)
+def _add_one(blocks: Blocks, at: Any, add: Callable[..., Any], carry: Any, place: Any) -> Any:
+    full, mixed = ([place], []) if blocks.visible else ([], [place])
     return add(carry, Plan(blocks.rows, blocks.columns, full, mixed), at)
 
 
@@ -207,7 +209,9 @@ def _forward(
 
     def visit(softmax: Any, kv: Any, stop: Any) -> Any:
         k, v = kv
-        return _visit(trip, stop, softmax, lambda x, plan, at: add_blocks(x, plan, q_BHTK, k, v, scores, at))
+        return _visit(
+            trip, stop, softmax, lambda x, plan, at: add_blocks(x, plan, q_BHTK, k, v, scores, at), scores.mask
+        )
 
     softmax, kv = _travel(trip, visit, begin(q_BHTK, v, sinks_H), (k, v))
     softmax = visit(softmax, kv, trip.stops - 1)
@@ -228,7 +232,7 @@ def _backward(trip: Trip, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]:
 
         # What other devices have found for these keys is on its way while this one works, and is added when it is here.
         arriving = _hop(trip, (dk, dv))
-        dq, dk, dv, dbias = _visit(trip, stop, (dq, jnp.zeros_like(dk), jnp.zeros_like(dv), dbias), add)
+        dq, dk, dv, dbias = _visit(trip, stop, (dq, jnp.zeros_like(dk), jnp.zeros_like(dv), dbias), add, scores.mask)
         return dq, dk + arriving[0], dv + arriving[1], dbias
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x).dtype), (q_BHTK, k, v, bias))

@@ -16,6 +16,7 @@ from model.attention.cores import splash_mask
 from model.attention.cores.blockwise import blockwise
 from model.attention.cores.sharded import per_device, uneven
 from model.attention.masks.base import Mask
+from model.attention.masks.places import speaks_of_places
 from model.attention.scores import Scores
 
 _LANES = 128  # a block of keys is a multiple of a register's lanes, and so is one of queries in the backward pass
@@ -227,6 +228,11 @@ def refusals(request: Request) -> Refusals:
 
 def _mask_refusals(mask: Mask, other: str) -> Refusals:
     parts = splash_mask.split(mask)
+    yield from needs(
+        not speaks_of_places(mask),
+        "its kernel plans its blocks before it knows where documents begin, and this mask speaks of places in them",
+        f"{other}, or a --config.model.mask of causal, window, dilated and strided alone",
+    )
     kinds = ", ".join(type(one).__name__ for one in parts.other)
     yield from needs(
         not parts.other, f"of masks that hold arrays, its kernel takes `& segments` and `& padding`, not {kinds}", other

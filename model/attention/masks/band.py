@@ -20,6 +20,11 @@ class Band(Mask):
             return Band(min(self.left, other.left), min(self.right, other.right))
         return super().__and__(other)
 
+    @property
+    def is_relative(self) -> bool:
+        """A band is one of distances."""
+        return True
+
     def at(self, i: Index, j: Index) -> Index:
         """-right <= i - j <= left; an unbounded side is not compared."""
         distance = i - j

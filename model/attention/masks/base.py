@@ -7,6 +7,7 @@ for it. Index arithmetic is written with operators, so that NumPy indices give N
 
 import enum
 import functools
+import math
 from collections.abc import Iterator
 
 import jax
@@ -50,6 +51,16 @@ class Mask:
     def is_static(self) -> bool:
         """Whether the mask is known before the arrays are."""
         return not jax.tree.leaves(self)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether it depends on the distance i - j alone, and not on where query and key stand."""
+        return False
+
+    @property
+    def reach(self) -> float:
+        """No key is seen from farther away than this."""
+        return math.inf
 
     def __and__(self, other: "Mask") -> "Mask":
         return And(self, other)

@@ -20,6 +20,11 @@ class Chunked(Mask):
 
     size: int = static()
 
+    @property
+    def reach(self) -> float:
+        """From one end of a chunk to the other."""
+        return self.size - 1
+
     def at(self, i: Index, j: Index) -> Index:
         """i // size == j // size."""
         return i // self.size == j // self.size
@@ -66,6 +71,11 @@ class Dilated(Mask):
     """Keys at distances that are multiples of `step` (Beltagy et al. 2020, section 3.1; van den Oord et al. 2016)."""
 
     step: int = static()
+
+    @property
+    def is_relative(self) -> bool:
+        """It counts from the query."""
+        return True
 
     def at(self, i: Index, j: Index) -> Index:
         """(i - j) mod step == 0."""

@@ -33,6 +33,7 @@ from model.attention.contract import platform, ways
 from model.attention.cores import table
 from model.attention.cores.conditions import examples
 from model.attention.cores.dense import dense
+from model.attention.masks.places import Placed
 from model.attention.selfcheck import TOLERANCE, errors, judge
 from model.attention.values import leaf_axes
 from model.errors import UserError
@@ -176,6 +177,15 @@ def without_a_cap(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
     return dense(q, k, v, scores.replace(soft_cap=0.0))
 
 
+def without_places(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
+    """What is said of a document's first tokens is heard of the window's."""
+
+    def inner(mask: Any) -> Any:
+        return mask.mask if isinstance(mask, Placed) else mask
+
+    return dense(q, k, v, jax.tree.map(inner, scores, is_leaf=lambda one: isinstance(one, Placed)))
+
+
 def with_a_wrong_gradient(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
     """Right forward; the gradient of the keys is missing."""
     return dense(q, jax.lax.stop_gradient(k), v, scores)
@@ -204,12 +214,15 @@ def test_the_check_passes_what_is_right_and_finds_what_is_wrong(dtype: str) -> N
         judge("x", {"o": float("nan")}, dtype)
 
 
-@pytest.mark.parametrize("wrong", [without_segments, without_dropout, with_the_first_row_for_all, without_a_cap])
+@pytest.mark.parametrize(
+    "wrong", [without_segments, without_dropout, with_the_first_row_for_all, without_a_cap, without_places]
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_stops_before_it_learns_with_a_core_that_is_not_exact(
     wrong: Any, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = {"model.core": "wrong", "model.soft_cap": 30.0, "model.dtype": dtype, "data.length": 128}
+    keys["model.mask"] = "causal & (window(20) | sink_columns(2))"
     config = load("base", **(write_text(tmp_path) | keys))
     monkeypatch.setitem(CORES, "wrong", Core(wrong, lambda request: iter(())))
     with pytest.raises(UserError, match="--config.model.core='wrong' is not exact on this device"):

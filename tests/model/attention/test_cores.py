@@ -133,6 +133,7 @@ def test_every_exact_cell_is_exact(core: str, name: str) -> None:
 
 LONG = [
     "packing",
+    "packing, mask by place",
     "rows without a key",
     "mask: array, one for each head",
     "mask: strided(17)",
@@ -148,6 +149,7 @@ def test_blockwise_is_exact_where_blocks_are_a_loop_and_the_batch_is_cut(
 ) -> None:
     """What long sequences and large batches run, which those of the table are too small for."""
     monkeypatch.setattr(blockwise, "_UNROLLED", 0)
+    monkeypatch.setattr(blockwise, "_SMALL", 0)
     monkeypatch.setattr(blockwise, "_CACHE", 1)
     parts = []
     monkeypatch.setattr(

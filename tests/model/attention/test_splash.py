@@ -10,7 +10,7 @@ import pytest
 from flax.core import spmd
 from jax.sharding import AxisType
 
-from model.attention import MASKS, Mask, Scores, causal, explicit, full, padding, parse_mask, segments, window
+from model.attention import MASKS, Mask, Scores, by_place, causal, explicit, full, padding, parse_mask, segments, window
 from model.attention.biases.base import ExplicitBias
 from model.attention.biases.distance import Alibi
 from model.attention.biases.modules import alibi_slopes
@@ -251,6 +251,10 @@ REFUSED = {
     "splits 2 key heads over 1 devices but 4 heads over 2": (Scores(PACKED, 1.0), {"ways": {"kv_heads": 1}}),
     "in the order of the sequence": (Scores(PACKED, 1.0, query_positions_BT=IDS_BT), {}),
     "drops no weights": (Scores(PACKED, 1.0, dropout=DROPPED), {}),
+    "speaks of places in them": (
+        Scores(by_place(parse_mask("causal & chunked(4)"), IDS_BT) & segments(IDS_BT), 1.0),
+        {},
+    ),
     "not Explicit": (Scores(causal() & ALLOWED, 1.0), {}),
     "not Or": (Scores(causal() | segments(IDS_BT), 1.0), {}),
     "not Not": (Scores(~padding(IDS_BT > 0), 1.0), {}),
