@@ -1,8 +1,13 @@
 """Logical names for array axes: the model names them, `train.sharding` says which mesh axis each one goes to."""
 
+from typing import Any
+
 import jax
+import numpy as np
 from flax.core import spmd
 from jax.sharding import PartitionSpec
+
+from model.errors import UserError
 
 
 def partition_spec(names: tuple[str | None, ...]) -> PartitionSpec:
@@ -19,3 +24,13 @@ def pin(x: jax.Array, *names: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(names))
+
+
+def check_axes(what: str, x: Any, axes: str) -> None:
+    """Lets an array pass that has one axis for each of these letters, before it is computed with.
+
+    Raises:
+        UserError: it has another number of axes.
+    """
+    if np.ndim(x) != len(axes):
+        raise UserError(f"{what} of shape {np.shape(x)} must have the axes ({', '.join(axes)}): reshape them.")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.attention import KVCache, Scores, by_place, parse_bias, parse_mask, segments
-from model.axes import pin
+from model.axes import check_axes, pin
 from model.errors import UserError
 from model.layers import NORMS, Embedding, Linear, dropout
 from model.parameters import Module
@@ -108,6 +108,7 @@ class GPT(Module):
         dropout_keys_B: jax.Array | None,
         decoding: bool = False,
     ) -> tuple[jax.Array, Context]:
+        _check_shapes(tokens_BT, {"segment ids": segment_ids_BT, "positions": positions_BT})
         B, T = tokens_BT.shape
         if self.position.limited and self.config.max_length < T:
             raise UserError(
@@ -132,3 +133,14 @@ class GPT(Module):
         x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
         logits_BTV = self.embed.logits(x_BTD) if self.head is None else self.head(x_BTD, jnp.float32)
         return pin(logits_BTV.astype(jnp.float32), "batch", "length", "vocab")
+
+
+def _check_shapes(tokens_BT: jax.Array, others: dict[str, jax.Array | None]) -> None:
+    check_axes("tokens", tokens_BT, "BT")
+    (B, T), given = jnp.shape(tokens_BT), {name: x for name, x in others.items() if x is not None}
+    for name, x_BT in given.items():
+        check_axes(name, x_BT, "BT")
+        if jnp.shape(x_BT) not in ((B, T), (1, T)):
+            raise UserError(
+                f"{name} of shape {jnp.shape(x_BT)} do not fit tokens of shape {(B, T)}: give one for each."
+            )

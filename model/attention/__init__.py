@@ -5,7 +5,7 @@ from model.attention.biases.table import BIASES, parse_bias
 from model.attention.contract import Core, Refusal, Request
 from model.attention.cores.table import CORES, attend, select_core
 from model.attention.masks.arrays import explicit, padding, segments
-from model.attention.masks.band import causal, full, window
+from model.attention.masks.band import causal, causal_at_end, full, window
 from model.attention.masks.base import BlockState, Mask
 from model.attention.masks.places import by_place
 from model.attention.masks.table import MASKS, parse_mask
@@ -32,6 +32,7 @@ __all__ = [
     "attend",
     "by_place",
     "causal",
+    "causal_at_end",
     "dropout",
     "explicit",
     "full",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from model.attention.scores import Scores
 from model.attention.values import leaf_axes
-from model.axes import partition_spec
+from model.axes import check_axes, partition_spec
 from model.errors import UserError
 
 
@@ -69,8 +69,10 @@ class Request:
         """The request of a call, on the ambient mesh.
 
         Raises:
-            UserError: the shapes do not agree, or what the scores hold was made for other sizes.
+            UserError: ranks or shapes do not agree, or what the scores hold was made for other sizes.
         """
+        for what, x, axes in (("queries", q_BTHK, "BTHK"), ("keys", k_BSGK, "BSGK"), ("values", v_BSGK, "BSGK")):
+            check_axes(what, x, axes)
         (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
         if not min(T, S):
             raise UserError(f"there are {T} queries and {S} keys: give at least one of each.")

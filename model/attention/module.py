@@ -14,7 +14,7 @@ from model.attention.cores.dense import dense
 from model.attention.cores.table import attend, check_name
 from model.attention.masks.base import Mask
 from model.attention.scores import Scores, dropout
-from model.axes import pin
+from model.axes import check_axes, pin
 from model.errors import UserError
 from model.layers import Linear, RMSNorm
 from model.parameters import Module, parameter
@@ -161,11 +161,13 @@ class MultiHeadAttention(Module):
         return KVCache(zeros, zeros)
 
     def _queries(self, x_BTD: jax.Array, rotation: Rotation | None) -> jax.Array:
+        check_axes("inputs", x_BTD, "BTD")
         q_BTHK = self.query(x_BTD)
         q_BTHK = q_BTHK if self.query_norm is None else self.query_norm(q_BTHK)
         return pin(rotate(q_BTHK, rotation), "batch", "length", "heads", None)
 
     def _keys_values(self, x_BSD: jax.Array, rotation: Rotation | None) -> tuple[jax.Array, jax.Array]:
+        check_axes("inputs of keys and values", x_BSD, "BSD")
         k_BSGK, v_BSGK = self.key(x_BSD), self.value(x_BSD)
         k_BSGK = k_BSGK if self.key_norm is None else self.key_norm(k_BSGK)
         names = ("batch", "length", "kv_heads", None)

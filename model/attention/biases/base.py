@@ -16,11 +16,13 @@ class Bias:
     """The base of all biases; all arrays of one are floats, because cores ask for gradients of each."""
 
     def at(self, i: Index, j: Index) -> jax.Array:
-        """What is added for query i and key j: (B or 1, H or 1, T, S) for index arrays of rank 4."""
+        """What is added for query i and key j, for index arrays of rank 4: it broadcasts to (B, H, T, S)."""
         raise NotImplementedError
 
     def block(self, i0: Start, j0: Start, rows: int, columns: int) -> jax.Array:
-        """The part that begins at query i0 and key j0, (B or 1, H or 1, rows, columns); the starts may be traced."""
+        """The part that begins at query i0 and key j0: it broadcasts to (B, H, rows, columns); the starts may be
+        traced.
+        """
         return self.at(*indices(i0, j0, rows, columns))
 
     def add_gradient(self, total: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
@@ -63,7 +65,7 @@ class Relative(Bias):
 
 @value
 class ExplicitBias(Bias):
-    """An array of numbers (B or 1, H or 1, T, S)."""
+    """An array of numbers (B, H, T, S); an axis of 1 stands for any length, as in jax.nn."""
 
     bias_BHTS: jax.Array = array("batch", "heads", None, None)
 
@@ -73,14 +75,15 @@ class ExplicitBias(Bias):
 
     def add_gradient(self, total: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
         """Adds to the entries of the block and touches no other: the array is as large as the whole matrix."""
-        i, j = indices(i0, j0, *dlogits.shape[2:])
-        block = summed(dlogits, (*self.bias_BHTS.shape[:2], *dlogits.shape[2:]))
+        B, H, T, S = self.bias_BHTS.shape
+        rows, columns = dlogits.shape[2:]
+        block = summed(dlogits, (B, H, rows if T > 1 else 1, columns if S > 1 else 1))
+        i, j = indices(i0 if T > 1 else 0, j0 if S > 1 else 0, *block.shape[2:])
         return dataclasses.replace(total, bias_BHTS=total.bias_BHTS.at[:, :, i[0, 0], j[0, 0]].add(block, mode="clip"))
 
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
         """An array that does not broadcast to (B, H, T, S)."""
         shape, sizes = tuple(self.bias_BHTS.shape), (B, H, T, S)
-        if len(shape) == 4 and all(one in (1, size) for one, size in zip(shape[:2], sizes[:2], strict=True)):
-            if shape[2:] == sizes[2:]:
-                return None
+        if len(shape) == 4 and all(one in (1, size) for one, size in zip(shape, sizes, strict=True)):
+            return None
         return f"a bias made for {' x '.join(map(str, shape))} (rows, heads, queries, keys) cannot serve {sizes}"

@@ -68,6 +68,7 @@ def examples() -> dict[str, Example]:
         "sinks": _scores(sinks_H=_normal(rng, HEADS)),
         "dropout": _scores(dropout=dropout(0.3, jax.random.split(jax.random.key(1), B), HEADS)),
     }
+    made["bias: array with axes of 1"] = _scores(bias=ExplicitBias(jnp.asarray(_normal(rng, 1, HEADS, 1, LENGTH))))
     shaped: dict[str, dict[str, Any]] = {
         "grouped heads (H=8, G=4)": {"H": 8},
         "one key head (H=4, G=1)": {"G": 1},
@@ -113,6 +114,7 @@ def _masks_of_arrays() -> dict[str, dict[str, Any]]:
         "padding": {"mask": padding(valid_BS)},
         "rows without a key": {"mask": causal() & padding(late_BS)},
         "mask: array, one for each head": {"mask": explicit(allowed_BHTS)},
+        "mask: array with axes of 1": {"mask": explicit(allowed_BHTS[:, :1, :1])},
         "mask: causal | padding": {"mask": causal() | padding(valid_BS)},
         "mask: ~(causal & window(5))": {"mask": parse_mask("~(causal & window(5))")},
     }

@@ -92,10 +92,10 @@ def segment_ids(parts: Parts, B: int, T: int, S: int, shape: tuple[int, int]) ->
     for padding in parts.paddings:
         keys = jnp.where(padding.valid_BS, keys, nobody)
 
-    def spread(ids: jax.Array, length: int) -> jax.Array:
-        return jnp.pad(jnp.broadcast_to(ids, (B, ids.shape[1])), ((0, 0), (0, length - ids.shape[1])))
+    def spread(ids: jax.Array, length: int, padded: int) -> jax.Array:
+        return jnp.pad(jnp.broadcast_to(ids, (B, length)), ((0, 0), (0, padded - length)))
 
-    return kernels.SegmentIds(spread(queries, shape[0]), spread(keys, shape[1]))
+    return kernels.SegmentIds(spread(queries, T, shape[0]), spread(keys, S, shape[1]))
 
 
 def computed_blocks(info: Any, dkv: bool = False) -> Iterator[tuple[int, int]]:

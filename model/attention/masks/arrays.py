@@ -8,6 +8,8 @@ from model.attention.masks.base import Array, Index, Mask
 from model.attention.values import array, value
 from model.errors import UserError
 
+_FIRST = np.zeros((1, 1, 1, 1), np.int32)
+
 
 @value
 class Segments(Mask):
@@ -42,7 +44,7 @@ class Padding(Mask):
 
 @value
 class Explicit(Mask):
-    """An array of booleans (B or 1, H or 1, T, S): any pattern, also a different one for each head."""
+    """An array of booleans (B, H, T, S), any axis of which may be 1: any pattern, also one for each head."""
 
     allowed_BHTS: Array = array("batch", "heads", None, None)
 
@@ -66,14 +68,14 @@ def padding(valid_BS: Array) -> Mask:
 
 
 def explicit(allowed_BHTS: Array) -> Mask:
-    """Any pattern, as flags (B or 1, H or 1, T, S), hidden where False or 0; with H > 1, one for each head.
+    """Any pattern, as flags (B, H, T, S), hidden where False or 0; an axis of 1 stands for any length, as in jax.nn.
 
     Raises:
         UserError: the array is not of rank 4.
     """
     if np.ndim(allowed_BHTS) != 4:
         raise UserError(
-            f"explicit(array of shape {np.shape(allowed_BHTS)}) needs four axes (B or 1, H or 1, T, S): reshape it."
+            f"explicit(array of shape {np.shape(allowed_BHTS)}) needs four axes (B, H, T, S), each may be 1: reshape."
         )
     return Explicit(_flags(allowed_BHTS))
 
@@ -88,7 +90,8 @@ def gather(values_BS: Array, index: Index) -> jax.Array:
 
 
 def gather_BHTS(values_BHTS: Array, i: Index, j: Index) -> jax.Array:
-    """Entries of an array (B or 1, H or 1, T, S) at queries i and keys j, as `gather`."""
+    """Entries of an array (B, H, T, S) at queries i and keys j, as `gather`; axes of 1 are left to broadcasting."""
+    i, j = (index if length > 1 else _FIRST for index, length in zip((i, j), values_BHTS.shape[2:], strict=True))
     if len(i) == len(j) == 1:
         return jnp.asarray(values_BHTS).at[:, :, i[0, 0], j[0, 0]].get(mode="clip")
     (B, H), (rows, heads) = values_BHTS.shape[:2], np.indices(values_BHTS.shape[:2])
@@ -99,9 +102,8 @@ def gather_BHTS(values_BHTS: Array, i: Index, j: Index) -> jax.Array:
 def misfit(content: Array, sizes: tuple[int, ...], what: str) -> str | None:
     """The part of a sentence that says so if an array does not broadcast to those sizes."""
     shape = tuple(content.shape)
-    if len(shape) == len(sizes) and shape[-1] == sizes[-1]:
-        if all(one in (1, size) for one, size in zip(shape, sizes, strict=True)):
-            return None
+    if len(shape) == len(sizes) and all(one in (1, size) for one, size in zip(shape, sizes, strict=True)):
+        return None
     made, asked = (" x ".join(map(str, numbers)) for numbers in (shape, sizes))
     return f"a mask made for {made} ({what}) cannot serve {asked}"
 

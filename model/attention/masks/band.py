@@ -48,8 +48,17 @@ def full() -> Mask:
 
 
 def causal() -> Mask:
-    """A query sees the keys up to its own index."""
+    """A query sees the keys up to its own index: where T and S differ, the first query stands at the first key."""
     return Band(math.inf, 0)
+
+
+def causal_at_end(num_queries: int, num_keys: int) -> Mask:
+    """Causal, with the last query at the last key, as for T queries that go on where S - T keys were before.
+
+    With more queries than keys, the first T - S see nothing. (flash-attention from 2.1 on aligns so; jax.nn and
+    `causal` align the first.)
+    """
+    return Band(math.inf, num_keys - num_queries)
 
 
 def window(left: int, right: int | None = None) -> Mask:

@@ -10,14 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from launch import attention as attention_command
 from launch.configs import load
 from launch.train import fit
+from model import GPT, GPTConfig
 from model.attention import (
     CORES,
+    AttentionConfig,
     Core,
     ExplicitBias,
+    MultiHeadAttention,
     Request,
     Scores,
     attend,
@@ -128,6 +132,7 @@ def test_auto_takes_nothing_that_is_untested() -> None:
             "keys of dropout made for (1, 6, 2)",
         ),
         ({}, {"query_positions_BT": np.ones((B, 3), int)}, "positions of queries made for (2, 3) cannot serve (2, 5)"),
+        ({}, {"bias": ExplicitBias(np.ones((1, H, T, 2)))}, "a bias made for 1 x 6 x 5 x 2"),
         ({"S": 0}, {}, "there are 5 queries and 0 keys: give at least one of each."),
     ],
 )
@@ -138,6 +143,40 @@ def test_shapes_that_do_not_agree_are_refused_by_all(
     with pytest.raises(UserError) as error:
         attend(core, *arrays(**sizes), Scores(**({"mask": causal(), "scale": 1.0} | scores)))
     assert str(error.value).startswith(sentence)
+
+
+def test_arrays_of_other_ranks_are_refused_before_anything_is_computed() -> None:
+    q, k, v = arrays()
+    gpt = GPT(GPTConfig(vocab_size=7, max_length=T, num_layers=1, width=8, num_heads=2), rngs=nnx.Rngs(0))
+    layer = MultiHeadAttention(AttentionConfig(width=8, num_heads=2, head_width=4), rngs=nnx.Rngs(0))
+    x_BTD, tokens_BT = jnp.ones((B, T, 8)), jnp.ones((B, T), int)
+    refused: list[tuple[Any, str]] = [
+        (
+            lambda: attend("auto", q[0], k, v, Scores(full(), 1.0)),
+            "queries of shape (5, 6, 8) must have the axes (B, T, ",
+        ),
+        (
+            lambda: attend("auto", q, k[0], v, Scores(full(), 1.0)),
+            "keys of shape (7, 2, 8) must have the axes (B, S, G, K)",
+        ),
+        (
+            lambda: attend("dense", q, k, v[..., 0], Scores(full(), 1.0)),
+            "values of shape (2, 7, 2) must have the axes ",
+        ),
+        (lambda: layer(x_BTD[0], causal()), "inputs of shape (5, 8) must have the axes (B, T, D): reshape them."),
+        (
+            lambda: layer(x_BTD, full(), context_BSD=x_BTD[0]),
+            "inputs of keys and values of shape (5, 8) must have the ",
+        ),
+        (lambda: gpt(tokens_BT[0]), "tokens of shape (5,) must have the axes (B, T): reshape them."),
+        (lambda: gpt(tokens_BT, tokens_BT[0]), "segment ids of shape (5,) must have the axes (B, T): reshape them."),
+        (lambda: gpt(tokens_BT, None, tokens_BT[:, 1:]), "positions of shape (2, 4) do not fit tokens of shape (2, 5)"),
+        (lambda: gpt.decode(tokens_BT[0], tokens_BT, gpt.init_cache(B, T)), "tokens of shape (5,) must have the axes"),
+    ]
+    for call_it, sentence in refused:
+        with pytest.raises(UserError) as error:
+            jax.eval_shape(call_it)
+        assert str(error.value).startswith(sentence)
 
 
 def test_a_request_knows_the_mesh_that_it_is_made_in() -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import CORES, Scores
+from model.attention import CORES, ExplicitBias, Scores, causal, causal_at_end, explicit, padding, segments
 from model.attention.cores import blockwise, fused, splash
 from model.attention.cores.conditions import HEADS, LENGTH, WIDTH, B, Example, examples
 from tests.model.attention import oracle
@@ -27,6 +27,15 @@ def _everything() -> Example:
     return EXAMPLES["grouped heads (H=8, G=4)"]._replace(scores=scores, H=4, G=2)
 
 
+def _axes_of_1() -> Example:
+    """Each array with other axes of 1 than in the table, in the order of jax.nn."""
+    rng = np.random.default_rng(7)
+    ids_1T = np.sort(rng.integers(0, 3, (1, LENGTH)))
+    mask = explicit(rng.random((1, HEADS, LENGTH, 1)) < 0.9) & segments(ids_1T) & padding(rng.random((1, LENGTH)) < 0.9)
+    bias = ExplicitBias(jnp.asarray(rng.standard_normal((B, 1, LENGTH, 1)), jnp.float32))
+    return EXAMPLES["float32"]._replace(scores=Scores(mask & causal(), 0.3, bias, sinks_H=jnp.ones(HEADS)))
+
+
 EXAMPLES = examples()
 TOLERANCE = {"float32": 5e-6, "bfloat16": 1e-2, "float16": 2e-3}
 MESH = {"replica": 1, "fsdp": 2, "tensor": 1, "context": 2}
@@ -41,6 +50,10 @@ EXAMPLES |= {
     "short": EXAMPLES["float32"]._replace(T=7, S=7),
     "one query": EXAMPLES["mask: full"]._replace(T=1),
     "all at once": _everything(),
+    "queries at the end (T=80, S=144)": EXAMPLES["float32"]._replace(
+        T=80, scores=Scores(causal_at_end(80, LENGTH), 0.3)
+    ),
+    "axes of 1": _axes_of_1(),
 }
 CELLS = [
     (core, name)
@@ -78,7 +91,7 @@ def expected(name: str) -> dict[str, np.ndarray]:
         )
         dbias = found.pop("dbias")
         if scores.bias is not None:
-            axes = tuple(axis for axis in (0, 1) if bias.shape[axis] == 1)
+            axes = tuple(axis for axis in range(4) if bias.shape[axis] == 1)
             found["dbias"] = pull(jnp.asarray(dbias.sum(axes, keepdims=True)))[0]
     if found["dsinks"] is None:
         del found["dsinks"]
@@ -140,7 +153,7 @@ LONG = [
     "bias: t5",
     "bias: array",
 ]
-LONG += ["dropout", "sinks", "all at once", "odd lengths (T=131, S=157)"]
+LONG += ["axes of 1", "bias: array with axes of 1", "dropout", "sinks", "all at once", "odd lengths (T=131, S=157)"]
 
 
 @pytest.mark.parametrize("name", LONG)

@@ -15,6 +15,7 @@ from model.attention import (
     BlockState,
     Mask,
     causal,
+    causal_at_end,
     explicit,
     full,
     padding,
@@ -119,8 +120,8 @@ def data_masks(draw: st.DrawFn) -> Example:
     if kind == "padding":
         valid = rng.random((B, S)) < 0.7
         return Example(padding(jnp.array(valid)), np.broadcast_to(valid[:, None, None], (B, H, T, S)))
-    shape = draw(st.sampled_from([(B, H), (1, H), (B, 1), (1, 1)]))
-    allowed = rng.random((*shape, T, S)) < 0.6
+    shape = draw(st.sampled_from([(B, H, T, S), (1, H, T, S), (B, 1, 1, S), (1, 1, T, 1), (1, H, 1, 1)]))
+    allowed = rng.random(shape) < 0.6
     return Example(explicit(jnp.array(allowed)), np.broadcast_to(allowed, (B, H, T, S)))
 
 
@@ -267,6 +268,15 @@ def test_masks_of_different_kinds_have_different_structures() -> None:
 def test_every_name_of_the_language_has_a_reference() -> None:
     missing = [name for name in MASKS if not any(name in text for text in reference.MASKS)]
     assert missing == [], f"give tests/model/reference.py an expression with each of {missing}"
+
+
+@pytest.mark.parametrize(("T", "S"), [(5, 9), (9, 5), (7, 7)])
+def test_causal_is_aligned_at_the_first_or_at_the_last_key(T: int, S: int) -> None:
+    """And its blocks know it."""
+    for mask, expected in ((causal(), np.tri(T, S, dtype=bool)), (causal_at_end(T, S), np.tri(T, S, S - T, bool))):
+        np.testing.assert_array_equal(mask.block(0, 0, T, S)[0, 0], expected)
+        for i0, j0 in np.ndindex(T - 1, S - 1):
+            assert mask.state(i0, i0 + 2, j0, j0 + 2) is truth(expected[i0 : i0 + 2, j0 : j0 + 2])
 
 
 def test_both_sides_of_a_window_are_kept_and_bands_meet_in_a_band() -> None:
