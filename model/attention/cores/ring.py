@@ -180,7 +180,10 @@ def _visit(trip: Trip, stop: Any, carry: Any, add: Callable[..., Any], mask: Mas
         at = (a - x) * trip.rows, (b - y) * trip.columns  # from places in the arrays to places in the sequence
         for blocks in trip.blocks:
             which = jnp.asarray(blocks.number_CC)[a, b]
-            starts_N2, count = corner_2 + jnp.asarray(blocks.starts_UN2)[which], jnp.asarray(blocks.counts_U)[which]
+            starts_N2, count = (
+                corner_2[None] + jnp.asarray(blocks.starts_UN2)[which],
+                jnp.asarray(blocks.counts_U)[which],
+            )
             one = functools.partial(_add_one, blocks, at, add)
             if blocks.visible or mask.is_static:
                 carry = over_first(count, starts_N2, one, carry)

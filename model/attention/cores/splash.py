@@ -233,9 +233,9 @@ def _mask_refusals(mask: Mask, other: str) -> Refusals:
         "its kernel plans its blocks before it knows where documents begin, and this mask speaks of places in them",
         f"{other}, or a --config.model.mask of causal, window, dilated and strided alone",
     )
-    kinds = ", ".join(type(one).__name__ for one in parts.other)
+    kinds = ", ".join(type(one).__name__ for one in parts.other if not speaks_of_places(one))
     yield from needs(
-        not parts.other, f"of masks that hold arrays, its kernel takes `& segments` and `& padding`, not {kinds}", other
+        not kinds, f"of masks that hold arrays, its kernel takes `& segments` and `& padding`, not {kinds}", other
     )
     yield from needs(len(parts.segments) < 2, "its kernel takes one `& segments`, not two", f"{other}, or join the ids")
 

@@ -204,7 +204,7 @@ def test_biases_of_different_kinds_have_different_structures() -> None:
     [
         (ExplicitBias(jnp.ones((B, 2, T, S))), "a bias made for 2 x 2 x 11 x 13 (rows, heads, queries, keys) cannot"),
         (ExplicitBias(jnp.ones((1, 1, T, T))), "a bias made for 1 x 1 x 11 x 11"),
-        (ExplicitBias(jnp.ones((1, 1, 1, S))), "a bias made for 1 x 1 x 1 x 13"),
+        (ExplicitBias(jnp.ones((1, 1, 1, T))), "a bias made for 1 x 1 x 1 x 11"),
         (ExplicitBias(jnp.ones((T, S))), "a bias made for 11 x 13"),
         (value("fire", PLACES_BT[:, :5]), "a bias made for 2 x 5 (rows and queries) cannot serve 2 x 11"),
         (value("fire", np.zeros((3, T))), "a bias made for 3 x 11 (rows and queries) cannot serve 2 x 11"),
