@@ -49,7 +49,7 @@ def whole(keys: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def final_state(workdir: Path, keys: dict[str, Any]) -> State:
-    abstract = make_experiment(load(CONFIG, **keys), 256).abstract
+    abstract = make_experiment(load(CONFIG, **keys), keys.get("data.vocab_size", 256)).abstract
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state, extra, step = checkpoints.restore(abstract)
     assert extra["batches"] == step
