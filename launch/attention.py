@@ -6,6 +6,7 @@ For one config on this machine: `python -m launch.attention --config=configs/gpt
 An exact cell is one whose output and gradients the tests compare with float64; what they cannot run here says so."""
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,12 +14,12 @@ import jax
 import numpy as np
 
 from launch import cli
-from launch.bench import race
+from launch.bench import ROUNDS, race
 from launch.configs import load
 from launch.train import check
 from model.attention import CORES, Core, Refusal, Request, Scores, attend, causal
 from model.attention.cores.conditions import examples
-from model.errors import UserError
+from model.errors import UserError, check_range
 
 EVIDENCE = {"tested": "exact", "interpreted": "exact, interpreted", "untested": "untested"}
 
@@ -117,15 +118,13 @@ def _check_flags(flags: argparse.Namespace, overrides: dict[str, str]) -> None:
     given = [flags.table, bool(flags.race), bool(flags.config)]
     if sum(given) != 1 or (overrides and not flags.config):
         raise UserError("give one of --table, --race and --config, such as --config=configs/gpt.py:quickstart.")
-    if flags.rounds < 3:
-        raise UserError(f"--rounds={flags.rounds} must be at least 3.")
+    check_range("rounds", flags.rounds, ROUNDS)
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    numbers = text.split("x")
-    if len(numbers) != 4 or not all(number.isdecimal() and int(number) for number in numbers):
+    if not re.fullmatch("[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){3}", text):
         raise UserError(f"--race={text} is not B x H x T x K, such as --race=16x6x256x64.")
-    return tuple(int(number) for number in numbers)
+    return tuple(int(number) for number in text.split("x"))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from launch import cli
 from launch.configs import load
 from model import GPTConfig
-from model.errors import UserError
+from model.errors import Range, UserError, check_range
 from train.experiment import flops_per_token, make_experiment
 from train.run.machine import matrix_rate
 from train.schedules import make_schedule
@@ -38,6 +38,7 @@ PLAIN = {
     "num_kv_heads": 0,
     "dtype": "float32",
 }
+ROUNDS = Range(3, 10_000)  # in which contenders take turns: quartiles need three
 
 
 def bare_loss(params: Params, batch: dict[str, jax.Array], num_heads: int) -> jax.Array:
@@ -182,8 +183,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.make_parser("bench", __doc__ or "", workdir=False)
     parser.add_argument("--rounds", type=int, default=15, help="how often each step is timed, after two that are not")
     flags, overrides = cli.parse(parser, argv)
-    if flags.rounds < 3:
-        raise UserError(f"--rounds={flags.rounds} must be at least 3.")
+    check_range("rounds", flags.rounds, ROUNDS)
     config = load(flags.config, **overrides)
     vocab_size = 256 if config.data.tokenizer == "bytes" else config.data.vocab_size
     both = contenders(config, vocab_size)

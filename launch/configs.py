@@ -3,7 +3,6 @@
 import difflib
 import importlib.util
 import inspect
-import math
 import numbers
 import re
 from collections.abc import Collection, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 import configs
@@ -19,6 +19,9 @@ from model.errors import UserError
 
 Value = int | float | str | bool
 _KEY_LINE = re.compile(r"^ {4}(\w+\.\w+) = .+?  # (.+)$", re.MULTILINE)
+_TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+_INT64 = 2**63 - 1
+_SHOWN = 60  # letters of a value that a sentence repeats
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -103,11 +106,14 @@ def _convert(key: str, value: Any, default: Value) -> Value:
     if kind in (int, float) and (text or (isinstance(value, numeric) and not isinstance(value, bool))):
         try:
             number = kind(value)
+            # A device computes in float32, which would make another number of what is too large or too small for it.
+            if abs(number) <= _INT64 if kind is int else number == 0 or _TINY <= abs(number) <= _HUGE:
+                return number
         except (ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    rule = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}[kind]
+            pass
+    limits = f"a number within float32 (0, or {_TINY:.1e} to {_HUGE:.1e})"
+    rule = {int: "a whole number", float: limits, bool: "true or false", str: "text"}[kind]
+    value = value if len(str(value)) <= _SHOWN else f"{str(value)[:_SHOWN]}..."
     raise UserError(f"--config.{key}={value!r}: {rule} is needed, such as {default!r}.")
 
 

@@ -22,6 +22,7 @@ from launch.configs import flatten, load
 from train.data import Data, open_data
 from train.experiment import Experiment, flops_per_token, make_experiment
 from train.loop import Values, check_finite, train
+from train.memory import check_memory
 from train.run.checkpoints import Checkpoints
 from train.run.extension import extension
 from train.run.folder import FREE, RunFolder, passport
@@ -96,6 +97,7 @@ def fit(
         stop = stack.enter_context(stop_signals())
         experiment = check(config)
         agree("--config", str({key: value for key, value in flatten(config).items() if key not in FREE}))
+        check_memory(experiment)
         recorded = stack.enter_context(profiler(profile_steps, workdir))
         folder = stack.enter_context(RunFolder(workdir, config, extend=extend)) if workdir else None
         stop.begin("the comparison of attention with its reference")

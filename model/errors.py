@@ -1,4 +1,12 @@
-"""The one kind of error that is the user's to mend."""
+"""The one kind of error that is the user's to mend, and the ranges that numbers must keep."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+INT32 = 2**31 - 1  # the largest step, index and size: what counts on a device is int32
 
 
 class UserError(ValueError):
@@ -7,3 +15,39 @@ class UserError(ValueError):
     A command prints the sentence as its last line on stderr and exits with status 2; a notebook sees it raised.
     Every other exception is a defect of ours and keeps its traceback.
     """
+
+
+class Range(NamedTuple):
+    """The numbers from `least` to `most`, without `most` itself where `below`; `zero` says what 0 means beside them."""
+
+    least: float
+    most: float = INT32
+    zero: str = ""
+    below: bool = False
+
+    def __contains__(self, number: Any) -> bool:
+        if number == 0 and self.zero:
+            return True
+        # The device computes in float32, where 0.99999999 is 1.
+        return bool(self.least <= number <= self.most and not (self.below and np.float32(number) >= self.most))
+
+    def __str__(self) -> str:
+        least, most = (str(one) if isinstance(one, int) else f"{one:g}" for one in (self.least, self.most))
+        upper = "" if self.most == math.inf else f" and {'below' if self.below else 'at most'} {most}"
+        return f"at least {least}{upper}{f', or 0 for {self.zero}' if self.zero else ''}"
+
+
+def check_range(flag: str, value: float, allowed: Range) -> None:
+    """Refuses a number outside of its range; a NaN is outside of all.
+
+    Raises:
+        UserError: '--flag=value must be at least ...'
+    """
+    if value not in allowed:
+        raise UserError(f"--{flag}={value} must be {allowed}.")
+
+
+def check_ranges(section: str, values: Any, ranges: Mapping[str, Range]) -> None:
+    """`check_range` of each attribute of `values` that has a range, by the flag `--section.name`."""
+    for name, allowed in ranges.items():
+        check_range(f"{section}.{name}", getattr(values, name), allowed)

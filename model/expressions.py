@@ -3,13 +3,19 @@
 import ast
 import inspect
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from model.errors import UserError
+import numpy as np
+
+from model.errors import INT32, UserError
 
 Table = dict[str, Callable[..., Any]]
 _OPERATORS = {ast.BitAnd: operator.and_, ast.BitOr: operator.or_}
+_OPERATORS_MOST = 50  # a mask of so many parts is asked part by part, block by block
+_SHOWN = 200  # letters of an expression that a sentence repeats
+_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def parse(text: str, table: Table, key: str, combined: bool = False) -> Any:
@@ -21,15 +27,26 @@ def parse(text: str, table: Table, key: str, combined: bool = False) -> Any:
         UserError: anything else, or arguments that the function refuses; the sentence lists the table.
     """
 
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
     def refusal() -> UserError:
         names = ", ".join(f"{name}{_arguments(one)}" for name, one in table.items())
         joined = ", joined by & and |, or turned round by ~" if combined else ""
-        return UserError(f"--config.{key}={text!r} is not an expression of {names}{joined}.")
+        return UserError(f"--config.{key}={shown!r} is not an expression of {names}{joined}.")
 
     def number(node: ast.expr) -> int | float:
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and type(node.value) is not bool:
-            return node.value
-        raise refusal()
+        sign = 1
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            sign, node = -1, node.operand
+        content = node.value if isinstance(node, ast.Constant) else None
+        if not isinstance(content, int | float) or isinstance(content, bool):
+            raise refusal()
+        if abs(content) > (INT32 if isinstance(content, int) else _FLOAT32):
+            raise UserError(
+                f"--config.{key}={shown!r}: a whole number of at most {INT32}, or another of at most {_FLOAT32:.1e}, "
+                "is needed."
+            )
+        return sign * content
 
     def build(node: ast.expr) -> Any:
         match node:
@@ -43,6 +60,8 @@ def parse(text: str, table: Table, key: str, combined: bool = False) -> Any:
                 if not arguments and not keywords:
                     raise refusal()
                 named = {str(one.arg): number(one.value) for one in keywords}
+                if len(named) < len(keywords):
+                    raise refusal()
                 return call(table[name], [number(one) for one in arguments], named)
         raise refusal()
 
@@ -55,13 +74,20 @@ def parse(text: str, table: Table, key: str, combined: bool = False) -> Any:
             # A whole number may stand for a number, and not the other way round.
             if inspect.signature(function, eval_str=True).parameters[name].annotation not in (float, float | None):
                 if isinstance(content, float):
-                    raise refusal()
+                    raise UserError(f"--config.{key}={shown!r}: {name}={content} must be a whole number.")
         return function(*bound.args, **bound.kwargs)
 
     try:
-        return build(ast.parse(text, mode="eval").body)
-    except (SyntaxError, RecursionError):  # the latter for a thousand nested parts
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what Python only warns of, such as 1or 2, is no expression either
+            tree = ast.parse(text, mode="eval").body
+    # The last three for characters that are none, and for a thousand nested parts.
+    except (SyntaxError, UnicodeEncodeError, RecursionError, MemoryError):
         raise refusal() from None
+    operators = sum(isinstance(node, ast.operator | ast.unaryop) for node in ast.walk(tree))
+    if operators > _OPERATORS_MOST:
+        raise UserError(f"--config.{key}={shown!r} has {operators} operators, and at most {_OPERATORS_MOST} are read.")
+    return build(tree)
 
 
 def _arguments(function: Callable[..., Any]) -> str:

@@ -8,7 +8,7 @@ from flax import nnx
 
 from model.attention import KVCache, Scores, by_place, parse_bias, parse_mask, segments
 from model.axes import check_axes, pin
-from model.errors import UserError
+from model.errors import Range, UserError, check_range
 from model.layers import NORMS, Embedding, Linear, dropout
 from model.parameters import Module
 from model.positions import parse_position
@@ -34,6 +34,8 @@ class GPTConfig(StackConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_range("config.data.vocab_size", self.vocab_size, Range(1, 2**24))
+        check_range("config.data.length", self.max_length, Range(1, 2**24))
         parse_position(self.position)
         parse_bias(self.bias)
         parse_mask(self.mask)

@@ -11,7 +11,7 @@ from flax import nnx
 
 from model.attention import AttentionConfig, Bias, KVCache, Mask, MultiHeadAttention, Scores
 from model.axes import pin
-from model.errors import UserError
+from model.errors import Range, UserError, check_ranges
 from model.layers import MLP, NORMS, choose, dropout
 from model.parameters import Module, stack_layers
 from model.positions import Rotation
@@ -20,6 +20,17 @@ REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+# Beyond what anybody has trained, and within what is traced, or refused for its memory, in a moment.
+_RANGES = {
+    "num_layers": Range(1, 10_000),
+    "width": Range(1, 2**20),
+    "num_heads": Range(1, 2**20),
+    "num_kv_heads": Range(1, 2**20, zero="as many as num_heads"),
+    "mlp_width": Range(1, 2**22, zero="4 x width"),
+    "dropout": Range(0, 1, below=True),
+    "unroll": Range(1, 256),
 }
 
 
@@ -51,17 +62,11 @@ class StackConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for key in ("num_layers", "width", "num_heads", "unroll"):
-            if getattr(self, key) < 1:
-                raise UserError(f"--config.model.{key}={getattr(self, key)} must be at least 1.")
+        check_ranges("config.model", self, _RANGES)
         if self.width % self.num_heads:
             raise UserError(
                 f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}."
             )
-        if self.mlp_width < 0:
-            raise UserError(f"--config.model.mlp_width={self.mlp_width} must be positive, or 0 for 4 x width.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"--config.model.dropout={self.dropout} must be at least 0 and below 1.")
         choose(REMAT, self.remat, "model.remat")
         choose(NORMS, self.norm, "model.norm")
         choose({"pre": None, "post": None}, self.norm_place, "model.norm_place")

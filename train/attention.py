@@ -1,6 +1,5 @@
 """Which core a run attends with: chosen before anything is traced, and compared with the reference before it learns."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from model.attention.masks.base import BlockState, Mask, exact_state
 from model.attention.selfcheck import errors, judge
 
 _SLICE = 256  # queries and keys of the check, at most
-_PROBE = 256  # queries and keys that are asked at once whether a mask looks ahead
+_PROBE = 256  # queries and keys that are asked one by one whether a mask looks ahead
 
 
 def choose_attention(model: GPT, config: GPTConfig, rows: int) -> tuple[Request, Choice]:
@@ -73,14 +72,20 @@ def check_attention(config: GPTConfig, request: Request, choice: Choice, key: ja
 
 def sees_nothing(mask: Mask, length: int) -> bool:
     """Whether the mask hides every one of `length` keys from every query."""
-    return all(exact_state(mask, *block) is BlockState.EMPTY for block in _blocks(length))
+    return not _shows(mask, 0, length, 0, length)
 
 
 def looks_ahead(mask: Mask, length: int) -> bool:
     """Whether any of the first `length` queries sees a key after its own."""
-    return any(exact_state(mask & ~causal(), *block) is not BlockState.EMPTY for block in _blocks(length))
+    return _shows(mask & ~causal(), 0, length, 0, length)
 
 
-def _blocks(length: int) -> Iterator[tuple[int, int, int, int]]:
-    starts = range(0, length, _PROBE)
-    return ((i0, min(i0 + _PROBE, length), j0, min(j0 + _PROBE, length)) for i0 in starts for j0 in starts)
+def _shows(mask: Mask, i0: int, i1: int, j0: int, j1: int) -> bool:
+    """Whether any query of a block sees any key of it; a mixed block is asked by its quarters, down to _PROBE."""
+    if max(i1 - i0, j1 - j0) <= _PROBE:
+        return exact_state(mask, i0, i1, j0, j1) is not BlockState.EMPTY
+    state = mask.state(i0, i1, j0, j1)
+    if state is not BlockState.MIXED:
+        return state is BlockState.FULL
+    i, j = (i0 + i1) // 2, (j0 + j1) // 2
+    return any(_shows(mask, *rows, *keys) for rows in ((i0, i), (i, i1)) for keys in ((j0, j), (j, j1)))

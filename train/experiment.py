@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from model import GPT, GPTConfig
 from model.attention import Request, parse_mask
 from model.attention.contract import Choice
-from model.errors import UserError
+from model.errors import Range, UserError, check_ranges
 from model.layers import choose
 from train.attention import check_attention, choose_attention, looks_ahead, sees_nothing
+from train.data import RANGES as DATA
 from train.data import Windows, batches
 from train.data.order import ORDERS
 from train.optimizers import make_optimizer
@@ -167,14 +168,22 @@ def flops_per_token(config: GPTConfig) -> float:
     return 6.0 * (matrices + head) + 6.0 * config.num_layers * config.max_length * config.width
 
 
+_TRAIN = {
+    "steps": Range(1),
+    "accumulate": Range(1),
+    "seeds": Range(1, 2**16),
+    "log_every": Range(1),
+    "evaluate_every": Range(1),
+    "evaluate_windows": Range(0),
+    "checkpoint_every": Range(1),
+    "keep_last": Range(1),
+    "keep_best": Range(0),
+}
+
+
 def _check_train(config: ConfigDict) -> None:
-    for key in ("steps", "seeds", "accumulate", "log_every", "evaluate_every", "checkpoint_every"):
-        if config.train[key] < 1:
-            raise UserError(f"--config.train.{key}={config.train[key]} must be at least 1.")
-    if config.train.evaluate_windows < 0:
-        raise UserError(
-            f"--config.train.evaluate_windows={config.train.evaluate_windows} is negative; 0 evaluates all windows."
-        )
+    check_ranges("config.train", config.train, _TRAIN)
+    check_ranges("config.data", config.data, DATA)
     choose(ORDERS, config.data.order, "data.order")
     for key, bits in (("train", 32), ("data", 63)):
         seed, largest = config[key].seed, 2**bits - config.train.seeds
@@ -182,8 +191,6 @@ def _check_train(config: ConfigDict) -> None:
             raise UserError(
                 f"--config.{key}.seed={seed} must be between 0 and {largest}, so that every seed has {bits} bits."
             )
-    if config.data.length < 1:
-        raise UserError(f"--config.data.length={config.data.length} must be at least 1.")
     mask, length = parse_mask(config.model.mask), config.data.length
     if sees_nothing(mask, length):
         raise UserError(

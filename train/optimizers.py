@@ -6,6 +6,7 @@ what an optimizer measures of a matrix (Adafactor's RMS, Muon's orthogonalisatio
 decayed.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from model.errors import UserError
+from model.errors import Range, UserError, check_ranges
 from train.schedules import ScheduleConfig, make_schedule
 
 Params = Any  # a nested dict of arrays
@@ -136,6 +137,13 @@ OPTIMIZERS: dict[str, tuple[Maker, Maker]] = {
     "adafactor": (_adafactor, _adafactor),
 }
 
+_RANGES = {
+    "beta1": Range(0, 1, below=True),
+    "beta2": Range(0, 1, below=True),
+    "weight_decay": Range(0, math.inf),
+    "clip_norm": Range(0, math.inf),
+}
+
 
 def _names(path: tuple[Any, ...]) -> list[str]:
     return [key.key for key in path]
@@ -143,12 +151,6 @@ def _names(path: tuple[Any, ...]) -> list[str]:
 
 def _check(config: OptimizerConfig) -> None:
     """Refuses an unknown name, and numbers out of their range."""
-    flag = "--config.optimizer"
     if config.name not in OPTIMIZERS:
-        raise UserError(f"{flag}.name={config.name!r} is not one of: {', '.join(OPTIMIZERS)}.")
-    for key in ("beta1", "beta2"):
-        if not 0 <= getattr(config, key) < 1:
-            raise UserError(f"{flag}.{key}={getattr(config, key)} is not between 0 (included) and 1.")
-    for key in ("weight_decay", "clip_norm"):
-        if getattr(config, key) < 0:
-            raise UserError(f"{flag}.{key}={getattr(config, key)} is negative; 0 turns it off.")
+        raise UserError(f"--config.optimizer.name={config.name!r} is not one of: {', '.join(OPTIMIZERS)}.")
+    check_ranges("config.optimizer", config, _RANGES)

@@ -1,6 +1,7 @@
 """Learning rates over the steps of a run: a linear warm-up, then one of a table of shapes."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from model.errors import UserError
+from model.errors import Range, UserError, check_range, check_ranges
 
 
 class ScheduleConfig(Protocol):
@@ -61,6 +62,14 @@ SCHEDULES: dict[str, Callable[[ScheduleConfig, int, int], optax.Schedule]] = {
 }
 
 
+_RANGES = {
+    "learning_rate": Range(0, math.inf),
+    "warmup_steps": Range(0),
+    "decay_fraction": Range(0, 1),
+    "final_fraction": Range(0, 1),
+}
+
+
 def make_schedule(config: ScheduleConfig, steps: int) -> optax.Schedule:
     """Returns the learning rate as a function of the number of updates done, for a run of `steps` updates.
 
@@ -102,16 +111,7 @@ def warn_if_short(config: ScheduleConfig, steps: int) -> None:
 
 def _check(config: ScheduleConfig, steps: int) -> None:
     """Refuses numbers that make no schedule."""
-    flag = "--config.optimizer"
     if config.schedule not in SCHEDULES:
-        raise UserError(f"{flag}.schedule={config.schedule!r} is not one of: {', '.join(SCHEDULES)}.")
-    if steps < 1:
-        raise UserError(f"--config.train.steps={steps} is not a positive number of updates.")
-    if config.warmup_steps < 0:
-        raise UserError(f"{flag}.warmup_steps={config.warmup_steps} is negative; 0 is no warm-up.")
-    if config.learning_rate < 0:
-        raise UserError(f"{flag}.learning_rate={config.learning_rate} is negative.")
-    for key in ("decay_fraction", "final_fraction"):
-        value = getattr(config, key)
-        if not 0 <= value <= 1:
-            raise UserError(f"{flag}.{key}={value} is a share, between 0 and 1.")
+        raise UserError(f"--config.optimizer.schedule={config.schedule!r} is not one of: {', '.join(SCHEDULES)}.")
+    check_range("config.train.steps", steps, Range(1))
+    check_ranges("config.optimizer", config, _RANGES)

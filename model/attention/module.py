@@ -15,7 +15,7 @@ from model.attention.cores.table import attend, check_name
 from model.attention.masks.base import Mask
 from model.attention.scores import Scores, dropout
 from model.axes import check_axes, pin
-from model.errors import UserError
+from model.errors import Range, UserError, check_ranges
 from model.layers import Linear, RMSNorm
 from model.parameters import Module, parameter
 from model.positions import Rotation, rotate
@@ -35,6 +35,12 @@ class KVCache(NamedTuple):
         )
 
 
+_RANGES = {
+    "scale": Range(1e-6, 1e6, zero="1/sqrt(head width)"),
+    "soft_cap": Range(1e-6, 1e6, zero="none"),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
     """The sizes and choices of one attention layer; the keys are explained in configs/base.py.
@@ -43,7 +49,7 @@ class AttentionConfig:
     the first values of the output projection.
 
     Raises:
-        UserError: G does not divide H, the core is unknown, or the scale or the soft cap is negative.
+        UserError: G does not divide H, the core is unknown, or the scale or the soft cap is out of range.
     """
 
     width: int
@@ -64,12 +70,7 @@ class AttentionConfig:
         heads, kv_heads = self.num_heads, self.num_kv_heads or self.num_heads
         if kv_heads < 1 or heads % kv_heads:
             raise UserError(f"--config.model.num_kv_heads={kv_heads} does not divide --config.model.num_heads={heads}.")
-        if self.scale < 0:
-            raise UserError(
-                f"--config.model.scale={self.scale} is negative; give a factor > 0, or 0 for 1/sqrt(head width)."
-            )
-        if self.soft_cap < 0:
-            raise UserError(f"--config.model.soft_cap={self.soft_cap} is negative; give a bound > 0, or 0 for none.")
+        check_ranges("config.model", self, _RANGES)
         check_name(self.core)
 
 

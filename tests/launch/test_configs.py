@@ -121,7 +121,7 @@ def test_overrides_are_read_by_the_type_of_their_key(key: str, value: object, wa
         ("gpt", {"train.steps": 9.0}, "--config.train.steps=9.0: a whole number is needed, such as 1000."),
         ("gpt", {"train.steps": "9.5"}, "--config.train.steps='9.5': a whole number is needed"),
         ("gpt", {"train.steps": True}, "--config.train.steps=True: a whole number is needed"),
-        ("gpt", {"optimizer.clip_norm": "nan"}, "--config.optimizer.clip_norm='nan': a finite number is needed"),
+        ("gpt", {"optimizer.clip_norm": "nan"}, "--config.optimizer.clip_norm='nan': a number within float32"),
         ("gpt", {"model.tied": "maybe"}, "--config.model.tied='maybe': true or false is needed"),
         ("gpt", {"model.mlp": 3}, "--config.model.mlp=3: text is needed, such as 'gelu'."),
     ],

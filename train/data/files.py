@@ -28,8 +28,8 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)
-    except OSError as error:
-        writable, reason = False, str(error.strerror)
+    except (OSError, ValueError) as error:  # the latter for characters that no name may hold
+        writable, reason = False, getattr(error, "strerror", None) or str(error)
     if not writable:
         raise UserError(f"the data folder {folder} cannot be written ({reason}): choose another with --config.data.dir")
     return folder

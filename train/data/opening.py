@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from model.errors import UserError
+from model.errors import Range, UserError, check_ranges
 from train.data.files import make_folder
 from train.data.owntext import OwnText
-from train.data.pipeline import check_batching
+from train.data.pipeline import RANGES
 from train.data.sources import Source, tfds_source
 from train.data.tokenizers import ByteTokenizer, Tokenizer
 from train.data.training import cached_bpe
@@ -119,7 +119,6 @@ def open_data(
     Raises:
         UserError: a value cannot be used, the data set cannot be had, or its splits overlap and may not.
     """
-    check_batching(config.batch_size, config.seed, config.prefetch)
     _check(config)
     folder = make_folder(data_folder(config.dir))
     cache = make_folder(folder / "heed")
@@ -149,14 +148,10 @@ def data_folder(folder: str) -> Path:
 
 
 def _check(config: ConfigDict) -> None:
-    if config.length < 1:
-        raise UserError(f"data.length={config.length} must be at least 1: change --config.data.length")
+    check_ranges("config.data", config, RANGES)
     if config.tokenizer not in ("bpe", "bytes"):
         raise UserError(
             f"data.tokenizer={config.tokenizer!r} is neither 'bpe' nor 'bytes': change --config.data.tokenizer"
         )
-    if config.tokenizer == "bpe" and config.vocab_size < 257:
-        raise UserError(
-            f"data.vocab_size={config.vocab_size} must be at least 257, the bytes and the end of a "
-            f"document: change --config.data.vocab_size"
-        )
+    if config.tokenizer == "bpe":  # the bytes, and the end of a document
+        check_ranges("config.data", config, {"vocab_size": Range(257, 2**24)})

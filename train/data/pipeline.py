@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from model.errors import UserError
+from model.errors import Range, check_range
 from train.data.order import shuffled
 from train.data.windows import Windows
 
@@ -38,7 +38,7 @@ def batches(
         UserError: batch_size, seed or prefetch is out of range.
     """
     seeds, lead = ([seed], ()) if isinstance(seed, int) else (seed, (len(seed),))
-    check_batching(batch_size, min(seeds), prefetch)
+    _check(batch_size=batch_size, seed=min(seeds), prefetch=prefetch)
     taken = np.arange(batch_size) if rows is None else np.asarray(rows)
 
     def batch(number: int) -> dict[str, np.ndarray]:
@@ -55,17 +55,23 @@ def eval_batches(
     windows: Windows, batch_size: int, rows: Sequence[int] | np.ndarray | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every window once, in order; the last batch is filled up with rows of weight 0."""
-    check_batching(batch_size)
+    _check(batch_size=batch_size)
     taken = np.arange(batch_size) if rows is None else np.asarray(rows)
     numbers = grain.MapDataset.range(-(-len(windows) // batch_size))
     return iter(_read(numbers.map(lambda k: windows.rows(k * batch_size + taken)), prefetch=2))
 
 
-def check_batching(batch_size: int, seed: int = 0, prefetch: int = 0) -> None:
-    """Raises UserError where a value cannot be used."""
-    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("prefetch", prefetch, 0)):
-        if value < least:
-            raise UserError(f"data.{name}={value} must be at least {least}: change --config.data.{name}")
+RANGES = {
+    "length": Range(1, 2**24),
+    "batch_size": Range(1, 2**24),
+    "seed": Range(0, 2**63 - 1),
+    "prefetch": Range(0, 2**10),
+}
+
+
+def _check(**values: int) -> None:
+    for name, value in values.items():
+        check_range(f"config.data.{name}", value, RANGES[name])
 
 
 def _read(dataset: grain.MapDataset, prefetch: int) -> grain.IterDataset:

@@ -143,8 +143,9 @@ def tfds_source(name: str, folder: Path, feature: str) -> TfdsSource:
     """
     if name == "python_stdlib":
         return TfdsSource(stdlib_builder(folder), feature)
+    # By os.path: a Path raises for a name that is no file's, where this is False.
     for place in (Path(os.path.expanduser(name)), folder / name):
-        if (place / "dataset_info.json").is_file():
+        if os.path.isfile(place / "dataset_info.json"):
             return TfdsSource(_builder_of(place), feature)
     if name.startswith(("/", ".", "~")):
         raise UserError(

@@ -26,6 +26,21 @@ def use_compilation_cache() -> Path:
     return Path(jax.config.values["jax_compilation_cache_dir"])
 
 
+def device_memory(device: jax.Device) -> int:
+    """Returns the bytes that arrays may take on a device; a CPU has the machine's, which its devices share."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    return stats["bytes_limit"] if stats else host_memory()
+
+
+def host_memory() -> int:
+    """Returns the bytes of the machine's memory, or of the part of it that this container may use."""
+    whole, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), Path("/sys/fs/cgroup/memory.max")
+    try:
+        return min(whole, int(limit.read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return whole
+
+
 def machine_rate(dtype: str) -> float:
     """Returns the FLOP/s of matrix products on all devices together; those that a CPU is split into share its rate."""
     return matrix_rate(dtype) * (jax.process_count() if jax.default_backend() == "cpu" else jax.device_count())

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator
 
 import jax
@@ -45,7 +46,8 @@ def profiler(steps: str, workdir: str | None) -> Iterator[Callable[[int], None]]
 
 
 def _parse(text: str) -> tuple[int, int]:
-    first, _, last = text.partition(":")
-    if first.isdecimal() and last.isdecimal() and 2 < int(first) <= int(last):
-        return int(first), int(last)
+    if re.fullmatch("[0-9]{1,9}:[0-9]{1,9}", text):
+        first, last = map(int, text.split(":"))
+        if 2 < first <= last:
+            return first, last
     raise UserError(f"--profile_steps={text!r} is not FIRST:LAST with 2 < FIRST <= LAST, such as 10:13.")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.errors import UserError
+from model.errors import Range, check_range
 from train.state import Params
 from train.tasks.base import Batch, Loss, Sums
 
@@ -20,12 +20,10 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
     log-likelihood; both are per token.
 
     Raises:
-        UserError: label_smoothing outside of [0, 1), or a negative z_loss.
+        UserError: label_smoothing outside of [0, 1), or z_loss outside of [0, 1e6].
     """
-    if not 0 <= label_smoothing < 1:
-        raise UserError(f"--config.train.label_smoothing={label_smoothing} must be at least 0 and below 1.")
-    if z_loss < 0:
-        raise UserError(f"--config.train.z_loss={z_loss} must not be negative.")
+    check_range("config.train.label_smoothing", label_smoothing, Range(0, 1, below=True))
+    check_range("config.train.z_loss", z_loss, Range(0, 1e6))
 
     def loss(params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> Sums:
         model = nnx.merge(graphdef, params)

@@ -14,6 +14,7 @@ from model.attention.biases.distance import Alibi, Bucketed, Fire, Kerple, Kerpl
 from model.errors import UserError
 from model.parameters import Module, parameter
 
+_HIDDEN = 1024  # of FIRE: each pair of query and key has so many activations
 _FARTHEST = 2**16  # each distance up to the largest gets its bucket from a table
 
 
@@ -166,8 +167,11 @@ def fire(hidden: int = 32, length: float = 512.0) -> BiasMaker:
     """FIRE.
 
     Raises:
-        UserError: there is no hidden unit, or the length is not positive.
+        UserError: hidden units or a length out of range.
     """
-    if hidden < 1 or not 0 < length < math.inf:
-        raise UserError(f"--config.model.bias: fire({hidden}, {length}) needs a hidden unit and a length above 0.")
+    if not (1 <= hidden <= _HIDDEN and 1 <= length < math.inf):
+        raise UserError(
+            f"--config.model.bias: fire({hidden}, {length}) needs 1 to {_HIDDEN} hidden units and a length of at "
+            "least 1."
+        )
     return functools.partial(FireBias, hidden=hidden, length=length)

@@ -213,6 +213,8 @@ def random_blocks(size: int, count: int, length: int, seed: int = 0) -> Mask:
             f"random_blocks({size}, {count}, {length}) has {n} x {n} blocks; give --config.model.mask a size of at "
             f"least {-(-length // _MOST_BLOCKS)}."
         )
+    if seed < 0:
+        raise UserError(f"random_blocks(seed={seed}): give --config.model.mask a seed of at least 0.")
     if not 1 <= count <= n:
         raise UserError(
             f"random_blocks({size}, {count}, {length}): there are {n} blocks; give --config.model.mask a count from 1 "

@@ -280,7 +280,7 @@ def test_no_seed_refuses_what_is_exact(changes: dict[str, Any]) -> None:
 
 
 def test_a_length_below_1_is_refused_before_the_check() -> None:
-    with pytest.raises(UserError, match="--config.data.length=-5 must be at least 1."):
+    with pytest.raises(UserError, match="--config.data.length=-5 must be at least 1 "):
         make_experiment(load("gpt:quickstart", **{"data.length": -5}), 64)
 
 
@@ -358,7 +358,7 @@ def test_the_race_compares_two_that_compute_the_same() -> None:
     for words, sentence in (
         (["--race=2x3x32"], "--race=2x3x32 is not B x H x T x K"),
         (["--race=2x3x0x8"], "--race=2x3x0x8 is not"),
-        (["--race=2x3x32x8", "--rounds=1"], "--rounds=1 must be at least 3."),
+        (["--race=2x3x32x8", "--rounds=1"], "--rounds=1 must be at least 3 and at most 10000."),
     ):
         done = call(attention_command.main, words)
         assert (done.status, done.err.startswith(sentence)) == (2, True), done.err

@@ -295,9 +295,7 @@ def test_both_sides_of_a_window_are_kept_and_bands_meet_in_a_band() -> None:
     + [
         "window(1, 2, 3)",
         "window(west=3)",
-        "window(1.5)",
         "window(True)",
-        "window(-1)",
         "window(causal)",
         "3",
         "not causal",
@@ -319,6 +317,11 @@ def test_other_expressions_are_refused(text: str) -> None:
     ("make", "named"),
     [
         (lambda: window(0), "window(0, 0) sees no neighbour; give --config.model.mask"),
+        (lambda: parse_mask("window(-1)"), "window(-1, -1) sees no neighbour"),
+        (lambda: parse_mask("window(1.5)"), "--config.model.mask='window(1.5)': left=1.5 must be a whole number."),
+        (lambda: parse_mask(f"window({10**30})"), f"--config.model.mask='window({10**30})': a whole number of at most"),
+        (lambda: parse_mask("random_blocks(4, 2, 11, -1)"), "random_blocks(seed=-1): give --config.model.mask"),
+        (lambda: parse_mask("~" * 51 + "causal"), f"--config.model.mask='{'~' * 51}causal' has 51 operators"),
         (lambda: window(-1, 3), "window(-1, 3) sees no neighbour"),
         (lambda: window(2, -1), "window(2, -1) sees no neighbour"),
         (lambda: parse_mask("causal & window(0)"), "window(0, 0) sees no neighbour"),

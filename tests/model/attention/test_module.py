@@ -193,8 +193,11 @@ def test_masks_and_biases_of_other_sizes_are_refused(mask: Mask, bias: Any, sent
     [
         ({"num_kv_heads": 5}, "--config.model.num_kv_heads=5 does not divide --config.model.num_heads=6."),
         ({"num_kv_heads": -2}, "--config.model.num_kv_heads=-2 "),
-        ({"scale": -0.5}, "--config.model.scale=-0.5 is negative; give a factor > 0, or 0 for 1/sqrt(head width)."),
-        ({"soft_cap": -0.5}, "--config.model.soft_cap=-0.5 is negative; give a bound > 0, or 0 for none."),
+        (
+            {"scale": -0.5},
+            "--config.model.scale=-0.5 must be at least 1e-06 and at most 1e+06, or 0 for 1/sqrt(head width).",
+        ),
+        ({"soft_cap": -0.5}, "--config.model.soft_cap=-0.5 must be at least 1e-06 and at most 1e+06, or 0 for none."),
         ({"core": "sparse"}, f"--config.model.core='sparse' is not one of: {', '.join(['auto', *CORES])}."),
     ],
 )

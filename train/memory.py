@@ -1,0 +1,53 @@
+"""Whether a run fits the memory of the machine on which it begins: known from shapes, before any array is made."""
+
+import math
+
+import jax
+
+from model.errors import UserError
+from train.experiment import Experiment
+from train.run.machine import device_memory, host_memory
+
+_TOKEN = 20  # bytes of one token of a batch: four int32, one float32
+_STATE = "model.width", "model.num_layers", "model.mlp_width", "data.vocab_size", "data.length", "train.seeds"
+_LOGITS = "data.batch_size", "data.length", "data.vocab_size", "train.seeds"
+_BATCHES = "data.prefetch", "data.batch_size", "data.length"
+
+
+def check_memory(experiment: Experiment) -> None:
+    """Refuses a run of which it is certain that it does not fit: other activations than the logits are not counted.
+
+    A device holds its part of parameters, optimizer state and gradients, and of the float32 logits of a micro-batch;
+    the host holds the batches that are read ahead.
+
+    Raises:
+        UserError: either is more than there is; with both numbers.
+    """
+    mesh, data, train = experiment.mesh, experiment.config.data, experiment.config.train
+    device = jax.local_devices()[0]
+    sharers = mesh.local_mesh.size if device.platform == "cpu" else 1  # the devices of a CPU lie in one memory
+    state = sharers * (_bytes(experiment.abstract) + _bytes(experiment.abstract.params))
+    tokens = train.seeds * data.batch_size // train.accumulate * data.length
+    logits = sharers * 4 * tokens * experiment.model_config.vocab_size // mesh.size
+    batches = _TOKEN * len(experiment.rows) * data.length * (1 + data.prefetch)
+    needs = f"{_gib(state)} for parameters, optimizer and gradients, and {_gib(logits)} for the logits of a micro-batch"
+    _check(state + logits, device_memory(device), needs, device.device_kind, _STATE if state > logits else _LOGITS)
+    _check(batches, host_memory(), f"{_gib(batches)} for batches that are read ahead", "host", _BATCHES)
+
+
+def _check(needed: int, there: int, needs: str, place: str, keys: tuple[str, ...]) -> None:
+    if needed > there:
+        flags = ", ".join(f"--config.{key}" for key in keys)
+        raise UserError(
+            f"the run needs {needs}, and the memory of this {place} is {_gib(there)}; lower one of {flags}."
+        )
+
+
+def _bytes(tree: object) -> int:
+    """What one device holds of abstract arrays."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _gib(number: int) -> str:
+    return f"{number / 2**30:.3g} GiB"
