@@ -70,9 +70,9 @@ class LayerNorm(Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x normalised, in the dtype of x."""
-        y = x.astype(jnp.float32)
+        y, epsilon = _with_squares(x)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6) * _last(self.scale[...], x)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon) * _last(self.scale[...], x)
         return (y if self.bias is None else y + _last(self.bias[...], x)).astype(x.dtype)
 
 
@@ -87,9 +87,19 @@ class RMSNorm(Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x normalised, in the dtype of x."""
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6) * _last(self.scale[...], x)
+        y, epsilon = _with_squares(x)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon) * _last(self.scale[...], x)
         return y.astype(x.dtype)
+
+
+def _with_squares(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x in float32 and the 1e-6 of a norm, the rows with entries above 2^50 times 2^-80: their squares stay finite.
+
+    A power of two changes no digit, and 1e-6 is nothing beside such rows; all others stay as they are.
+    """
+    y = x.astype(jnp.float32)
+    large = jnp.max(jnp.abs(jax.lax.stop_gradient(y)), axis=-1, keepdims=True) > 2.0**50
+    return y * jnp.where(large, 2.0**-80, 1.0), jnp.where(large, 0.0, 1e-6)
 
 
 def _last(vector: jax.Array, x: jax.Array) -> jax.Array:

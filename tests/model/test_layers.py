@@ -1,0 +1,51 @@
+"""Norms at every size of activation that float32 holds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from model.layers import NORMS
+from tests.model import reference
+
+WIDTH = 13
+SIZES = (0.0, 1e-30, 1e-3, 1.0, 7.0, 1e10, 2.0**50, 1e18, 1e19, 1e25, 1e38)
+
+
+def norm(kind: str) -> nnx.Module:
+    module = NORMS[kind](WIDTH, bias=kind == "layer", rngs=nnx.Rngs(0))
+    return nnx.merge(nnx.graphdef(module), jax.tree.map(lambda x: x + 0.3 * jnp.arange(13.0), nnx.state(module)))
+
+
+def rows(dtype: str) -> jax.Array:
+    """A row of each size, entries of both signs, and one whose entries are of very different sizes."""
+    drawn = np.random.default_rng(0).standard_normal((len(SIZES), WIDTH)).clip(-2.5, 2.5)
+    mixed = np.geomspace(1e-20, 3e38, WIDTH)[None]
+    return jnp.asarray(np.concatenate([drawn * np.array(SIZES)[:, None], mixed]), jnp.float32).astype(dtype)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 0.01)])
+@pytest.mark.parametrize("kind", NORMS)
+def test_no_finite_input_overflows_a_norm(kind: str, dtype: str, tolerance: float) -> None:
+    module, x = norm(kind), rows(dtype)
+    params = jax.tree.map(np.float64, nnx.to_pure_dict(nnx.state(module)))
+    got = np.asarray(jax.jit(lambda x: module(x))(x), np.float64)
+    expected = reference.NORMS[kind](np.asarray(x, np.float64), params)
+    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_the_gradient_of_a_norm_shrinks_as_its_input_grows(kind: str) -> None:
+    """norm(c x) = norm(x) where 1e-6 is nothing, so its gradient at c x is that at x, divided by c; never 0 or NaN."""
+    module, x = norm(kind), 100 * rows("float32")[3]
+    weights = jnp.sin(jnp.arange(1.0, WIDTH + 1))
+
+    @jax.jit
+    def gradient(x: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: jnp.sum(weights * module(x)))(x)
+
+    at_one = np.asarray(gradient(x))
+    assert np.abs(at_one).max() > 1e-4
+    for size in (2.0**20, 2.0**49, 2.0**64, 2.0**90):
+        np.testing.assert_allclose(np.asarray(gradient(size * x)) * size, at_one, rtol=1e-4, atol=1e-8)
