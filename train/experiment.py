@@ -19,6 +19,7 @@ from train.attention import check_attention, choose_attention, looks_ahead, sees
 from train.data import RANGES as DATA
 from train.data import Windows, batches
 from train.data.order import ORDERS
+from train.flops import flops_per_token as flops_per_token
 from train.optimizers import make_optimizer
 from train.schedules import make_schedule
 from train.sharding import (
@@ -153,19 +154,6 @@ def bind(config: ConfigDict, params: Params, seed: int = 0) -> GPT:
 
 def _model_config(config: ConfigDict, vocab_size: int) -> GPTConfig:
     return GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)
-
-
-def flops_per_token(config: GPTConfig) -> float:
-    """Floating-point operations of one training step per target token, the model's own, without recomputation.
-
-    6 x (parameters of all matrices, the output head included, the embedding lookup not) + 6 L T D for attention, whose
-    products are counted causally: half of 12 L T D (Chowdhery et al. 2022, appendix B).
-    """
-    model = nnx.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0)))
-    leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(model.stack, nnx.Param)))
-    matrices = sum(leaf.size for leaf in leaves if leaf.ndim >= 3)
-    head = config.vocab_size * config.width
-    return 6.0 * (matrices + head) + 6.0 * config.num_layers * config.max_length * config.width
 
 
 _TRAIN = {

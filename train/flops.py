@@ -1,0 +1,51 @@
+"""The floating-point operations that a model needs, from which the share of the matrix rate is told."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from model import GPT, GPTConfig
+from model.attention import Mask, parse_mask
+from model.attention.masks.base import BlockState
+
+_BLOCK = 512  # queries and keys of the largest part of a mask that is written out to be counted
+
+
+def flops_per_token(config: GPTConfig) -> float:
+    """Floating-point operations of one training step per target token, the model's own, without recomputation.
+
+    6 x (entries of all matrices, the output head included, the embedding lookup not) + 12 x L x (keys that a token
+    sees, on average over a window) x H K for attention: two products of 2 K per head and pair, and twice that for their
+    gradients (Chowdhery et al. 2022, appendix B, which takes all T keys for seen; a causal mask shows (T + 1) / 2).
+    """
+    model = nnx.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0)))
+    kernels = [leaf.size for path, leaf in _leaves(model.stack) if path[-1].key == "kernel"]
+    head = config.vocab_size * config.width
+    T = config.max_length
+    seen = visible_pairs(parse_mask(config.mask), T) / T
+    return 6.0 * (sum(kernels) + head) + 12.0 * config.num_layers * seen * config.num_heads * config.head_width
+
+
+@functools.lru_cache(maxsize=64)
+def visible_pairs(mask: Mask, length: int) -> float:
+    """How many of the T x T pairs of query and key a static mask shows, on average over rows and heads."""
+    return _pairs(mask, 0, length, 0, length)
+
+
+def _pairs(mask: Mask, i0: int, i1: int, j0: int, j1: int) -> float:
+    rows, columns, state = i1 - i0, j1 - j0, mask.state(i0, i1, j0, j1)
+    if state is not BlockState.MIXED or not rows or not columns:
+        return float(rows * columns) if state is BlockState.FULL else 0.0
+    if max(rows, columns) <= _BLOCK:
+        block = np.asarray(mask.block(i0, j0, rows, columns))
+        # An axis that the block leaves to be broadcast counts as often as it will be repeated.
+        return float(block.sum() * rows * columns / block.size)
+    i, j = (i0 + i1) // 2, (j0 + j1) // 2
+    return sum(_pairs(mask, *queries, *keys) for queries in ((i0, i), (i, i1)) for keys in ((j0, j), (j, j1)))
+
+
+def _leaves(module: nnx.Module) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
