@@ -8,6 +8,7 @@ from flax import nnx
 
 from model.attention import KVCache, Scores, by_place, parse_bias, parse_mask, segments
 from model.axes import check_axes, pin
+from model.bounds import check_within
 from model.errors import Range, UserError, check_range
 from model.layers import NORMS, Embedding, Linear, dropout
 from model.parameters import Module
@@ -45,7 +46,8 @@ class GPT(Module):
     """Tokens in, next-token logits out.
 
     Raises:
-        UserError: see GPTConfig; when called, a sequence longer than learned positions.
+        UserError: see GPTConfig; when called, a sequence longer than learned positions, and token ids or positions
+            outside of their tables or the cache. Where they are only known on the device, the outputs are NaN.
     """
 
     def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs):
@@ -82,7 +84,11 @@ class GPT(Module):
         """Logits (B, T, V) of new tokens at absolute positions, attending to the cache, and the cache with them in
         it.
         """
+        S = cache.k_BSGK.shape[2]  # of (L, B, S, G, K)
+        check_within(positions_BT, S, "position", f"is outside of a cache for {S}; make it longer")
         x_BTD, context = self._start(tokens_BT, None, positions_BT, None, decoding=True)
+        # What is written beyond the cache is lost, and with it what the token sees of itself.
+        x_BTD = jnp.where((positions_BT < S)[..., None], x_BTD, jnp.nan)
         x_BTD, cache = self.stack.decode(x_BTD, context, cache, positions_BT)
         return self._logits(x_BTD), cache
 
@@ -115,6 +121,14 @@ class GPT(Module):
         if self.position.limited and self.config.max_length < T:
             raise UserError(
                 f"{T} tokens are more than the {self.config.max_length} learned positions; raise --config.data.length."
+            )
+        V, limit = self.config.vocab_size, self.config.max_length
+        check_within(
+            tokens_BT, V, "token", f"is outside of the vocabulary of {V}; take tokenizer and model from one run"
+        )
+        if self.position.limited and positions_BT is not None:
+            check_within(
+                positions_BT, limit, "position", f"has none of the {limit} learned; raise --config.data.length"
             )
         # In a cache a token stands at its position; elsewhere at its index, whatever its position.
         places_BT = None if decoding else positions_BT

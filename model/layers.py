@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from model.axes import pin
+from model.bounds import rows_of
 from model.errors import UserError
 from model.parameters import Module, parameter
 
@@ -153,10 +154,10 @@ class Embedding(Module):
         self.embedding = parameter(rngs, init, (vocab_size, width), ("vocab", "embed"))
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        """The vectors of the tokens, (B, T, D)."""
+        """The vectors of the tokens, (B, T, D); NaN for an id outside of the vocabulary."""
         # Gathered over its width first: a lookup in a table split both ways makes XLA replicate the activations.
         table_VD = pin(self.embedding[...].astype(self.dtype), "vocab", None)
-        return pin(jnp.take(table_VD, tokens_BT, axis=0, mode="clip"), "batch", "length", None)
+        return pin(rows_of(table_VD, tokens_BT), "batch", "length", None)
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """Scores of each token of the vocabulary, (B, T, V) in float32."""

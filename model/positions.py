@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from model.axes import pin
+from model.bounds import rows_of
 from model.errors import UserError
 from model.expressions import Table, parse
 from model.parameters import Module, parameter
@@ -65,9 +66,9 @@ class Learned(NoPosition):
         )
 
     def add(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        """The embeddings plus the learned rows."""
+        """The embeddings plus the learned rows; NaN at a position outside of the table."""
         table_TD = pin(self.table[...].astype(x_BTD.dtype), None, None)
-        return x_BTD + jnp.take(table_TD, positions_BT, axis=0, mode="clip")
+        return x_BTD + rows_of(table_TD, positions_BT)
 
 
 class Rotary(NoPosition):

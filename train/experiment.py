@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from model import GPT, GPTConfig
 from model.attention import Request, parse_mask
 from model.attention.contract import Choice
+from model.bounds import check_within
 from model.errors import Range, UserError, check_ranges
 from model.layers import choose
 from train.attention import check_attention, choose_attention, looks_ahead, sees_nothing
@@ -81,7 +82,14 @@ class Experiment:
             return check_attention(self.model_config, self.request, self.attention, key)
 
     def place(self, batch: dict[str, np.ndarray]) -> Batch:
-        """This process's part of a global batch, put on the mesh; all seeds share one that has no axis of seeds."""
+        """This process's part of a global batch, put on the mesh; all seeds share one that has no axis of seeds.
+
+        Raises:
+            UserError: a token or a target outside of the vocabulary.
+        """
+        V = self.model_config.vocab_size
+        for name in ("tokens", "targets"):
+            check_within(batch[name], V, f"{name}:", f"is outside of the vocabulary of {V}; encode with its tokenizer")
         return place_batch(batch, self.sharding, self.shape, self.local)
 
     def batches(self, windows: Windows, start: int) -> Iterator[Batch]:

@@ -104,7 +104,8 @@ def check_finite(step: int, values: Values) -> None:
     if bad:
         raise UserError(
             f"step {step} is not finite in {', '.join(bad)}: nothing of it was saved, earlier checkpoints are intact;"
-            " lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm."
+            " lower --config.optimizer.learning_rate, keep ids of your own batches within the vocabulary, or set"
+            " --config.optimizer.clip_norm."
         )
 
 

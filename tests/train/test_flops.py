@@ -31,7 +31,7 @@ DOT = re.compile(rf"dot_general .*contracting_dims = \[([\d, ]*)\] x .*: \({SHAP
 
 
 def products(text: str) -> float:
-    """Two operations for each multiplication of a dot_general, in functions as often as they are called, in loops once."""
+    """Two operations for each multiplication of a dot_general; a function counts as often as it is called."""
     bodies = {part.split("(")[0]: part for part in re.split(r"func\.func (?:public |private )?@", text)[1:]}
 
     def count(name: str) -> float:

@@ -29,7 +29,9 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
         model = nnx.merge(graphdef, params)
         logits_BTV = model(batch["tokens"], batch["segment_ids"], batch["positions"], dropout_keys_B)
         log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-        nll_BT = log_z_BT - jnp.take_along_axis(logits_BTV, batch["targets"][..., None], axis=-1)[..., 0]
+        # NaN for a target outside of the vocabulary; a negative one would count from its end.
+        ids_BT1 = jnp.where(batch["targets"] < 0, logits_BTV.shape[-1], batch["targets"])[..., None]
+        nll_BT = log_z_BT - jnp.take_along_axis(logits_BTV, ids_BT1, axis=-1, mode="fill")[..., 0]
         objective_BT = nll_BT
         if label_smoothing:  # decided when the step is built: XLA does not remove a multiplication by 0
             uniform_BT = log_z_BT - jnp.mean(logits_BTV, axis=-1)
