@@ -45,7 +45,9 @@ class Likelihood:
             nats, targets = nats + np.asarray(batch_nats, np.float64), targets + np.asarray(batch_targets, np.float64)
         loss = nats / targets
         yield "val/loss", _plain(loss)
-        yield "val/perplexity", _plain(np.exp(loss))
+        with np.errstate(over="ignore"):  # of a run that diverges: infinity is what there is to say
+            perplexity = np.exp(loss)
+        yield "val/perplexity", _plain(perplexity)
         yield "val/bits_per_byte", _plain(nats / (math.log(2) * self.windows.num_bytes))
 
 

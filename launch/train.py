@@ -19,7 +19,8 @@ from eval.likelihood import Likelihood
 from eval.summary import summarize
 from launch import cli, hosts, output
 from launch.configs import flatten, load
-from train.data import Data, open_data
+from train.collapse import Watch
+from train.data import Data, eval_batches, open_data
 from train.experiment import Experiment, flops_per_token, make_experiment
 from train.loop import Values, check_finite, train
 from train.memory import check_memory
@@ -46,6 +47,7 @@ class Session:
     checkpoints: Checkpoints | None
     recorded: Callable[[int], None]
     stop: Stop
+    watch: Watch
 
     def evaluate(self, step: int, state: State) -> Values:
         """Loss, perplexity and bits per byte of the validation text."""
@@ -56,13 +58,18 @@ class Session:
         if values:
             check_finite(step, {"val/loss": values["val/loss"]})  # before it is written
             self.report.evaluation(step, values)
+            for sign in self.watch.signs(step, state.params, values["val/loss"]):
+                self.report.say(f"step {step}: the run has collapsed, {sign}; this state is not kept as the best")
         return values
 
     def save(self, step: int, state: State, values: Values) -> None:
-        """Starts to write the state; the best is the one of the lowest validation loss, the mean over seeds."""
+        """Starts to write the state; the best is the one of the lowest validation loss, the mean over seeds, none of
+        which has collapsed.
+        """
         if self.checkpoints is not None:
             self.stop.doing(f"the save of step {step}")
-            metric = float(np.mean(values["val/loss"])) if values else None
+            sound = bool(values) and self.watch.collapsed_at != step
+            metric = float(np.mean(values["val/loss"])) if sound else None
             self.checkpoints.save(step, state, {"batches": step, "evaluated": bool(values)}, metric)
 
     def record(self, step: int, values: Values, waited: float) -> None:
@@ -135,12 +142,13 @@ def fit(
             report.say(
                 f"wsd decays after step {stable}: its checkpoint is kept, and --extend goes on smoothly from there"
             )
+        first = next(iter(eval_batches(validation, config.data.batch_size, experiment.rows)))
         stop.begin(f"the compilation of the step, and step {start + 1}")
         state = train(
             step,
             state,
             experiment.batches(windows, start),
-            Session(experiment, likelihood, report, checkpoints, recorded, stop),
+            Session(experiment, likelihood, report, checkpoints, recorded, stop, Watch(experiment, first)),
             start=start,
             steps=config.train.steps,
             evaluate_every=config.train.evaluate_every,

@@ -1,6 +1,7 @@
 """A causal language model (Radford et al. 2019) on the shared stack."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,18 @@ class GPT(Module):
     ) -> jax.Array:
         """The weights that each layer and head gives to each token, (L, B, H, T, S); rows sum to 1."""
         return self.stack.weights(*self._start(tokens_BT, segment_ids_BT, positions_BT, None))
+
+    def of_norms(
+        self,
+        measure: Callable[[jax.Array], jax.Array],
+        tokens_BT: jax.Array,
+        segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+    ) -> jax.Array:
+        """What `measure`, from (B, T, D) to any shape, says of the input of each norm: (number of norms, ...)."""
+        x_BTD, seen_L2X = self.stack.of_norms(measure, *self._start(tokens_BT, segment_ids_BT, positions_BT, None))
+        seen_X = seen_L2X.reshape(-1, *seen_L2X.shape[2:])
+        return seen_X if self.norm is None else jnp.concatenate([seen_X, measure(x_BTD)[None]])
 
     def attention_scores(self, batch: tuple[jax.Array, jax.Array, jax.Array], keys_B: jax.Array | None) -> Scores:
         """What turns products into weights in the first layer, for (tokens, segment ids, positions), all (B, T), and

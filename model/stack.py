@@ -94,6 +94,9 @@ class Context:
     dropout_keys_B: jax.Array | None = None
 
 
+Watch = Callable[[jax.Array], None]
+
+
 class Block(Module):
     """Attention and MLP, each with a residual connection.
 
@@ -113,8 +116,10 @@ class Block(Module):
         self.attention_norm = norm(config.width, bias=bias, rngs=rngs)
         self.mlp_norm = norm(config.width, bias=bias, rngs=rngs)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, head_gate_H: jax.Array | None) -> jax.Array:
-        """The block's output, (B, T, D)."""
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, head_gate_H: jax.Array | None, watch: Watch = lambda x_BTD: None
+    ) -> jax.Array:
+        """The block's output, (B, T, D); `watch` gets the input of each norm."""
 
         def attend(y_BTD: jax.Array) -> jax.Array:
             return self.attention(
@@ -126,7 +131,7 @@ class Block(Module):
                 head_gate_H=head_gate_H,
             )
 
-        return self._residuals(x_BTD, attend, context.dropout_keys_B)
+        return self._residuals(x_BTD, attend, context.dropout_keys_B, watch)
 
     def decode(
         self, x_BTD: jax.Array, context: Context, cache: KVCache, positions_BT: jax.Array
@@ -148,10 +153,18 @@ class Block(Module):
         y_BTD = self.attention_norm(x_BTD) if self.pre else x_BTD
         return self.attention.weights(y_BTD, context.mask, bias=context.bias, rotation=context.rotation)
 
-    def _residuals(self, x: jax.Array, attend: Callable[[jax.Array], jax.Array], keys_B: jax.Array | None) -> jax.Array:
+    def _residuals(
+        self,
+        x: jax.Array,
+        attend: Callable[[jax.Array], jax.Array],
+        keys_B: jax.Array | None,
+        watch: Watch = lambda x_BTD: None,
+    ) -> jax.Array:
         for site, branch, norm in ((1, attend, self.attention_norm), (2, self.mlp, self.mlp_norm)):
+            before = x
             y = branch(norm(x) if self.pre else x)
             x = x + dropout(y, self.rate, keys_B, site)
+            watch(before if self.pre else x)
             x = pin(x if self.pre else norm(x), "batch", "length", None)
         return x
 
@@ -185,6 +198,18 @@ class Stack(Module):
     def weights(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The attention weights of every layer, (L, B, H, T, T)."""
         return self._scan(lambda x, layer: (layer[0](x, context, None), layer[0].weights(x, context)), x_BTD)[1]
+
+    def of_norms(
+        self, measure: Callable[[jax.Array], jax.Array], x_BTD: jax.Array, context: Context
+    ) -> tuple[jax.Array, jax.Array]:
+        """The output of all blocks, and what `measure` says of the input of each norm, (L, 2, ...)."""
+
+        def body(x: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+            seen: list[jax.Array] = []
+            y = layer[0](x, context, None, lambda x_BTD: seen.append(measure(x_BTD)))
+            return y, jnp.stack(seen)
+
+        return self._scan(body, x_BTD)
 
     def scores(self, context: Context) -> Scores:
         """What turns products into weights in the first layer."""
