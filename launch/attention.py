@@ -6,6 +6,7 @@ For one config on this machine: `python -m launch.attention --config=configs/gpt
 An exact cell is one whose output and gradients the tests compare with float64; what they cannot run here says so."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ def table() -> str:
         else:
             rows.append(([name.replace("|", "\\|")], cells))
     lines = [["", *CORES], ["---"] * (len(CORES) + 1), ["runs on", *map(_home, CORES.values())]]
+    lines += [["scores up to", *(_limit(core.largest_score) for core in CORES.values())]]
     lines += [["; ".join(names), *cells] for names, cells in rows]
     reasons = [["no", "because; instead"], ["---"] * 2, *([f"({n})", note] for n, note in enumerate(notes, 1))]
     return "\n\n".join("\n".join(f"| {' | '.join(line)} |" for line in part) for part in (lines, reasons))
@@ -90,6 +92,10 @@ def _cell(no: Refusal | None, evidence: str, notes: list[str]) -> str:
 
 def _home(core: Core) -> str:
     return "several devices" if core.context > 1 else "all" if core.platform == "cpu" else core.platform.upper()
+
+
+def _limit(score: float | None) -> str:
+    return "not measured" if score is None else "any" if score == math.inf else f"{score:g}"
 
 
 def main(argv: Sequence[str]) -> None:

@@ -30,7 +30,8 @@ class Core(NamedTuple):
 
     There it is tested: on that platform, in that dtype, with the sequence split over `context` devices. `evidence` says
     how: 'tested', forward and backward against float64; 'interpreted': the same, the kernel run by an interpreter on a
-    CPU; 'untested'.
+    CPU; 'untested'. `largest_score` is the largest power of two that a row's largest score may be near, either side of
+    zero, for value and gradients to be exact in float32; infinity where any may be, None where nobody has measured.
     """
 
     call: Call
@@ -39,6 +40,7 @@ class Core(NamedTuple):
     dtype: str = "float32"
     context: int = 1
     evidence: str = "tested"
+    largest_score: float | None = math.inf
 
     def refusal(self, request: "Request") -> Refusal | None:
         """The first that it refuses, or None: it is exact."""

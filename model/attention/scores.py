@@ -10,6 +10,7 @@ import numpy as np
 from model.attention.biases.base import Bias
 from model.attention.masks.arrays import gather
 from model.attention.masks.base import Index, Mask, Start, indices
+from model.attention.masks.hidden import seen_from, seen_keys
 from model.attention.values import array, static, value
 
 MASKED = -np.inf  # what a hidden score becomes: a weight of 0 beside anything
@@ -104,6 +105,21 @@ class Scores:
             return jnp.where(self.mask.at(i, j), x, MASKED)
         x = bounded(x if self.bias is None else x + self.bias.block(i0, j0, rows, columns))
         return x if visible else jnp.where(self.mask.block(i0, j0, rows, columns), x, MASKED)
+
+    def without_hidden(self, k_BSGK: jax.Array, v_BSGK: jax.Array, T: int) -> tuple[jax.Array, jax.Array]:
+        """Keys and values with zeros where none of the T queries of their row may see them.
+
+        Padding, or a slot that nobody has written yet, may hold NaN, and a weight of 0 times NaN would be NaN.
+        """
+        (S, G), positions_BT = k_BSGK.shape[1:3], self.query_positions_BT
+        seen = seen_keys(self.mask, T, S) if positions_BT is None else seen_from(self.mask, positions_BT, S)
+        if seen is None:
+            return k_BSGK, v_BSGK
+        seen_BHS = jnp.broadcast_to(seen, (*seen.shape[:2], S))
+        if seen_BHS.shape[1] > 1:
+            seen_BHS = jnp.any(seen_BHS.reshape(len(seen_BHS), G, -1, S), axis=2)
+        seen_BSG1 = seen_BHS.swapaxes(1, 2)[..., None]
+        return jnp.where(seen_BSG1, k_BSGK, 0), jnp.where(seen_BSG1, v_BSGK, 0)
 
     def dropped(self, weights: jax.Array, i0: Start = 0, j0: Start = 0) -> jax.Array:
         """The block's weights after dropout: those kept are divided by 1 - rate."""

@@ -57,6 +57,11 @@ def blockwise(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: S
     time where nobody sees anything. Differentiable in reverse mode only (jax.grad and jax.vjp, not jax.jvp); `dense`
     takes both.
     """
+    return cleaned(q_BTHK, *scores.without_hidden(k_BSGK, v_BSGK, q_BTHK.shape[1]), scores)
+
+
+def cleaned(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
+    """`blockwise` of keys and values that are `without_hidden` already."""
     parts = _parts(len(q_BTHK), q_BTHK.shape[2], *block_sizes(q_BTHK.shape[1], k_BSGK.shape[1]))
     return _in_parts(parts, q_BTHK, k_BSGK, v_BSGK, scores) if parts > 1 else _whole(q_BTHK, k_BSGK, v_BSGK, scores)
 

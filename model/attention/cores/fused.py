@@ -25,6 +25,7 @@ def by_jax(
     implementation: Literal["cudnn", "xla"], q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores
 ) -> jax.Array:
     """jax's call with our mask; rows without a key, of which jax returns the mean of v, become zeros."""
+    k_BSGK, v_BSGK = scores.without_hidden(k_BSGK, v_BSGK, q_BTHK.shape[1])
     if _is_own(scores.mask, q_BTHK.shape[1], k_BSGK.shape[1]):
         return jax.nn.dot_product_attention(
             q_BTHK, k_BSGK, v_BSGK, scale=scores.scale, is_causal=scores.mask == causal(), implementation=implementation

@@ -74,6 +74,7 @@ def ring(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores
     """
     axis, C = mesh_axes("length")
     trip = Trip(axis, C, scores.mask, q_BTHK.shape[1], k_BSGK.shape[1])
+    k_BSGK, v_BSGK = scores.without_hidden(k_BSGK, v_BSGK, q_BTHK.shape[1])
     return per_device(functools.partial(_on_a_device, trip), q_BTHK, k_BSGK, v_BSGK, scores)
 
 

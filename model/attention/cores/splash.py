@@ -13,7 +13,7 @@ from model.attention.biases.base import Bias
 from model.attention.biases.distance import Alibi
 from model.attention.contract import Refusals, Request, needs
 from model.attention.cores import splash_mask
-from model.attention.cores.blockwise import blockwise
+from model.attention.cores.blockwise import cleaned
 from model.attention.cores.sharded import per_device, uneven
 from model.attention.masks.base import Mask
 from model.attention.masks.places import speaks_of_places
@@ -65,6 +65,7 @@ def run(
 ) -> jax.Array:
     """`splash` with blocks of at most these sizes; `interpret` runs the kernel on any device, slowly, for tests."""
     call = functools.partial(_on_device, sizes=sizes, interpret=interpret)
+    k_BSGK, v_BSGK = scores.without_hidden(k_BSGK, v_BSGK, q_BTHK.shape[1])
     return per_device(call, q_BTHK, k_BSGK, v_BSGK, scores)
 
 
@@ -177,7 +178,7 @@ def _slopes_forward(o_BTHK: jax.Array, *rest: Any) -> tuple[jax.Array, Any]:
 
 def _slopes_backward(rest: Any, do_BTHK: jax.Array) -> tuple[Any, ...]:
     bias, q, k, v, scores = rest
-    pull = jax.vjp(lambda bias: blockwise(q, k, v, scores.replace(bias=bias)), bias)[1]
+    pull = jax.vjp(lambda bias: cleaned(q, k, v, scores.replace(bias=bias)), bias)[1]
     return do_BTHK, pull(do_BTHK)[0], None, None, None, None
 
 

@@ -13,8 +13,10 @@ from model.layers import choose
 # From the fastest to the slowest, which is the order in which `auto` asks them. Where C devices share a sequence,
 # ring moves C x G / (H + G) times as much between them as ulysses, which only as many devices as key heads can share.
 CORES: dict[str, Core] = {
-    "splash": Core(splash.splash, splash.refusals, platform="tpu", evidence="interpreted"),
-    "fused": Core(fused.fused, fused.refusals, platform="gpu", dtype="bfloat16", evidence="untested"),
+    "splash": Core(splash.splash, splash.refusals, platform="tpu", evidence="interpreted", largest_score=128),
+    "fused": Core(
+        fused.fused, fused.refusals, platform="gpu", dtype="bfloat16", evidence="untested", largest_score=None
+    ),
     "blockwise": Core(blockwise.blockwise, blockwise.refusals),
     "ulysses": Core(ulysses.ulysses, ulysses.refusals, context=2),
     "ring": Core(ring.ring, ring.refusals, context=2),

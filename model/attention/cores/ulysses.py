@@ -3,7 +3,7 @@
 import jax
 
 from model.attention.contract import Refusals, Request, needs
-from model.attention.cores.blockwise import blockwise
+from model.attention.cores.blockwise import cleaned
 from model.attention.cores.sharded import mesh_axes, per_device, uneven
 from model.attention.scores import Scores
 from model.attention.values import specs
@@ -18,9 +18,10 @@ def ulysses(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Sco
 
     def on_a_device(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
         q, k, v = (jax.lax.all_to_all(x, length, 2, 1, tiled=True) for x in (q_BTHK, k_BSGK, v_BSGK))
-        return jax.lax.all_to_all(blockwise(q, k, v, scores), length, 1, 2, tiled=True)
+        return jax.lax.all_to_all(cleaned(q, k, v, scores), length, 1, 2, tiled=True)
 
     # Pinned outside, so that gradients come back to where the rules place the parameters, not spread further.
+    k_BSGK, v_BSGK = scores.without_hidden(k_BSGK, v_BSGK, q_BTHK.shape[1])
     scores = jax.lax.with_sharding_constraint(scores, specs(scores))
     return per_device(on_a_device, q_BTHK, k_BSGK, v_BSGK, scores, heads=heads)
 
