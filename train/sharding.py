@@ -103,11 +103,8 @@ def place_batch(
     A batch without the axis of seeds is one that they share.
     """
     axes = next(iter(batch.values())).ndim
-    sharding, shape, local = (
-        NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[-axes:])),
-        shape[-axes:],
-        local[1 - axes :],
-    )
+    shape, local = shape[-axes:], local[1 - axes :]
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[-axes:]))
     where = [np.full(size, -1) for size in shape[:-1]]
     for place, numbers in zip(where, local, strict=True):
         place[numbers] = np.arange(len(numbers))

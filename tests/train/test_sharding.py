@@ -14,7 +14,7 @@ import pytest
 from model.errors import UserError
 from tests.small import compiled_step, losses, random_batch, random_batches, small_experiment, windows
 from train.experiment import Experiment
-from train.sharding import local_numbers, make_mesh, make_rules, placed
+from train.sharding import local_numbers, make_mesh, make_rules, place_batch, placed
 from train.tasks.base import Batch
 
 STEPS = 20
@@ -227,6 +227,20 @@ def test_each_process_loads_the_rows_of_its_devices() -> None:
     np.testing.assert_array_equal(placed_tokens, batch["tokens"])
     assert {shard.data.shape for shard in placed_tokens.addressable_shards} == {(6, 16)}
     assert not np.array_equal(placed_tokens, backwards["tokens"])
+
+
+def test_parts_of_a_batch_go_where_their_numbers_say() -> None:
+    """Of seeds and of rows; and a batch without seeds is one that all of them share."""
+    population = small_experiment(**mesh_keys(2, 2, 1, 2), **{"train.seeds": 4})
+    tokens_NBT = np.random.default_rng(0).integers(0, 56, population.shape)
+    numbers = [np.random.default_rng(size).permutation(size) for size in population.shape[:2]]
+    loaded = {"tokens": tokens_NBT[np.ix_(*numbers)]}
+    whole = place_batch(loaded, population.sharding, population.shape, tuple(numbers))["tokens"]
+    np.testing.assert_array_equal(whole, tokens_NBT)
+    assert {shard.data.shape for shard in whole.addressable_shards} == {(2, 12, 8)}
+    shared = population.place({"tokens": tokens_NBT[0]})["tokens"]
+    np.testing.assert_array_equal(shared, tokens_NBT[0])
+    assert {shard.data.shape for shard in shared.addressable_shards} == {(12, 8)}
 
 
 @pytest.mark.parametrize(
