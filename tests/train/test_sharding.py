@@ -238,7 +238,7 @@ def test_parts_of_a_batch_go_where_their_numbers_say() -> None:
     whole = place_batch(loaded, population.sharding, population.shape, tuple(numbers))["tokens"]
     np.testing.assert_array_equal(whole, tokens_NBT)
     assert {shard.data.shape for shard in whole.addressable_shards} == {(2, 12, 8)}
-    shared = population.place({"tokens": tokens_NBT[0]})["tokens"]
+    shared = population.place({"tokens": tokens_NBT[0], "targets": tokens_NBT[0]})["tokens"]
     np.testing.assert_array_equal(shared, tokens_NBT[0])
     assert {shard.data.shape for shard in shared.addressable_shards} == {(12, 8)}
 

@@ -10,8 +10,10 @@ from train.run.mending import newest_copy
 # Raised by whoever changes what a run's config, parameters or batches mean: first values, the order of the data, places
 # of masks, frequencies of positions, names of keys and parameters. tests/train/run/test_format.py notices.
 #   1: all runs that carry no number.
-#   2: first values are keyed by path and layer; each seed of a population reads its own order (data.order).
-FORMAT = 2
+#   2: first values are keyed by path and layer; each seed of a population reads its own order (data.order); rope_yarn
+#      ramps over the number of the pair.
+#   3: masks speak of places in documents, not in windows.
+FORMAT = 3
 
 
 def check_format(folder: Path) -> None:
