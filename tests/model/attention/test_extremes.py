@@ -65,8 +65,8 @@ def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 @cache
-def arrays(seed: int) -> tuple[np.ndarray, ...]:
-    """q, k, v, a cotangent and a bias (1, H, T, T)."""
+def arrays(seed: int, dtype: str = "float32") -> tuple[np.ndarray, ...]:
+    """q, k, v, a cotangent, rounded to the dtype, and a bias (1, H, T, T) in float32."""
     rng = np.random.default_rng(seed)
     q, k = integers(rng, B, T, H, K), integers(rng, B, T, G, K)
     q[:, KIND_T >= KINDS.index("beyond integers")] = 0
@@ -77,7 +77,8 @@ def arrays(seed: int) -> tuple[np.ndarray, ...]:
     some_HTT[:, some_T == np.inf] = np.eye(T, dtype=bool)[None, some_T == np.inf]
     small_HTT = np.where(np.abs(everywhere_T[:, None]) <= HUGE, rng.integers(-8, 9, (H, T, T)), 0)
     bias_HTT = small_HTT + everywhere_T[:, None] + np.where(some_HTT, some_T[:, None], 0)
-    return q, k, v, do, bias_HTT[None].astype(np.float32)
+    rounded = (np.asarray(jnp.asarray(x, dtype)) for x in (q, k, v, do))
+    return *rounded, bias_HTT[None].astype(np.float32)
 
 
 def by_kind(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -89,9 +90,9 @@ def by_kind(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return parts
 
 
-def expected(seed: int, scores: Scores) -> dict[str, np.ndarray]:
+def expected(seed: int, scores: Scores, dtype: str) -> dict[str, np.ndarray]:
     """The softmax of float64."""
-    q, k, v, do, bias = arrays(seed)
+    q, k, v, do, bias = arrays(seed, dtype)
     i, j = scores.indices(0, 0, T, T)
     found = oracle.attention(
         q,
@@ -117,21 +118,24 @@ SCORES = {
     "packing, dropout and sinks": PACKED | {"sinks_H": np.array([0.5, HUGE, -np.inf, -HUGE], np.float32)},
     "infinite sinks": {"sinks_H": np.array([np.inf, HUGE, 3.0, np.inf], np.float32)},
 }
-CASES = [(core, name) for core in OURS for name in SCORES if name != "infinite sinks" or core in ("dense", "blockwise")]
+CASES = [(core, name, "float32") for core in OURS for name in ("causal", "packing, dropout and sinks")]
+CASES += [(core, "infinite sinks", "float32") for core in ("dense", "blockwise")]
+CASES += [(core, "causal", "bfloat16") for core in ("dense", "blockwise")]
 
 
-@pytest.mark.parametrize(("core", "name"), CASES)
-def test_huge_and_infinite_scores_are_exact(core: str, name: str) -> None:
+@pytest.mark.parametrize(("core", "name", "dtype"), CASES)
+def test_huge_and_infinite_scores_are_exact(core: str, name: str, dtype: str) -> None:
     """Values and gradients, for two seeds by vmap; ring and ulysses on a mesh."""
     scores = Scores(**({"mask": causal(), "scale": 1.0} | SCORES[name]))
 
     def one(q: Any, k: Any, v: Any, do: Any, bias: Any) -> Any:
         return forward_and_backward(CORES[core].call, scores.replace(bias=ExplicitBias(bias)), q, k, v, do)
 
-    stacked = [np.stack(both) for both in zip(*map(arrays, range(N)), strict=True)]
+    stacked = [np.stack(both) for both in zip(*(arrays(seed, dtype) for seed in range(N)), strict=True)]
     got = flat(placed_call(core, compiled(jax.vmap(one)), *stacked))
     for seed in range(N):
-        assert_close(by_kind({name: x[seed] for name, x in got.items()}), expected(seed, scores), TOLERANCE["float32"])
+        one_seed = by_kind({name: x[seed] for name, x in got.items()})
+        assert_close(one_seed, expected(seed, scores, dtype), TOLERANCE[dtype])
 
 
 def unscaled(shift: float) -> tuple[np.ndarray, ...]:
@@ -240,10 +244,12 @@ def test_slots_of_a_cache_that_nobody_has_written_may_hold_anything() -> None:
     positions_BT = jnp.asarray([[3, 4], [0, 1]])
     written_BS = np.arange(11)[None] <= np.array([[4], [1]])
 
+    decode = jax.jit(lambda cache: module.decode(jnp.asarray(x_BTD), causal(), cache, positions_BT)[0])
+
     def decoded(content: float) -> np.ndarray:
         empty = module.init_cache(B, 11)
         cache = KVCache(*(jnp.where(written_BS[..., None, None], jnp.ones_like(x), content) for x in empty))
-        return np.asarray(module.decode(jnp.asarray(x_BTD), causal(), cache, positions_BT)[0], np.float32)
+        return np.asarray(decode(cache), np.float32)
 
     wanted = decoded(0.0)
     assert np.isfinite(wanted).all()
