@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.conftest import ROOT
 from tests.tiny import Outcome
 
 Launcher = Callable[[int, int], dict[str, str]]
-DEADLINE = 280  # seconds, on a machine that does much else
+DEADLINE, LINGER = 280, 60  # seconds, on a machine that does much else; the latter after one process has ended
 # The command, which sends itself a signal as soon as a step is written down, on one rank: the next one runs already.
 SIGNALLED = """
 import os, signal, sys
@@ -53,10 +54,9 @@ def open_mpi(rank: int, count: int) -> dict[str, str]:
 def run_together(
     launcher: Launcher, command: Sequence[str], argv: Sequence[Sequence[str]], folder: Path
 ) -> list[Outcome]:
-    """How each of len(argv) processes of a command ended, -9 where one was still there after the last other one.
+    """How each of len(argv) processes of a command ended, -9 where one was still there long after the others.
 
-    command: the words for Python, such as ('-m', 'launch.train'). argv: those of each rank. Of a process that is frozen
-    nobody waits.
+    command: the words for Python, such as ('-m', 'launch.train'). argv: those of each rank.
     """
     folder.mkdir()
     with socket.socket() as probe:
@@ -70,11 +70,11 @@ def run_together(
             child = subprocess.Popen([sys.executable, *command, *words], cwd=ROOT, stdout=out, stderr=err, env=env)
         children.append(child)
     try:
-        for child in reversed(children):  # a frozen rank 0 comes last
-            try:
-                child.wait(timeout=DEADLINE if child is not children[0] or len(children) == 1 else 60)
-            except subprocess.TimeoutExpired:
-                pass
+        deadline, ended = time.monotonic() + DEADLINE, 0
+        while time.monotonic() < deadline and any(child.poll() is None for child in children):
+            if ended < (ended := sum(child.poll() is not None for child in children)):
+                deadline = time.monotonic() + LINGER
+            time.sleep(0.1)
     finally:
         for child in children:
             child.kill()
