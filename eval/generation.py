@@ -16,7 +16,7 @@ from model.attention import KVCache, parse_mask
 from model.errors import UserError
 from train.attention import looks_ahead
 from train.data import Tokenizer
-from train.sharding import batch_ways, on_host
+from train.placing import batch_ways, on_host
 
 DEFAULT_NEW_TOKENS = 200
 STREAM_EVERY = 4  # tokens between two visits to the host when streaming: the text flows, and the device rarely waits

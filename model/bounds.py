@@ -1,4 +1,4 @@
-"""Ids and positions outside of the table that they point into: refused where their values are known, NaN elsewhere."""
+"""Ids and positions: their shapes, and that they point into their tables, refused where values are known, else NaN."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model.axes import check_axes
 from model.errors import UserError
 
 
@@ -29,3 +30,36 @@ def check_within(index_BT: Any, size: int, what: str, rule: str) -> None:
         return
     place = tuple(np.argwhere((known_BT < 0) | (known_BT >= size))[0].tolist())
     raise UserError(f"{what} {known_BT[place]} at {place} (row, place) {rule}.")
+
+
+def check_tokens(
+    tokens_BT: jax.Array,
+    segment_ids_BT: jax.Array | None,
+    positions_BT: jax.Array | None,
+    vocab_size: int,
+    limit: int | None,
+) -> None:
+    """Refuses the inputs of a model that do not fit each other, its vocabulary, or its `limit` learned positions.
+
+    Raises:
+        UserError: arrays of other shapes, more tokens than positions, or an id or position that is outside.
+    """
+    _check_shapes(tokens_BT, {"segment ids": segment_ids_BT, "positions": positions_BT})
+    T = tokens_BT.shape[1]
+    if limit is not None and limit < T:
+        raise UserError(f"{T} tokens are more than the {limit} learned positions; raise --config.data.length.")
+    rule = f"is outside of the vocabulary of {vocab_size}; take tokenizer and model from one run"
+    check_within(tokens_BT, vocab_size, "token", rule)
+    if limit is not None and positions_BT is not None:
+        check_within(positions_BT, limit, "position", f"has none of the {limit} learned; raise --config.data.length")
+
+
+def _check_shapes(tokens_BT: jax.Array, others: dict[str, jax.Array | None]) -> None:
+    check_axes("tokens", tokens_BT, "BT")
+    (B, T), given = jnp.shape(tokens_BT), {name: x for name, x in others.items() if x is not None}
+    for name, x_BT in given.items():
+        check_axes(name, x_BT, "BT")
+        if jnp.shape(x_BT) not in ((B, T), (1, T)):
+            raise UserError(
+                f"{name} of shape {jnp.shape(x_BT)} do not fit tokens of shape {(B, T)}: give one for each."
+            )

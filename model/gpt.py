@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.attention import KVCache, Scores, by_place, parse_bias, parse_mask, segments
-from model.axes import check_axes, pin
-from model.bounds import check_within
-from model.errors import Range, UserError, check_range
+from model.axes import pin
+from model.bounds import check_tokens, check_within
+from model.errors import Range, check_range
 from model.layers import NORMS, Embedding, Linear, dropout
 from model.parameters import Module
 from model.positions import parse_position
-from model.stack import Context, Stack, StackConfig
+from model.stack import Context, Stack
+from model.stack_config import StackConfig
 
 _EMBEDDING_SITE = 2**31  # the layer number under which the embeddings draw their dropout: no stack is that deep
 
@@ -129,20 +130,9 @@ class GPT(Module):
         dropout_keys_B: jax.Array | None,
         decoding: bool = False,
     ) -> tuple[jax.Array, Context]:
-        _check_shapes(tokens_BT, {"segment ids": segment_ids_BT, "positions": positions_BT})
+        limit = self.config.max_length if self.position.limited else None
+        check_tokens(tokens_BT, segment_ids_BT, positions_BT, self.config.vocab_size, limit)
         B, T = tokens_BT.shape
-        if self.position.limited and self.config.max_length < T:
-            raise UserError(
-                f"{T} tokens are more than the {self.config.max_length} learned positions; raise --config.data.length."
-            )
-        V, limit = self.config.vocab_size, self.config.max_length
-        check_within(
-            tokens_BT, V, "token", f"is outside of the vocabulary of {V}; take tokenizer and model from one run"
-        )
-        if self.position.limited and positions_BT is not None:
-            check_within(
-                positions_BT, limit, "position", f"has none of the {limit} learned; raise --config.data.length"
-            )
         # In a cache a token stands at its position; elsewhere at its index, whatever its position.
         places_BT = None if decoding else positions_BT
         if positions_BT is None:
@@ -162,14 +152,3 @@ class GPT(Module):
         x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
         logits_BTV = self.embed.logits(x_BTD) if self.head is None else self.head(x_BTD, jnp.float32)
         return pin(logits_BTV.astype(jnp.float32), "batch", "length", "vocab")
-
-
-def _check_shapes(tokens_BT: jax.Array, others: dict[str, jax.Array | None]) -> None:
-    check_axes("tokens", tokens_BT, "BT")
-    (B, T), given = jnp.shape(tokens_BT), {name: x for name, x in others.items() if x is not None}
-    for name, x_BT in given.items():
-        check_axes(name, x_BT, "BT")
-        if jnp.shape(x_BT) not in ((B, T), (1, T)):
-            raise UserError(
-                f"{name} of shape {jnp.shape(x_BT)} do not fit tokens of shape {(B, T)}: give one for each."
-            )

@@ -9,78 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import AttentionConfig, Bias, KVCache, Mask, MultiHeadAttention, Scores
+from model.attention import Bias, KVCache, Mask, MultiHeadAttention, Scores
 from model.axes import pin
-from model.errors import Range, UserError, check_ranges
-from model.layers import MLP, NORMS, choose, dropout
+from model.layers import MLP, NORMS, dropout
 from model.parameters import Module, stack_layers
 from model.positions import Rotation
-
-REMAT: dict[str, Callable[..., Any] | None] = {
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-
-# Beyond what anybody has trained, and within what is traced, or refused for its memory, in a moment.
-_RANGES = {
-    "num_layers": Range(1, 10_000),
-    "width": Range(1, 2**20),
-    "num_heads": Range(1, 2**20),
-    "num_kv_heads": Range(1, 2**20, zero="as many as num_heads"),
-    "mlp_width": Range(1, 2**22, zero="4 x width"),
-    "dropout": Range(0, 1, below=True),
-    "unroll": Range(1, 256),
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StackConfig:
-    """The sizes and choices of a stack; the keys are explained in configs/base.py.
-
-    Raises:
-        UserError: sizes that do not fit each other, or a choice that does not exist.
-    """
-
-    num_layers: int
-    width: int
-    num_heads: int
-    num_kv_heads: int = 0
-    mlp_width: int = 0
-    mlp: str = "gelu"
-    norm: str = "rms"
-    norm_place: str = "pre"
-    core: str = "auto"
-    scale: float = 0.0
-    soft_cap: float = 0.0
-    sinks: bool = False
-    qk_norm: bool = False
-    use_bias: bool = False
-    dropout: float = 0.0
-    remat: str = "none"
-    unroll: int = 1
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        check_ranges("config.model", self, _RANGES)
-        if self.width % self.num_heads:
-            raise UserError(
-                f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}."
-            )
-        choose(REMAT, self.remat, "model.remat")
-        choose(NORMS, self.norm, "model.norm")
-        choose({"pre": None, "post": None}, self.norm_place, "model.norm_place")
-        choose({"float32": None, "bfloat16": None, "float16": None}, self.dtype, "model.dtype")
-
-    @property
-    def head_width(self) -> int:
-        """K, the width of one head."""
-        return self.width // self.num_heads
-
-    def attention(self, gain: float = 1.0) -> AttentionConfig:
-        """What one attention layer takes of this, and how much smaller its output projection starts."""
-        names = {field.name for field in dataclasses.fields(AttentionConfig)} & {*vars(self)}
-        return AttentionConfig(**{name: getattr(self, name) for name in names}, head_width=self.head_width, gain=gain)
+from model.stack_config import REMAT, StackConfig
 
 
 @jax.tree_util.register_dataclass

@@ -21,20 +21,11 @@ from train.data import RANGES as DATA
 from train.data import Windows, batches
 from train.data.order import ORDERS
 from train.flops import flops_per_token as flops_per_token
+from train.mesh import Rules, check_fit, make_mesh, make_rules
 from train.optimizers import make_optimizer
+from train.placing import batch_sharding, local_numbers, place_batch
 from train.schedules import make_schedule
-from train.sharding import (
-    Rules,
-    batch_sharding,
-    born_sharded,
-    check_fit,
-    local_numbers,
-    make_init,
-    make_mesh,
-    make_rules,
-    place_batch,
-    placed,
-)
+from train.sharding import born_sharded, make_init, placed
 from train.state import Params, State
 from train.step import Metrics, make_step, population
 from train.tasks.base import Batch
@@ -162,55 +153,3 @@ def bind(config: ConfigDict, params: Params, seed: int = 0) -> GPT:
 
 def _model_config(config: ConfigDict, vocab_size: int) -> GPTConfig:
     return GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)
-
-
-_TRAIN = {
-    "steps": Range(1),
-    "accumulate": Range(1),
-    "seeds": Range(1, 2**16),
-    "log_every": Range(1),
-    "evaluate_every": Range(1),
-    "evaluate_windows": Range(0),
-    "checkpoint_every": Range(1),
-    "keep_last": Range(1),
-    "keep_best": Range(0),
-}
-
-
-def _check_train(config: ConfigDict) -> None:
-    check_ranges("config.train", config.train, _TRAIN)
-    check_ranges("config.data", config.data, DATA)
-    choose(ORDERS, config.data.order, "data.order")
-    for key, bits in (("train", 32), ("data", 63)):
-        seed, largest = config[key].seed, 2**bits - config.train.seeds
-        if not 0 <= seed <= largest:
-            raise UserError(
-                f"--config.{key}.seed={seed} must be between 0 and {largest}, so that every seed has {bits} bits."
-            )
-    mask, length = parse_mask(config.model.mask), config.data.length
-    if sees_nothing(mask, length):
-        raise UserError(
-            f"--config.model.mask={config.model.mask!r} hides every token from every other; write 'causal'."
-        )
-    if looks_ahead(mask, length):
-        raise UserError(
-            f"--config.model.mask={config.model.mask!r} shows tokens what they are to predict; write 'causal & ...'."
-        )
-    rows, parts = config.data.batch_size, config.train.accumulate
-    if rows % parts:
-        raise UserError(f"--config.train.accumulate={parts} does not divide --config.data.batch_size={rows}.")
-
-
-def _sizes(config: ConfigDict, model: GPTConfig) -> dict[str, tuple[int, str]]:
-    """Logical axis to its size and the key that sets it; a batch must divide also after it is split into micro-
-    batches.
-    """
-    return {
-        "batch": (config.data.batch_size // config.train.accumulate, "data.batch_size / train.accumulate"),
-        "length": (model.max_length, "data.length"),
-        "embed": (model.width, "model.width"),
-        "heads": (model.num_heads, "model.num_heads"),
-        "kv_heads": (model.num_kv_heads or model.num_heads, "model.num_kv_heads"),
-        "mlp": (model.mlp_width or 4 * model.width, "model.mlp_width"),
-        "vocab": (model.vocab_size, "data.vocab_size"),
-    }

@@ -33,14 +33,12 @@ class OptimizerConfig(ScheduleConfig, Protocol):
 Maker = Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Returns clipping by global norm, then the named optimizer with its schedule, for a run of `steps` updates.
 
     Raises:
         UserError: the optimizer or the schedule is unknown, or a number is out of its range.
     """
-    _check(config)
-    schedule = make_schedule(config, steps)
     matrices, others = OPTIMIZERS[config.name]
     groups = {
         "layer matrices": per_layer(matrices(config, schedule)),
@@ -137,7 +135,7 @@ OPTIMIZERS: dict[str, tuple[Maker, Maker]] = {
     "adafactor": (_adafactor, _adafactor),
 }
 
-_RANGES = {
+RANGES = {
     "beta1": Range(0, 1, below=True),
     "beta2": Range(0, 1, below=True),
     "weight_decay": Range(0, math.inf),
@@ -147,10 +145,3 @@ _RANGES = {
 
 def _names(path: tuple[Any, ...]) -> list[str]:
     return [key.key for key in path]
-
-
-def _check(config: OptimizerConfig) -> None:
-    """Refuses an unknown name, and numbers out of their range."""
-    if config.name not in OPTIMIZERS:
-        raise UserError(f"--config.optimizer.name={config.name!r} is not one of: {', '.join(OPTIMIZERS)}.")
-    check_ranges("config.optimizer", config, _RANGES)

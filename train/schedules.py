@@ -62,7 +62,7 @@ SCHEDULES: dict[str, Callable[[ScheduleConfig, int, int], optax.Schedule]] = {
 }
 
 
-_RANGES = {
+RANGES = {
     "learning_rate": Range(0, math.inf),
     "warmup_steps": Range(0),
     "decay_fraction": Range(0, 1),
@@ -78,7 +78,6 @@ def make_schedule(config: ScheduleConfig, steps: int) -> optax.Schedule:
     Raises:
         UserError: the schedule is unknown, or a number is out of its range.
     """
-    _check(config, steps)
     warmup = config.warmup_steps
     rest = max(steps - warmup, 1)
     shape = SCHEDULES[config.schedule](config, rest, _decay_steps(config, steps))
@@ -97,21 +96,3 @@ def decay_start(config: ScheduleConfig, steps: int) -> int | None:
 
 def _decay_steps(config: ScheduleConfig, steps: int) -> int:
     return min(max(round(config.decay_fraction * steps), 1), max(steps - config.warmup_steps, 1))
-
-
-def warn_if_short(config: ScheduleConfig, steps: int) -> None:
-    """Warns of a run that ends in its warm-up; said where a run begins, because schedules are made at many places."""
-    if config.warmup_steps >= steps:
-        logging.getLogger("heed").warning(
-            "--config.optimizer.warmup_steps=%d is not below --config.train.steps=%d: the run ends in its warm-up.",
-            config.warmup_steps,
-            steps,
-        )
-
-
-def _check(config: ScheduleConfig, steps: int) -> None:
-    """Refuses numbers that make no schedule."""
-    if config.schedule not in SCHEDULES:
-        raise UserError(f"--config.optimizer.schedule={config.schedule!r} is not one of: {', '.join(SCHEDULES)}.")
-    check_range("config.train.steps", steps, Range(1))
-    check_ranges("config.optimizer", config, _RANGES)

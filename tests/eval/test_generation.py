@@ -12,7 +12,8 @@ from eval.generation import Utf8Text, generate
 from eval.sampling import Sampling
 from model import GPT, GPTConfig, UserError
 from train.data import ByteTokenizer, Tokenizer
-from train.sharding import AXES, make_mesh, make_rules, placed
+from train.mesh import AXES, make_mesh, make_rules
+from train.sharding import placed
 
 LENGTH = 37
 SPELLING = {"a": [0], "b": [1], "é": [2, 3], "\n": [4], "x": [5]}

@@ -15,7 +15,7 @@ from model import GPT, GPTConfig, UserError
 from model.attention import BIASES, MASKS
 from model.layers import ACTIVATIONS, GATED, NORMS, dropout, row_bernoulli
 from model.positions import POSITIONS
-from model.stack import REMAT
+from model.stack_config import REMAT
 from tests.model import reference
 
 B, T, V, L, H, G, K, F = 5, 11, 31, 3, 6, 2, 4, 29

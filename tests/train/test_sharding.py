@@ -14,7 +14,9 @@ import pytest
 from model.errors import UserError
 from tests.small import compiled_step, losses, random_batch, random_batches, small_experiment, windows
 from train.experiment import Experiment
-from train.sharding import local_numbers, make_mesh, make_rules, place_batch, placed
+from train.mesh import make_mesh, make_rules
+from train.placing import local_numbers, place_batch
+from train.sharding import placed
 from train.tasks.base import Batch
 
 STEPS = 20

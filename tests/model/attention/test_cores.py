@@ -12,7 +12,8 @@ from model.attention import CORES, ExplicitBias, Scores, causal, causal_at_end, 
 from model.attention.cores import blockwise, fused, splash
 from model.attention.cores.conditions import HEADS, LENGTH, WIDTH, B, Example, examples
 from tests.model.attention import oracle
-from train.sharding import make_mesh, make_rules, placed
+from train.mesh import make_mesh, make_rules
+from train.sharding import placed
 
 
 def _everything() -> Example:

@@ -27,7 +27,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from model.attention import Scores, attend, causal
 from model.axes import partition_spec
-from train.sharding import make_mesh, make_rules, placed
+from train.mesh import make_mesh, make_rules
+from train.sharding import placed
 
 H, K = 8, 128
 ARRAY = r"\b(?:pred|bf16|[fsu]\d+)\[([\d,]+)\]"

@@ -1,0 +1,77 @@
+"""The mesh: devices as a grid, and which logical axis goes to which axis of it."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from model.errors import UserError
+
+AXES = ("replica", "fsdp", "tensor", "context")
+Rules = Sequence[tuple[str, Any]]
+
+
+def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices as a grid of replica x fsdp x tensor x context; one axis may be -1, for all devices that remain.
+
+    Raises:
+        UserError: the product does not fit the devices; the sentence gives the arithmetic.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = [sizes[name] for name in AXES]
+    product = " x ".join(f"{name}={size}" for name, size in zip(AXES, shape, strict=True))
+    if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
+        raise UserError(f"the mesh {product} needs sizes of at least 1, and at most one -1; change --config.mesh.*.")
+    fixed = math.prod(size for size in shape if size != -1)
+    if fixed > len(devices) or (-1 in shape and len(devices) % fixed):
+        raise UserError(
+            f"the mesh {product} = {fixed} devices does not fit the {len(devices)} here; change --config.mesh.*."
+        )
+    shape = [len(devices) // fixed if size == -1 else size for size in shape]
+    used = math.prod(shape)
+    if used < len(devices) and jax.process_count() > 1:
+        raise UserError(
+            f"the mesh {product} uses {used} of {len(devices)} devices, and pods need all; change --config.mesh.*."
+        )
+    if used < len(devices):
+        logging.getLogger("heed").warning(
+            "the mesh %s leaves %d of %d devices idle", product, len(devices) - used, len(devices)
+        )
+    grid = np.array(devices).reshape(shape) if used == len(devices) else np.array(devices[:used]).reshape(shape)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def make_rules(seeds: int) -> Rules:
+    """Logical axis to mesh axis. With a population of seeds `replica` carries the seeds, else it shares the batch."""
+    return (
+        ("batch", "fsdp" if seeds > 1 else ("replica", "fsdp")),
+        ("length", "context"),
+        ("embed", "fsdp"),
+        ("heads", "tensor"),
+        ("kv_heads", "tensor"),
+        ("mlp", "tensor"),
+        ("vocab", "tensor"),
+    )
+
+
+def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds: int) -> None:
+    """Refuses sizes that the mesh does not divide; `sizes` maps a logical axis to its size and its config key.
+
+    Raises:
+        UserError: an axis that does not divide evenly, or seeds that `replica` does not divide.
+    """
+    if seeds > 1 and seeds % mesh.shape["replica"]:
+        raise UserError(f"--config.mesh.replica={mesh.shape['replica']} does not divide --config.train.seeds={seeds}.")
+    for name, target in rules:
+        size, key = sizes[name]
+        axes = (target,) if isinstance(target, str) else target
+        ways = math.prod(mesh.shape[axis] for axis in axes)
+        if size % ways:
+            grid = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
+            raise UserError(
+                f"--config.{key}={size} does not divide evenly over the mesh's {grid}; change it or --config.mesh.*."
+            )
