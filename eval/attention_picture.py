@@ -12,7 +12,7 @@ from eval.generation import prompt_tokens
 from model import GPT
 from model.errors import UserError
 from train.data import Tokenizer
-from train.placing import batch_ways, on_host
+from train.devices.placing import batch_ways, on_host
 
 LABELLED = 40  # at most so many tokens are written beside the axes: more cannot be read
 SHOWN = {"\n": "↵", " ": "·", "\t": "→"}

@@ -9,8 +9,8 @@ import numpy as np
 
 from model.errors import UserError
 from train.data import Data
+from train.devices.machine import cache_folder
 from train.run.json_files import check_numbers, read_cache, write
-from train.run.machine import cache_folder
 
 log = logging.getLogger("heed")
 END = 0xFF  # the closing symbol of a document: UTF-8 never uses this byte

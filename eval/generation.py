@@ -13,10 +13,10 @@ from flax import nnx
 from eval.sampling import Sampling
 from model import GPT
 from model.attention import KVCache, parse_mask
+from model.attention.masks.looking import looks_ahead
 from model.errors import UserError
-from train.attention import looks_ahead
 from train.data import Tokenizer
-from train.placing import batch_ways, on_host
+from train.devices.placing import batch_ways, on_host
 
 DEFAULT_NEW_TOKENS = 200
 STREAM_EVERY = 4  # tokens between two visits to the host when streaming: the text flows, and the device rarely waits

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from train.data import Windows, eval_batches
-from train.placing import on_host
+from train.devices.placing import on_host
 
 Sums = Callable[[Any, Any], tuple[Any, Any]]
 Value = float | np.ndarray

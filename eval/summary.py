@@ -11,7 +11,7 @@ from eval.attention_picture import attention_figure
 from eval.generation import generate
 from eval.runs import Run, open_run
 from model.errors import UserError
-from train.placing import on_host
+from train.devices.placing import on_host
 from train.run.json_files import read_lines
 from train.run.mending import read_kept
 from train.state import State

@@ -20,8 +20,9 @@ from launch import cli
 from launch.configs import load
 from model import GPTConfig
 from model.errors import Range, UserError, check_range
-from train.experiment import flops_per_token, make_experiment
-from train.run.machine import matrix_rate
+from train.devices.machine import matrix_rate
+from train.experiment import make_experiment
+from train.flops import flops_per_token
 from train.schedules import make_schedule
 from train.sharding import placed
 from train.state import Params

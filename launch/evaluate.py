@@ -11,8 +11,8 @@ from eval.runs import Run, open_run
 from eval.summary import compare
 from launch import cli, hosts
 from model.errors import UserError
+from train.devices.together import compiled_together
 from train.run.folder import PLACES
-from train.run.together import compiled_together
 from train.tasks.language_model import token_sums
 
 

@@ -8,14 +8,12 @@ import numpy as np
 from flax import nnx
 
 from model import GPT, GPTConfig
-from model.attention import Request, causal
+from model.attention import Request
 from model.attention.contract import Choice
 from model.attention.cores.table import CORES, select_core
-from model.attention.masks.base import BlockState, Mask, exact_state
 from model.attention.selfcheck import errors, judge
 
 _SLICE = 256  # queries and keys of the check, at most
-_PROBE = 256  # queries and keys that are asked one by one whether a mask looks ahead
 
 
 def choose_attention(model: GPT, config: GPTConfig, rows: int) -> tuple[Request, Choice]:
@@ -68,24 +66,3 @@ def check_attention(config: GPTConfig, request: Request, choice: Choice, key: ja
     found = {name: float(error) for name, error in jax.jit(run)(key).items()}
     judge(choice.name, found, config.dtype)
     return found
-
-
-def sees_nothing(mask: Mask, length: int) -> bool:
-    """Whether the mask hides every one of `length` keys from every query."""
-    return not _shows(mask, 0, length, 0, length)
-
-
-def looks_ahead(mask: Mask, length: int) -> bool:
-    """Whether any of the first `length` queries sees a key after its own."""
-    return _shows(mask & ~causal(), 0, length, 0, length)
-
-
-def _shows(mask: Mask, i0: int, i1: int, j0: int, j1: int) -> bool:
-    """Whether any query of a block sees any key of it; a mixed block is asked by its quarters, down to _PROBE."""
-    if max(i1 - i0, j1 - j0) <= _PROBE:
-        return exact_state(mask, i0, i1, j0, j1) is not BlockState.EMPTY
-    state = mask.state(i0, i1, j0, j1)
-    if state is not BlockState.MIXED:
-        return state is BlockState.FULL
-    i, j = (i0 + i1) // 2, (j0 + j1) // 2
-    return any(_shows(mask, *rows, *keys) for rows in ((i0, i), (i, i1)) for keys in ((j0, j), (j, j1)))

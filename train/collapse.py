@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from model import GPT
+from train.devices.together import compiled_together
 from train.experiment import Experiment
-from train.run.together import compiled_together
 from train.state import Params
 from train.tasks.base import Batch
 

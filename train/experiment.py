@@ -11,19 +11,16 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from model import GPT, GPTConfig
-from model.attention import Request, parse_mask
+from model.attention import Request
 from model.attention.contract import Choice
 from model.bounds import check_within
-from model.errors import Range, UserError, check_ranges
-from model.layers import choose
-from train.attention import check_attention, choose_attention, looks_ahead, sees_nothing
-from train.data import RANGES as DATA
+from train.attention import choose_attention
 from train.data import Windows, batches
 from train.data.order import ORDERS
-from train.flops import flops_per_token as flops_per_token
-from train.mesh import Rules, check_fit, make_mesh, make_rules
+from train.devices.mesh import Rules, check_fit, make_mesh, make_rules, sizes
+from train.devices.placing import batch_sharding, local_numbers, place_batch
+from train.limits import check_config
 from train.optimizers import make_optimizer
-from train.placing import batch_sharding, local_numbers, place_batch
 from train.schedules import make_schedule
 from train.sharding import born_sharded, make_init, placed
 from train.state import Params, State
@@ -62,15 +59,10 @@ class Experiment:
         """The numbers of the rows of a batch that this process loads."""
         return self.local[-1]
 
-    def check_attention(self) -> dict[str, float]:
-        """How far the chosen core is from the reference on this device.
-
-        Raises:
-            UserError: too far for its dtype.
-        """
-        with placed(self.mesh, self.rules):
-            key = jax.random.key(self.config.train.seed)
-            return check_attention(self.model_config, self.request, self.attention, key)
+    def with_vocabulary(self, vocab_size: int) -> "Experiment":
+        """The same for as many tokens as there really are: a short text makes fewer than asked for."""
+        same = vocab_size == self.model_config.vocab_size
+        return self if same else make_experiment(self.config, vocab_size, self.mesh.devices.ravel().tolist())
 
     def place(self, batch: dict[str, np.ndarray]) -> Batch:
         """This process's part of a global batch, put on the mesh; all seeds share one that has no axis of seeds.
@@ -99,12 +91,13 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
     Raises:
         UserError: sizes that do not fit each other or the devices, or a choice that does not exist.
     """
+    check_config(config)
     seeds, train = config.train.seeds, config.train
-    model_config = _model_config(config, vocab_size)
-    _check_train(config)
-    optimizer, schedule = make_optimizer(config.optimizer, train.steps), make_schedule(config.optimizer, train.steps)
+    model_config = GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)
+    schedule = make_schedule(config.optimizer, train.steps)
+    optimizer = make_optimizer(config.optimizer, schedule)
     mesh, rules = make_mesh(dict(config.mesh), devices), make_rules(seeds)
-    check_fit(mesh, rules, _sizes(config, model_config), seeds)
+    check_fit(mesh, rules, sizes(config, model_config), seeds)
     model = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
     with placed(mesh, rules):
         request, attention = choose_attention(model, model_config, config.data.batch_size // train.accumulate)
@@ -146,10 +139,7 @@ def bind(config: ConfigDict, params: Params, seed: int = 0) -> GPT:
     """A model to call, with the parameters of a state; of a population, those of seed number `seed`."""
     if config.train.seeds > 1:
         params = jax.jit(lambda tree: jax.tree.map(lambda x: x[seed], tree))(params)  # also across processes
-    model_config = _model_config(config, len(params["embed"]["embedding"]))
+    V = len(params["embed"]["embedding"])
+    model_config = GPTConfig(**config.model, vocab_size=V, max_length=config.data.length)
     abstract = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
     return nnx.merge(nnx.graphdef(abstract), params)
-
-
-def _model_config(config: ConfigDict, vocab_size: int) -> GPTConfig:
-    return GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.errors import UserError
-from train.placing import on_host
+from train.devices.placing import on_host
 from train.state import Params, State
 from train.step import Metrics, groups
 from train.tasks.base import Batch

@@ -14,8 +14,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from model.errors import Range, UserError, check_ranges
-from train.schedules import ScheduleConfig, make_schedule
+from model.errors import Range
+from train.schedules import ScheduleConfig
 
 Params = Any  # a nested dict of arrays
 
@@ -34,10 +34,9 @@ Maker = Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns clipping by global norm, then the named optimizer with its schedule, for a run of `steps` updates.
+    """Returns clipping by global norm, then the named optimizer with a schedule.
 
-    Raises:
-        UserError: the optimizer or the schedule is unknown, or a number is out of its range.
+    What the config may hold: see `train.limits.check_config`.
     """
     matrices, others = OPTIMIZERS[config.name]
     groups = {

@@ -1,6 +1,5 @@
 """Learning rates over the steps of a run: a linear warm-up, then one of a table of shapes."""
 
-import logging
 import math
 from collections.abc import Callable
 from typing import Protocol
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from model.errors import Range, UserError, check_range, check_ranges
+from model.errors import Range
 
 
 class ScheduleConfig(Protocol):
@@ -75,8 +74,7 @@ def make_schedule(config: ScheduleConfig, steps: int) -> optax.Schedule:
 
     A run shorter than its warm-up ends inside it, and a WSD decay never begins before the warm-up has ended.
 
-    Raises:
-        UserError: the schedule is unknown, or a number is out of its range.
+    What the config may hold: see `train.limits.check_config`.
     """
     warmup = config.warmup_steps
     rest = max(steps - warmup, 1)

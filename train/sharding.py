@@ -11,7 +11,7 @@ from flax.core import spmd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from model.axes import partition_spec
-from train.mesh import Rules
+from train.devices.mesh import Rules
 from train.state import State, parameter_key
 
 

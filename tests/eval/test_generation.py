@@ -12,7 +12,7 @@ from eval.generation import Utf8Text, generate
 from eval.sampling import Sampling
 from model import GPT, GPTConfig, UserError
 from train.data import ByteTokenizer, Tokenizer
-from train.mesh import AXES, make_mesh, make_rules
+from train.devices.mesh import AXES, make_mesh, make_rules
 from train.sharding import placed
 
 LENGTH = 37

@@ -15,8 +15,8 @@ from model.attention.masks.table import MASKS
 from model.errors import UserError
 from model.positions import POSITIONS
 from train.data import open_data
+from train.devices.memory import check_memory
 from train.experiment import Experiment
-from train.memory import check_memory
 
 DEFAULTS = flatten(base.get_config())
 # What no key of a type takes, and what some do.

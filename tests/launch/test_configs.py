@@ -14,7 +14,7 @@ from launch import cli
 from launch.configs import comments, flatten, help_text, load
 from model.errors import UserError
 from tests.conftest import ROOT
-from train.mesh import AXES
+from train.devices.mesh import AXES
 
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base"))
 

@@ -13,8 +13,7 @@ from flax import nnx
 from model import GPT, GPTConfig
 from model.attention import parse_mask
 from tests.model import reference
-from train.experiment import flops_per_token
-from train.flops import visible_pairs
+from train.flops import flops_per_token, visible_pairs
 from train.tasks.language_model import language_model
 
 B, T, V = 2, 64, 40

@@ -15,6 +15,7 @@ from configs import base
 from model import GPT, GPTConfig
 from model.attention import BIASES
 from model.errors import UserError
+from train.limits import check_config
 from train.optimizers import OPTIMIZERS, decayed, group_labels, make_optimizer
 from train.schedules import make_schedule
 
@@ -33,6 +34,10 @@ SHAPES = {
     "stack.norm.scale": (L, D),
     "head.kernel": (D, V),
 }
+
+
+def made(config: ConfigDict) -> optax.GradientTransformation:
+    return make_optimizer(config, make_schedule(config, STEPS))
 
 
 def optimizer_config(**changes: object) -> ConfigDict:
@@ -119,7 +124,7 @@ def test_stacked_layers_are_trained_as_separate_ones(name: str) -> None:
             ]
         return ends
 
-    together = jax.jit(partial(train, make_optimizer(config, STEPS)))(nested(flats[0]), [*map(nested, flats[1:])])
+    together = jax.jit(partial(train, made(config)))(nested(flats[0]), [*map(nested, flats[1:])])
     for leaf_name, wanted in jax.jit(separately)(flats).items():
         starts = layers(leaf_name, flats[0][leaf_name], name == "muon")
         found = layers(leaf_name, flat_leaves(together)[leaf_name], name == "muon")
@@ -132,7 +137,7 @@ def test_stacked_layers_are_trained_as_separate_ones(name: str) -> None:
 def test_only_kernels_are_decayed(name: str) -> None:
     zeros = jax.tree.map(jnp.zeros_like, nested(arrays(0)))
     starts = nested(arrays(0))
-    optimizer = make_optimizer(optimizer_config(name=name, warmup_steps=0, schedule="constant"), STEPS)
+    optimizer = made(optimizer_config(name=name, warmup_steps=0, schedule="constant"))
     updates, _ = jax.jit(lambda zeros, starts: optimizer.update(zeros, optimizer.init(starts), starts))(zeros, starts)
     for leaf_name, update in flat_leaves(updates).items():
         wanted = -0.1 * 0.01 * arrays(0)[leaf_name] if leaf_name.endswith("kernel") else 0.0
@@ -157,7 +162,7 @@ def test_of_a_real_model_only_kernels_are_decayed_and_only_those_of_layers_are_m
 
 @pytest.mark.parametrize("name", ["muon", pytest.param("adafactor", marks=pytest.mark.rest)])
 def test_seeds_are_trained_as_alone(name: str) -> None:
-    run = partial(train, make_optimizer(optimizer_config(name=name), STEPS))
+    run = partial(train, made(optimizer_config(name=name)))
     starts, gradients = [nested(arrays(seed)) for seed in (0, 4)], [nested(arrays(seed)) for seed in (5, 6)]
     both, both_gradients = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (starts, gradients))
     together, alone = jax.jit(jax.vmap(run))(both, [both_gradients] * 2), jax.jit(run)
@@ -169,7 +174,7 @@ def test_seeds_are_trained_as_alone(name: str) -> None:
 
 def test_a_model_without_a_stack_is_trained() -> None:
     params = {"head": {"kernel": jnp.ones((D, V))}}
-    optimizer = make_optimizer(optimizer_config(name="muon", warmup_steps=0), STEPS)
+    optimizer = made(optimizer_config(name="muon", warmup_steps=0))
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     assert np.all(np.asarray(updates["head"]["kernel"]) < 0)
 
@@ -185,5 +190,7 @@ def test_a_model_without_a_stack_is_trained() -> None:
     ],
 )
 def test_impossible_choices_are_refused_by_flag(changes: dict[str, object], flag: str) -> None:
+    config = base.get_config()
+    config.optimizer.update(changes)
     with pytest.raises(UserError, match=flag):
-        make_optimizer(optimizer_config(**changes), STEPS)
+        check_config(config)

@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 
 from configs import base
 from model.errors import UserError
-from train.schedules import SCHEDULES, decay_start, make_schedule, warn_if_short
+from train.limits import check_config
+from train.run.opening import _warn_if_short
+from train.schedules import SCHEDULES, decay_start, make_schedule
 
 
 def optimizer_config(**changes: object) -> ConfigDict:
@@ -63,9 +65,9 @@ def test_a_run_shorter_than_its_warmup_ends_inside_it(name: str, caplog: pytest.
     config = optimizer_config(schedule=name, warmup_steps=20, learning_rate=1.0)
     np.testing.assert_allclose(float(make_schedule(config, 9)(8)), 8 / 20, rtol=1e-6)
     with caplog.at_level(logging.WARNING):
-        warn_if_short(config, 21)
+        _warn_if_short(config.warmup_steps, 21)
         assert not caplog.text
-        warn_if_short(config, 20)
+        _warn_if_short(config.warmup_steps, 20)
     assert "ends in its warm-up" in caplog.text
 
 
@@ -81,5 +83,8 @@ def test_a_run_shorter_than_its_warmup_ends_inside_it(name: str, caplog: pytest.
     ],
 )
 def test_impossible_numbers_are_refused_by_flag(changes: dict[str, object], steps: int, flag: str) -> None:
+    config = base.get_config()
+    config.optimizer.update(changes)
+    config.train.steps = steps
     with pytest.raises(UserError, match=flag):
-        make_schedule(optimizer_config(**changes), steps)
+        check_config(config)

@@ -13,9 +13,9 @@ import pytest
 
 from model.errors import UserError
 from tests.small import compiled_step, losses, random_batch, random_batches, small_experiment, windows
+from train.devices.mesh import make_mesh, make_rules
+from train.devices.placing import local_numbers, place_batch
 from train.experiment import Experiment
-from train.mesh import make_mesh, make_rules
-from train.placing import local_numbers, place_batch
 from train.sharding import placed
 from train.tasks.base import Batch
 

@@ -19,6 +19,7 @@ from model import GPT, GPTConfig
 from model.errors import UserError
 from tests.small import random_batch, run
 from train.optimizers import make_optimizer
+from train.schedules import make_schedule
 from train.sharding import make_init
 from train.state import State, dropout_keys
 from train.step import Metrics, groups, make_step
@@ -200,7 +201,7 @@ def optimizer() -> optax.GradientTransformation:
     config = base.get_config().optimizer
     config.update({"learning_rate": RATE, "schedule": "constant", "warmup_steps": 0, "clip_norm": CLIP})
     config.update({"beta1": BETA1, "beta2": BETA2, "weight_decay": DECAY})
-    return make_optimizer(config, 10)
+    return make_optimizer(config, make_schedule(config, 10))
 
 
 @cache

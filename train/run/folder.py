@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 
 from model.errors import UserError
 from train.data import Tokenizer, load_tokenizer
+from train.devices.together import check_shared
 from train.run.format import FORMAT, check_format
 from train.run.json_files import dumps, loads
 from train.run.mending import copies, mend
-from train.run.together import check_shared
 
 log = logging.getLogger("heed")
 
@@ -39,7 +39,7 @@ _LEARNED = (
     "train.z_loss",
 )
 PLACES = ("data.path", "data.name", "data.dir")  # where the text lies; its fingerprint says whether it is the same
-FREE = ("data.prefetch", *PLACES)
+_FREE = ("data.prefetch", *PLACES)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _PACKAGES = (
     "heed",
@@ -214,13 +214,19 @@ def check_text(run: Path, learned: str, found: str) -> None:
         )
 
 
+def shared_keys(config: ConfigDict) -> str:
+    """All keys but those that may differ from process to process, as one text."""
+    flat = {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
+    return str({key: value for key, value in flat.items() if key not in _FREE})
+
+
 def learned_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns {'section.key': (old, new)} of the keys that change what is learned, of two configs as nested dicts."""
 
     def learned(config: Mapping[str, Any]) -> dict[str, Any]:
         flat = {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
         return {
-            key: value for key, value in flat.items() if {key, key.partition(".")[0]} & {*_LEARNED} and key not in FREE
+            key: value for key, value in flat.items() if {key, key.partition(".")[0]} & {*_LEARNED} and key not in _FREE
         }
 
     before, after = learned(old), learned(new)

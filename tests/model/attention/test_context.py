@@ -36,7 +36,7 @@ from model.attention.masks.patterns import fixed, random_blocks, sink_columns
 from model.errors import UserError
 from tests.conftest import ROOT
 from tests.small import QUICK, compiled_step, losses, random_batches, small_experiment
-from train.mesh import make_mesh, make_rules
+from train.devices.mesh import make_mesh, make_rules
 from train.sharding import placed
 
 B, T, H, G, K = 4, 48, 8, 4, 5

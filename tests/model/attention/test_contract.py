@@ -43,8 +43,8 @@ from model.attention.values import leaf_axes
 from model.errors import UserError
 from tests.tiny import call, write_text
 from train.attention import check_attention
+from train.devices.mesh import make_mesh, make_rules
 from train.experiment import make_experiment
-from train.mesh import make_mesh, make_rules
 from train.sharding import placed
 
 B, T, S, H, G, K = 2, 5, 7, 6, 2, 8

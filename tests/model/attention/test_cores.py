@@ -12,7 +12,7 @@ from model.attention import CORES, ExplicitBias, Scores, causal, causal_at_end, 
 from model.attention.cores import blockwise, fused, splash
 from model.attention.cores.conditions import HEADS, LENGTH, WIDTH, B, Example, examples
 from tests.model.attention import oracle
-from train.mesh import make_mesh, make_rules
+from train.devices.mesh import make_mesh, make_rules
 from train.sharding import placed
 
 

@@ -17,7 +17,7 @@ from model.attention.masks.places import speaks_of_places
 from tests.model import reference
 from tests.model.attention import oracle
 from tests.model.attention.test_cores import assert_close, compiled, flat, forward_and_backward
-from train.mesh import make_mesh, make_rules
+from train.devices.mesh import make_mesh, make_rules
 from train.sharding import placed
 
 B, T = 3, 23

@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from model.attention import Scores, attend, causal
 from model.axes import partition_spec
-from train.mesh import make_mesh, make_rules
+from train.devices.mesh import make_mesh, make_rules
 from train.sharding import placed
 
 H, K = 8, 128

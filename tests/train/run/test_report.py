@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from train.run import machine, report
+from train.devices import machine
+from train.run import report
 from train.run.report import Report, Screen
 
 

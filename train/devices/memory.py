@@ -5,8 +5,8 @@ import math
 import jax
 
 from model.errors import UserError
+from train.devices.machine import device_memory, host_memory
 from train.experiment import Experiment
-from train.run.machine import device_memory, host_memory
 
 _TOKEN = 20  # bytes of one token of a batch: four int32, one float32
 _STATE = "model.width", "model.num_layers", "model.mlp_width", "data.vocab_size", "data.length", "train.seeds"

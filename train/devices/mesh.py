@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
 
+from model import GPTConfig
 from model.errors import UserError
 
 AXES = ("replica", "fsdp", "tensor", "context")
@@ -75,3 +77,18 @@ def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds
             raise UserError(
                 f"--config.{key}={size} does not divide evenly over the mesh's {grid}; change it or --config.mesh.*."
             )
+
+
+def sizes(config: ConfigDict, model: GPTConfig) -> dict[str, tuple[int, str]]:
+    """Logical axis to its size and the key that sets it; a batch must divide also after it is split into micro-
+    batches.
+    """
+    return {
+        "batch": (config.data.batch_size // config.train.accumulate, "data.batch_size / train.accumulate"),
+        "length": (model.max_length, "data.length"),
+        "embed": (model.width, "model.width"),
+        "heads": (model.num_heads, "model.num_heads"),
+        "kv_heads": (model.num_kv_heads or model.num_heads, "model.num_kv_heads"),
+        "mlp": (model.mlp_width or 4 * model.width, "model.mlp_width"),
+        "vocab": (model.vocab_size, "data.vocab_size"),
+    }

@@ -1,0 +1,56 @@
+"""What a config may ask for on any devices: numbers in their ranges, and a mask that leaves something to learn."""
+
+from ml_collections import ConfigDict
+
+from model.attention import parse_mask
+from model.attention.masks.looking import looks_ahead, shows
+from model.errors import Range, UserError, check_ranges
+from model.layers import choose
+from train.data import RANGES as DATA
+from train.data.order import ORDERS
+from train.optimizers import OPTIMIZERS
+from train.optimizers import RANGES as OPTIMIZER
+from train.schedules import RANGES as SCHEDULE
+from train.schedules import SCHEDULES
+
+TRAIN = {
+    "steps": Range(1),
+    "accumulate": Range(1),
+    "seeds": Range(1, 2**16),
+    "log_every": Range(1),
+    "evaluate_every": Range(1),
+    "evaluate_windows": Range(0),
+    "checkpoint_every": Range(1),
+    "keep_last": Range(1),
+    "keep_best": Range(0),
+}
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses what cannot be trained, whatever the devices.
+
+    Raises:
+        UserError: a number outside of its range, a name that is not in its table, micro-batches that do not divide the
+            batch, or a mask that hides everything or shows what is to be predicted.
+    """
+    check_ranges("config.train", config.train, TRAIN)
+    check_ranges("config.data", config.data, DATA)
+    check_ranges("config.optimizer", config.optimizer, OPTIMIZER | SCHEDULE)
+    choose(OPTIMIZERS, config.optimizer.name, "optimizer.name")
+    choose(SCHEDULES, config.optimizer.schedule, "optimizer.schedule")
+    choose(ORDERS, config.data.order, "data.order")
+    for key, bits in (("train", 32), ("data", 63)):
+        seed, largest = config[key].seed, 2**bits - config.train.seeds
+        if not 0 <= seed <= largest:
+            raise UserError(
+                f"--config.{key}.seed={seed} must be between 0 and {largest}, so that every seed has {bits} bits."
+            )
+    rows, parts = config.data.batch_size, config.train.accumulate
+    if rows % parts:
+        raise UserError(f"--config.train.accumulate={parts} does not divide --config.data.batch_size={rows}.")
+    text, length = config.model.mask, config.data.length
+    mask = parse_mask(text)
+    if not shows(mask, length):
+        raise UserError(f"--config.model.mask={text!r} hides every token from every other; write 'causal'.")
+    if looks_ahead(mask, length):
+        raise UserError(f"--config.model.mask={text!r} shows tokens what they are to predict; write 'causal & ...'.")

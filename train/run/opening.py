@@ -1,0 +1,106 @@
+"""Opening a run: what it writes of itself, the state that it begins or goes on with, and what shows it."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+
+from train.data import Data
+from train.devices.machine import machine_rate
+from train.experiment import Experiment
+from train.flops import flops_per_token
+from train.run.checkpoints import Checkpoints
+from train.run.extension import extension
+from train.run.folder import RunFolder, passport
+from train.run.report import Report
+from train.schedules import decay_start
+from train.state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run that is ready to learn: its state after `start` updates, and what takes and shows what it does.
+
+    `evaluated`: the state was evaluated, if that was due. `stable` is the last step before a wsd schedule's decay,
+    whose checkpoint is kept. A notebook's run has no checkpoints.
+    """
+
+    state: State
+    start: int
+    evaluated: bool
+    stable: int | None
+    checkpoints: Checkpoints | None
+    report: Report
+
+
+def open_run(
+    stack: ExitStack,
+    experiment: Experiment,
+    folder: RunFolder | None,
+    data: Data,
+    windows: int,
+    errors: Mapping[str, float],
+    baselines: Mapping[str, float],
+) -> Opened:
+    """Writes passport, baselines and tokenizer, and restores the newest state; `stack` closes what is opened here.
+
+    windows: how many measure it. errors: how far its attention is from the reference. Runs inside of
+    `placed(mesh, rules)`.
+
+    Raises:
+        UserError: what is in the folder cannot be gone on from.
+    """
+    config, attention = experiment.config, _attention(experiment, errors)
+    _warn_if_short(config.optimizer.warmup_steps, config.train.steps)
+    stable, checkpoints, found = decay_start(config.optimizer, config.train.steps), None, None
+    if folder is not None:
+        measured = {"windows": windows, "of": len(data.windows("validation"))}
+        folder.write_passport(passport(config, data.described(), attention) | {"evaluation": measured})
+        folder.write("baselines.json", baselines)
+        folder.write_with("tokenizer.json", data.tokenizer.save)
+        keep, metric = (config.train.keep_last, config.train.keep_best), f"val/loss of {windows} windows"
+        checkpoints = Checkpoints(folder.path / "checkpoints", *keep, metric, folder.copies(), stable)
+        stack.enter_context(checkpoints)
+        found = checkpoints.restore(experiment.abstract, extension(folder.path, config))
+    state, extra, _ = found or (experiment.make_state(), {"batches": 0, "evaluated": True}, 0)
+    start, flops, rate = extra["batches"], flops_per_token(experiment.model_config), machine_rate(config.model.dtype)
+    report = Report(
+        None if folder is None else folder.path,
+        config.train.steps,
+        start=start,
+        log_every=config.train.log_every,
+        tokens_per_step=config.data.batch_size * config.data.length * config.train.seeds,
+        flops_per_token=flops,
+        rate=rate,
+    )
+    stack.enter_context(report)
+    cache = jax.config.values["jax_compilation_cache_dir"]
+    report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")
+    others = "".join(f"; not {name}: {no.reason}" for name, no in experiment.attention.refused.items())
+    error = f"{max(errors.values()):.0e} from dense on this device"
+    report.say(f"attention by {experiment.attention.name}, {error}{others}")
+    if stable:
+        report.say(f"wsd decays after step {stable}: its checkpoint is kept, and --extend goes on smoothly from there")
+    return Opened(state, start, extra["evaluated"], stable, checkpoints, report)
+
+
+def _attention(experiment: Experiment, errors: Mapping[str, float]) -> dict[str, Any]:
+    """What the passport says of attention: the core asked for, the one that runs, why not a faster one, and how far it
+    is from the reference.
+    """
+    refused = {name: f"{no.reason}; {no.fix}" for name, no in experiment.attention.refused.items()}
+    asked = experiment.config.model.core
+    return {"asked": asked, "core": experiment.attention.name, "refused": refused, "self_check": dict(errors)}
+
+
+def _warn_if_short(warmup_steps: int, steps: int) -> None:
+    """Warns of a run that ends in its warm-up."""
+    if warmup_steps >= steps:
+        logging.getLogger("heed").warning(
+            "--config.optimizer.warmup_steps=%d is not below --config.train.steps=%d: the run ends in its warm-up.",
+            warmup_steps,
+            steps,
+        )
