@@ -1,5 +1,6 @@
 """What the README says holds; its `make` commands, and those on `runs/quickstart`, are run as written by .ci/run."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -54,3 +55,20 @@ def test_the_notebook_runs_as_written() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 200
+
+
+def test_one_step_is_understood_from_900_lines_of_code() -> None:
+    """Of the files that the README names; blank lines, comments and docstrings are not counted."""
+    (named,) = re.findall(r"To understand\s+one training step, read (.*?):", README, re.DOTALL)
+    files = re.findall(r"`([\w/]+\.py)`", named)
+    assert {"train/step.py", "model/gpt.py", "model/attention/cores/dense.py"} <= {*files}
+    counted = {file: lines_of_code(Path(file).read_text()) for file in files}
+    assert sum(counted.values()) <= 900, counted
+
+
+def lines_of_code(source: str) -> int:
+    numbers = {n for n, text in enumerate(source.splitlines(), 1) if text.strip() and not text.lstrip().startswith("#")}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            numbers -= {*range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)}
+    return len(numbers)

@@ -34,17 +34,17 @@ def check_config(config: ConfigDict) -> None:
             batch, or a mask that hides everything or shows what is to be predicted.
     """
     check_ranges("config.train", config.train, TRAIN)
-    check_ranges("config.data", config.data, DATA)
-    check_ranges("config.optimizer", config.optimizer, OPTIMIZER | SCHEDULE)
-    choose(OPTIMIZERS, config.optimizer.name, "optimizer.name")
-    choose(SCHEDULES, config.optimizer.schedule, "optimizer.schedule")
-    choose(ORDERS, config.data.order, "data.order")
     for key, bits in (("train", 32), ("data", 63)):
         seed, largest = config[key].seed, 2**bits - config.train.seeds
         if not 0 <= seed <= largest:
             raise UserError(
                 f"--config.{key}.seed={seed} must be between 0 and {largest}, so that every seed has {bits} bits."
             )
+    check_ranges("config.data", config.data, DATA)
+    check_ranges("config.optimizer", config.optimizer, OPTIMIZER | SCHEDULE)
+    choose(OPTIMIZERS, config.optimizer.name, "optimizer.name")
+    choose(SCHEDULES, config.optimizer.schedule, "optimizer.schedule")
+    choose(ORDERS, config.data.order, "data.order")
     rows, parts = config.data.batch_size, config.train.accumulate
     if rows % parts:
         raise UserError(f"--config.train.accumulate={parts} does not divide --config.data.batch_size={rows}.")

@@ -7,8 +7,8 @@ import pytest
 
 from model.errors import UserError
 from tests.small import VOCAB, small_experiment
-from train.memory import check_memory
-from train.run.machine import host_memory
+from train.devices.machine import host_memory
+from train.devices.memory import check_memory
 
 
 def refusal(**changes: Any) -> str:

@@ -122,7 +122,7 @@ def _masks_of_arrays() -> dict[str, dict[str, Any]]:
 
 def _bias(text: str) -> Any:
     graphdef, params = nnx.split(parse_bias(text)(HEADS, nnx.Rngs(0)))
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(5)
     # Away from where its parameters begin, so that each of them counts.
     return nnx.merge(graphdef, jax.tree.map(lambda x: x + 0.1 * _normal(rng, *x.shape), params))()
 
