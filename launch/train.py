@@ -23,6 +23,7 @@ from train.devices.machine import use_compilation_cache
 from train.devices.memory import check_memory
 from train.devices.together import agree, compiled_together
 from train.experiment import Experiment, make_experiment
+from train.limits import warn_if_short
 from train.loop import Values, train
 from train.run.folder import RunFolder, shared_keys
 from train.run.opening import open_run
@@ -94,7 +95,9 @@ def fit(
 
 def check(config: ConfigDict) -> Experiment:
     """The experiment, with the vocabulary that is asked for; refuses what can be refused before any data is read."""
-    return make_experiment(config, 256 if config.data.tokenizer == "bytes" else config.data.vocab_size)
+    experiment = make_experiment(config, 256 if config.data.tokenizer == "bytes" else config.data.vocab_size)
+    warn_if_short(config.optimizer.warmup_steps, config.train.steps)
+    return experiment
 
 
 def main(argv: Sequence[str]) -> None:

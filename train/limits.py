@@ -1,5 +1,7 @@
 """What a config may ask for on any devices: numbers in their ranges, and a mask that leaves something to learn."""
 
+import logging
+
 from ml_collections import ConfigDict
 
 from model.attention import parse_mask
@@ -54,3 +56,13 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"--config.model.mask={text!r} hides every token from every other; write 'causal'.")
     if looks_ahead(mask, length):
         raise UserError(f"--config.model.mask={text!r} shows tokens what they are to predict; write 'causal & ...'.")
+
+
+def warn_if_short(warmup_steps: int, steps: int) -> None:
+    """Warns of a run that ends in its warm-up."""
+    if warmup_steps >= steps:
+        logging.getLogger("heed").warning(
+            "--config.optimizer.warmup_steps=%d is not below --config.train.steps=%d: the run ends in its warm-up.",
+            warmup_steps,
+            steps,
+        )

@@ -185,6 +185,7 @@ def test_a_run_stopped_in_its_last_evaluation_is_told_to_evaluate(
     assert f"step 12 is not evaluated yet:\n  python -m launch.evaluate --workdir={run}" in told.out
 
 
+@pytest.mark.rest
 def test_a_model_is_called_and_differentiated_in_a_notebook() -> None:
     config = GPTConfig(vocab_size=13, max_length=7, num_layers=1, width=12, num_heads=3, position="learned")
     model = GPT(config, rngs=nnx.Rngs(0))

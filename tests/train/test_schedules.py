@@ -9,8 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from model.errors import UserError
-from train.limits import check_config
-from train.run.opening import _warn_if_short
+from train.limits import check_config, warn_if_short
 from train.schedules import SCHEDULES, decay_start, make_schedule
 
 
@@ -65,9 +64,9 @@ def test_a_run_shorter_than_its_warmup_ends_inside_it(name: str, caplog: pytest.
     config = optimizer_config(schedule=name, warmup_steps=20, learning_rate=1.0)
     np.testing.assert_allclose(float(make_schedule(config, 9)(8)), 8 / 20, rtol=1e-6)
     with caplog.at_level(logging.WARNING):
-        _warn_if_short(config.warmup_steps, 21)
+        warn_if_short(config.warmup_steps, 21)
         assert not caplog.text
-        _warn_if_short(config.warmup_steps, 20)
+        warn_if_short(config.warmup_steps, 20)
     assert "ends in its warm-up" in caplog.text
 
 

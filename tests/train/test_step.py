@@ -169,7 +169,11 @@ def test_impossible_losses_are_refused(key: str, value: float) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "tolerance"),
-    [({"remat": "full", "unroll": 2}, 1e-5), ({"remat": "dots"}, 1e-5), ({"dtype": "bfloat16"}, 2e-2)],
+    [
+        ({"remat": "full", "unroll": 2}, 1e-5),
+        pytest.param({"remat": "dots"}, 1e-5, marks=pytest.mark.rest),
+        ({"dtype": "bfloat16"}, 2e-2),
+    ],
 )
 def test_remat_and_bfloat16_give_the_step_that_is_known(changes: dict[str, Any], tolerance: float) -> None:
     state, metrics = run(descent(1, **changes), first_state(), random_batch(0, B, T, V))

@@ -1,7 +1,6 @@
 """Opening a run: what it writes of itself, the state that it begins or goes on with, and what shows it."""
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -54,7 +53,6 @@ def open_run(
         UserError: what is in the folder cannot be gone on from.
     """
     config, attention = experiment.config, _attention(experiment, errors)
-    _warn_if_short(config.optimizer.warmup_steps, config.train.steps)
     stable, checkpoints, found = decay_start(config.optimizer, config.train.steps), None, None
     if folder is not None:
         measured = {"windows": windows, "of": len(data.windows("validation"))}
@@ -94,13 +92,3 @@ def _attention(experiment: Experiment, errors: Mapping[str, float]) -> dict[str,
     refused = {name: f"{no.reason}; {no.fix}" for name, no in experiment.attention.refused.items()}
     asked = experiment.config.model.core
     return {"asked": asked, "core": experiment.attention.name, "refused": refused, "self_check": dict(errors)}
-
-
-def _warn_if_short(warmup_steps: int, steps: int) -> None:
-    """Warns of a run that ends in its warm-up."""
-    if warmup_steps >= steps:
-        logging.getLogger("heed").warning(
-            "--config.optimizer.warmup_steps=%d is not below --config.train.steps=%d: the run ends in its warm-up.",
-            warmup_steps,
-            steps,
-        )

@@ -295,6 +295,7 @@ def test_auto_takes_a_core_that_knows_of_the_split(changes: Any, mesh: tuple[int
     assert select_core("auto", request(Example(Scores(causal(), 1.0))._replace(**changes), mesh)).name == expected
 
 
+@pytest.mark.rest
 @pytest.mark.parametrize("core", SPLIT)
 def test_a_model_learns_as_on_one_device(core: str) -> None:
     """Two seeds on replica=2 x tensor=2 x context=2, with dropout and a learned bias, over several steps."""

@@ -17,6 +17,7 @@ from model.attention.masks.places import speaks_of_places
 from tests.model import reference
 from tests.model.attention import oracle
 from tests.model.attention.test_cores import assert_close, compiled, flat, forward_and_backward
+from tests.tiers import tiered
 from train.devices.mesh import make_mesh, make_rules
 from train.sharding import placed
 
@@ -104,7 +105,7 @@ def test_seeds_ask_together() -> None:
 LONG, H, K, N = 144, 4, 8, 2
 
 
-@pytest.mark.parametrize("mesh", [None, (1, 2, 2, 1), (2, 2, 1, 1)], ids=str)
+@pytest.mark.parametrize("mesh", tiered([(None,), ((1, 2, 2, 1),), ((2, 2, 1, 1),)], lambda mesh: mesh is None))
 def test_seeds_with_documents_of_their_own_learn_as_each_alone(mesh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On one device, where rows and heads are split, and where seeds are; against float64."""
     monkeypatch.setattr(blockwise, "_SMALL", 0)

@@ -26,8 +26,8 @@ def test_the_line_comes_while_the_main_thread_is_busy_outside_of_python(monkeypa
     monkeypatch.setattr(sys, "stderr", err)
     with stop_signals() as stop:
         stop.begin("the tokenizer")
-        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         told = time.monotonic() + 0.1
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2_500_000)  # as a compilation does: a second without an instruction
         done = time.monotonic()
         assert stop(0)
