@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,11 @@ class Sampling:
     def __post_init__(self) -> None:
         rules = (
             ("temperature", 0 <= self.temperature < math.inf, "a finite number >= 0 (0: always the likeliest token)"),
-            ("top_k", self.top_k >= 0 and self.top_k == int(self.top_k), "a whole number >= 0 (0: all tokens)"),
+            (
+                "top_k",
+                isinstance(self.top_k, numbers.Integral) and self.top_k >= 0,
+                "a whole number >= 0 (0: all tokens)",
+            ),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (1: all tokens)"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1 (0: all tokens)"),
         )

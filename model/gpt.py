@@ -89,8 +89,8 @@ class GPT(Module):
         S = cache.k_BSGK.shape[2]  # of (L, B, S, G, K)
         check_within(positions_BT, S, "position", f"is outside of a cache for {S}; make it longer")
         x_BTD, context = self._start(tokens_BT, None, positions_BT, None, decoding=True)
-        # What is written beyond the cache is lost, and with it what the token sees of itself.
-        x_BTD = jnp.where((positions_BT < S)[..., None], x_BTD, jnp.nan)
+        # What is written outside of the cache is lost, and with it what the token sees of itself.
+        x_BTD = jnp.where(((0 <= positions_BT) & (positions_BT < S))[..., None], x_BTD, jnp.nan)
         x_BTD, cache = self.stack.decode(x_BTD, context, cache, positions_BT)
         return self._logits(x_BTD), cache
 

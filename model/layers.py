@@ -94,13 +94,18 @@ class RMSNorm(Module):
 
 
 def _with_squares(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x in float32 and the 1e-6 of a norm, the rows with entries above 2^50 times 2^-80: their squares stay finite.
+    """x in float32 and the 1e-6 of a norm, rows with an entry above 2^20 divided by about that entry.
 
-    A power of two changes no digit, and 1e-6 is nothing beside such rows; all others stay as they are.
+    A power of two changes no digit. So neither the squares nor, in the gradient, the -3/2 power of their mean leaves
+    the range of float32 (jax gets it as rsqrt / mean, which is 0 from 2^42 on); all other rows stay as they are.
     """
     y = x.astype(jnp.float32)
-    large = jnp.max(jnp.abs(jax.lax.stop_gradient(y)), axis=-1, keepdims=True) > 2.0**50
-    return y * jnp.where(large, 2.0**-80, 1.0), jnp.where(large, 0.0, 1e-6)
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(y)), axis=-1, keepdims=True)
+    _, exponent = jnp.frexp(largest)
+    # At most 2^100, whose inverse is far from what a device takes for 0.
+    factor = jnp.where(largest > 2.0**20, jnp.ldexp(jnp.float32(1), -jnp.minimum(exponent, 100)), 1.0)
+    # Never so small that a row without spread is 0 / 0; 1e-12 of the largest entry is below its last digit.
+    return y * factor, jnp.maximum(1e-6 * factor * factor, 1e-24)
 
 
 def _last(vector: jax.Array, x: jax.Array) -> jax.Array:

@@ -28,11 +28,14 @@ class KVCache(NamedTuple):
     v_BSGK: jax.Array
 
     def write(self, k_BTGK: jax.Array, v_BTGK: jax.Array, positions_BT: jax.Array) -> "KVCache":
-        """The cache with the new tokens at their positions, which may differ from row to row."""
+        """The cache with the new tokens at their positions, which may differ from row to row; outside of it, none."""
         rows_B1 = jnp.arange(len(positions_BT))[:, None]
-        return KVCache(
-            self.k_BSGK.at[rows_B1, positions_BT].set(k_BTGK), self.v_BSGK.at[rows_B1, positions_BT].set(v_BTGK)
-        )
+
+        def written(x_BSGK: jax.Array, new_BTGK: jax.Array) -> jax.Array:
+            place = x_BSGK.at[rows_B1, positions_BT]
+            return place.set(new_BTGK, mode="drop", wrap_negative_indices=False)
+
+        return KVCache(written(self.k_BSGK, k_BTGK), written(self.v_BSGK, v_BTGK))
 
 
 _RANGES = {

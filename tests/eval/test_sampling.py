@@ -147,7 +147,7 @@ def test_cold_draws_and_narrow_ones_are_greedy_also_when_compiled(dtype: str) ->
     ("name", "value"),
     [
         *[("temperature", value) for value in (-0.1, float("nan"), float("inf"))],
-        *[("top_k", value) for value in (-1, 2.5)],
+        *[("top_k", value) for value in (-1, 2.5, 2.0, math.inf)],
         *[("top_p", value) for value in (0.0, -1.0, 1.01, float("nan"))],
         *[("min_p", value) for value in (-0.1, 1.1, float("nan"))],
     ],

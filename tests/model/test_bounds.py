@@ -72,7 +72,8 @@ def test_unknown_ones_make_their_row_nan_and_no_other(dtype: str) -> None:
             assert np.isfinite(logits_BTV[0]).all()
 
 
-def test_a_position_beyond_the_cache_makes_nan_where_there_is_no_table() -> None:
+@pytest.mark.parametrize("outside", [LENGTH, -1])
+def test_a_position_outside_of_the_cache_makes_nan_where_there_is_no_table(outside: int) -> None:
     graphdef, params = nnx.split(gpt(position="rope"))
 
     @jax.jit
@@ -80,6 +81,6 @@ def test_a_position_beyond_the_cache_makes_nan_where_there_is_no_table() -> None
         model = nnx.merge(graphdef, params)
         return model.decode(tokens_BT, positions_BT, model.init_cache(2, LENGTH))[0]
 
-    logits_BTV = decode(changed(0, V - 1), changed(LENGTH, LENGTH - 1))
+    logits_BTV = decode(changed(0, V - 1), changed(outside, LENGTH - 1))
     assert np.isnan(logits_BTV[1, 3]).all()
     assert np.isfinite(logits_BTV[0]).all()

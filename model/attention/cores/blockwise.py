@@ -54,8 +54,8 @@ def blockwise(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: S
     The backward pass computes the weights again from the largest logit and the sum of each row. A block that the mask
     is known to empty before tracing is left out, and one that it is known to fill is not masked. What depends on arrays
     (segment ids, places, padding, explicit masks) is masked exactly; a block of it that is not small is left out at run
-    time where nobody sees anything. Differentiable in reverse mode only (jax.grad and jax.vjp, not jax.jvp); `dense`
-    takes both.
+    time where nobody sees anything. Differentiable in reverse mode, once (jax.grad and jax.vjp, not jax.jvp, nor the
+    gradient of a gradient where the mask holds arrays); `dense` takes all.
     """
     return cleaned(q_BTHK, *scores.without_hidden(k_BSGK, v_BSGK, q_BTHK.shape[1]), scores)
 
