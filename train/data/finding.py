@@ -9,12 +9,12 @@ from pathlib import Path
 from model.errors import UserError
 
 
-def find_files(pattern: str) -> tuple[dict[str, Path], list[Path]]:
+def find_files(pattern: str, apart: Path | None = None) -> tuple[dict[str, Path], list[Path]]:
     """Returns the files that `pattern` names, by their names below its fixed folder, and the links to what is found.
 
     `**` stands for any folders, and a folder by itself for all files below it; names that begin with a dot match only
     a dot. A part with brackets that exists as it is written is meant so. Of several names of one file the one that
-    passes no link stays, else the first.
+    passes no link stays, else the first. What lies in the folder `apart` is left out: files that heed made itself.
 
     Raises:
         UserError: nothing matches, or what cannot be read: a folder, a pipe, a link to nothing.
@@ -22,7 +22,12 @@ def find_files(pattern: str) -> tuple[dict[str, Path], list[Path]]:
     root, parts = _fixed_folder(os.path.expanduser(pattern))
     again: list[Path] = []
     found = {Path(path) for path in _expand(root, parts, again)}
-    names = {path: path.relative_to(root).as_posix() for path in sorted(found) if not path.is_dir()}
+    ours = None if apart is None else Path(os.path.realpath(apart))
+    names = {
+        path: path.relative_to(root).as_posix()
+        for path in sorted(found)
+        if not path.is_dir() and ours not in Path(os.path.realpath(path)).parents
+    }
     plain = Path(os.path.realpath(root))
     by_file: dict[Path, Path] = {}
     for path, name in names.items():

@@ -55,11 +55,7 @@ class Data:
 
     def described(self) -> dict[str, Any]:
         """Returns what a passport says of it."""
-        return {
-            "fingerprint": self.fingerprint,
-            "overlap": {"documents": self.overlap.shared, "of": self.overlap.validation},
-            "repeated": self.overlap.repeated,
-        }
+        return {"fingerprint": self.fingerprint, **self.overlap.described()}
 
     def windows(self, split: str) -> Windows:
         """Returns the windows of 'train' or 'validation', tokenised the first time.
@@ -122,7 +118,7 @@ def open_data(
     _check(config)
     folder = make_folder(data_folder(config.dir))
     cache = make_folder(folder / "heed")
-    source: Source = OwnText(config.path) if config.path else tfds_source(config.name, folder, config.feature)
+    source: Source = OwnText(config.path, cache) if config.path else tfds_source(config.name, folder, config.feature)
     source.check(config.train_split, "train_split")
     source.check(config.validation_split, "validation_split")
     source.overlap(config.train_split, config.validation_split).check(allow_overlap)

@@ -17,27 +17,31 @@ SPLITS = ("train", "validation")
 class OwnText:
     """Text files, one document each; a tenth of them, by the sha256 of their relative paths, is validation.
 
-    Where that leaves a split empty (few files), the text is split by position: its last tenth is validation.
+    Where that leaves a split without text (few files), the text is split by position: its last tenth is validation.
+    A file of nothing but whitespace is no text.
 
     Attributes:
         rule: how it is split, 'by file' or 'by position'.
     """
 
-    def __init__(self, pattern: str) -> None:
-        """Takes the pattern of `find_files`, and reads each file once.
+    def __init__(self, pattern: str, apart: Path | None = None) -> None:
+        """Takes the pattern of `find_files` and the folder that it leaves out, and reads each file once.
 
         Raises:
             UserError: no file matches, or one cannot be read or is not UTF-8.
         """
-        self._files, again = find_files(pattern)
+        self._files, again = find_files(pattern, apart)
         if again:
             log.warning("data.path: links that lead to what is read anyway: %d, such as %s.", len(again), again[0])
         self._hashes: dict[str, bytes] = {}
         self._lengths: dict[str, int] = {}
+        self._told: set[str] = set()  # the files that hold more than whitespace
         for name, path in self._files.items():
             text = _read(path)
             self._hashes[name], self._lengths[name] = _hash(text), len(text)
-        self.rule = "by file" if {_split_of(name) for name in self._files} == set(SPLITS) else "by position"
+            if text.strip():
+                self._told.add(name)
+        self.rule = "by file" if {_split_of(name) for name in self._told} == set(SPLITS) else "by position"
 
     def check(self, split: str, flag: str) -> None:
         """Raises UserError for a split that is neither 'train' nor 'validation'."""
@@ -68,9 +72,9 @@ class OwnText:
     def overlap(self, train: str, validation: str) -> Overlap:
         """Returns how many documents share their text; of two splits by position, files of the same text."""
         learned: dict[bytes, list[str]] = {}
-        for name in filter(self._lengths.get, self._parts(train)):
+        for name in filter(self._told.__contains__, self._parts(train)):
             learned.setdefault(self._hashes[name], []).append(name)
-        asked = self._parts(validation)
+        asked = {name: len(range(*part.indices(self._lengths[name]))) for name, part in self._parts(validation).items()}
         shared = {}
         for name in asked:
             # A file that is cut in two is its own twin, and its parts are not the same.
@@ -82,6 +86,7 @@ class OwnText:
             validation=len(asked),
             repeated=sum(len(names) - 1 for names in learned.values()),
             example=next((f"{self._files[name]} is {self._files[twin]}" for name, twin in shared.items()), ""),
+            characters=(sum(asked[name] for name in shared), sum(asked.values())),
         )
 
     def _parts(self, split: str) -> dict[str, slice]:

@@ -1,6 +1,7 @@
 """One's own files: every name works or gets its sentence, and no file is read twice, whatever links lead to it."""
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from model.errors import UserError
 from tests.train.data.test_data_sources import config_of, write
 from train.data import open_data
 from train.data.finding import find_files
-from train.data.owntext import OwnText
+from train.data.owntext import OwnText, _split_of
 
 MANY = {f"{i % 3}/n{i}.txt": f"text {i}\n" for i in range(41)}
 
@@ -211,7 +212,12 @@ def test_copies_on_both_sides_are_refused_or_told(tmp_path, caplog) -> None:
     assert told[1].startswith("1 of the ")
     assert data.described() == {
         "fingerprint": data.fingerprint,
-        "overlap": {"documents": 1, "of": len(asked)},
+        "overlap": {
+            "documents": 1,
+            "of": len(asked),
+            "characters": len(MANY[learned[0]]),
+            "of_characters": len(data.text("validation")),
+        },
         "repeated": 2,
     }
 
@@ -228,3 +234,40 @@ def test_copies_on_both_sides_of_a_position_are_found(tmp_path) -> None:
     assert own.overlap("train", "validation").shared == 1
     with pytest.raises(UserError, match="2 of the 2 documents"):
         own.overlap("validation", "validation").check(allowed=False)
+
+
+@pytest.mark.parametrize(("license", "refused"), [(9, False), (11, True)])
+def test_overlap_is_refused_by_the_weight_of_its_text(license: int, refused: bool, tmp_path, caplog) -> None:
+    """License headers are a hundredth of the validation text at most, and files of whitespace are not counted."""
+    write(tmp_path, MANY)
+    asked, learned = ([n for n in MANY if (_split_of(n) == split)] for split in ("validation", "train"))
+    blank = dict.fromkeys([asked[1], *learned[1:9]], " \n")
+    text = {asked[0]: "L" * license, learned[0]: "L" * license, asked[2]: "x" * (998 - license)}
+    for name in asked[3:]:
+        (tmp_path / name).unlink()
+    own = OwnText(f"{write(tmp_path, blank | text)}/**")
+    found = own.overlap("train", "validation")
+    assert (found.shared, found.validation, found.repeated) == (1, 3, 0)
+    assert found.characters == (license, 1000)
+    told = rf"^1 of the 3 documents .*{asked[0]} is .*{learned[0]}\), {license / 10:.2f}% of its characters"
+    if refused:
+        with pytest.raises(UserError, match=f"{told}.*below 1% is not refused.*--allow_overlap"):
+            found.check(allowed=False)
+    else:
+        found.check(allowed=False)
+        assert re.search(f"{told}: it is refused only from 1% on.$", caplog.records[-1].getMessage())
+
+
+def test_files_that_heed_made_are_no_text(tmp_path) -> None:
+    """The folder of data lies below that of the texts: the second opening reads what the first did."""
+    write(tmp_path, MANY)
+    config = config_of(tmp_path / "data", path=f"{tmp_path}/**", tokenizer="bpe", vocab_size=263)
+    first = open_data(config)
+    assert len(first.windows("train")) > 3
+    assert len(list((tmp_path / "data/heed").iterdir())) > 1
+    write(tmp_path, {"data/heed/note.txt": "kept", "link.txt": ""})
+    (tmp_path / "link.txt").unlink()
+    (tmp_path / "link.txt").symlink_to("data/heed/note.txt")
+    assert open_data(config).fingerprint == first.fingerprint
+    write(tmp_path, {"data/mine.txt": "text"})  # whatever else lies there is meant
+    assert open_data(config).fingerprint != first.fingerprint

@@ -16,7 +16,7 @@ from model.errors import UserError
 from train.data import open_data
 from train.data.files import quiet
 from train.data.overlap import ranges_overlap
-from train.data.owntext import OwnText
+from train.data.owntext import OwnText, _split_of
 from train.data.sources import TfdsSource
 from train.data.stdlib import fingerprint, source_files, split_of, stdlib_builder
 
@@ -181,6 +181,11 @@ def test_few_own_files_are_split_by_position(tmp_path) -> None:
     write(tmp_path, {"a.txt": "ä" * 60, "b.txt": "b" * 40})
     own = OwnText(f"{tmp_path}/?.txt")
     assert own.rule == "by position"
+    for blank in ({"blank2.txt": ""}, {"blank2.txt": "", "blank16.txt": " \n"}):  # they alone go to validation by file
+        assert {_split_of(name) for name in blank} == {"validation"}
+        write(tmp_path / "blank", {"a.txt": "ä" * 60, "b.txt": "b" * 40, **blank})
+        assert OwnText(f"{tmp_path}/blank/*").rule == "by position"
+        assert len(list(OwnText(f"{tmp_path}/blank/*").documents("train"))) == 2
     assert list(own.documents("train")) == ["ä" * 60, "b" * 30]
     assert list(own.documents("validation")) == ["b" * 10]
     data = open_data(config_of(tmp_path, path=f"{tmp_path}/?.txt"))
