@@ -13,7 +13,7 @@ import jax
 
 from launch import configs, output
 from model.errors import UserError
-from train.run.folder import FullDisk
+from train.run.disk import FullDisk
 
 _PREFIX = "--config."
 

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from model.errors import UserError
+from train.run.disk import full_disk
 from train.run.json_files import set_aside
 
 log = logging.getLogger("heed")
@@ -61,10 +62,13 @@ def make_once(target: Path, make: Callable[[Path], None], whole: Callable[[Path]
 
     It is written beside its place and renamed, under a lock: no process ever sees a half of it, and only one works.
     What a disk has cut or lost since is made anew.
+
+    Raises:
+        UserError: the disk is full.
     """
     if target.exists() and whole(target):
         return target
-    with locked(target.with_name(target.name + ".lock")):
+    with full_disk(target.parent, "--config.data.dir"), locked(target.with_name(target.name + ".lock")):
         if target.exists() and not whole(target):
             log.warning("%s was damaged, is kept as %s, and made anew.", target, set_aside(target).name)
         if not target.exists():

@@ -12,6 +12,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from train.data.files import locked, make_folder, quiet
+from train.run.disk import full_disk
 
 # Tests repeat one another, idlelib is an application, and the rest is not part of the library or is machine made.
 LEFT_OUT = frozenset({"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"})
@@ -84,10 +85,14 @@ def stdlib_builder(data_folder: Path, folder: Path | None = None) -> tfds.core.D
     """Returns the prepared builder of `folder` (default: this Python's library), preparing it below `data_folder`.
 
     The config's name holds what was read, so two Pythons on one machine never share data.
+
+    Raises:
+        UserError: the disk is full.
     """
     folder = folder or Path(sysconfig.get_path("stdlib"))
     name = f"py{platform.python_version()}-{fingerprint(folder)[:16]}"
-    with locked(make_folder(data_folder / "heed") / f"{name}.lock"), quiet():
+    lock = make_folder(data_folder / "heed") / f"{name}.lock"
+    with full_disk(data_folder, "--config.data.dir"), locked(lock), quiet():
         config = StdlibConfig(name=name, folder=str(folder))
         builder = PythonStdlib(config=config, data_dir=str(data_folder), file_format="array_record")
         builder.download_and_prepare()  # nothing, if it was done before

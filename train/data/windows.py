@@ -1,5 +1,6 @@
 """Windows of the fixed concatenation `E d1 E d2 E ...`: any of them at once, and each token a target exactly once."""
 
+import io
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -139,7 +140,9 @@ def _write(documents: Iterable[str], tokenizer: Tokenizer, folder: Path, while_w
                 file.write(np.append(ids, tokenizer.end).astype(dtype).tobytes())
                 token_counts.append(len(ids) + 1)
                 byte_counts.append(len(text.encode()))
-    np.save(folder / "offsets.npy", np.cumsum([token_counts, byte_counts], axis=1))
+    offsets = io.BytesIO()  # for NumPy forgets why a file could not be written
+    np.save(offsets, np.cumsum([token_counts, byte_counts], axis=1))
+    (folder / "offsets.npy").write_bytes(offsets.getvalue())
 
 
 def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:

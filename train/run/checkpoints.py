@@ -19,7 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from model.errors import UserError
 from train.devices.together import agree, meet
 from train.run import extension
-from train.run.folder import full_disk
+from train.run.disk import full_disk
 from train.run.json_files import finite, free_name
 from train.run.named_arrays import difference, plain, typed
 from train.run.step_files import ITEM, SCORE, check_sizes, saved_steps, score_of, write_sizes

@@ -1,6 +1,5 @@
 """A run's folder: one owner at a time, one config, and a passport that says what made it."""
 
-import contextlib
 import errno
 import fcntl
 import importlib.metadata
@@ -9,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict
 from model.errors import UserError
 from train.data import Tokenizer, load_tokenizer
 from train.devices.together import check_shared
+from train.run.disk import NO_SPACE, full_disk
 from train.run.format import FORMAT, check_format
 from train.run.json_files import dumps, loads
 from train.run.mending import copies, mend
@@ -40,7 +40,6 @@ _LEARNED = (
 )
 PLACES = ("data.path", "data.name", "data.dir")  # where the text lies; its fingerprint says whether it is the same
 _FREE = ("data.prefetch", *PLACES)
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _PACKAGES = (
     "heed",
     "jax",
@@ -53,25 +52,6 @@ _PACKAGES = (
     "tensorflow-datasets",
     "numpy",
 )
-
-
-class FullDisk(UserError):
-    """The disk is full; the libraries' threads will complain of it, too."""
-
-
-@contextlib.contextmanager
-def full_disk(path: Path) -> Iterator[None]:
-    """Turns the errors of a full disk into a FullDisk, and leaves all others as they are."""
-    try:
-        yield
-    except (OSError, ValueError) as error:  # TensorStore raises ValueError, with the text of the system's error
-        codes = {os.strerror(code) for code in _NO_SPACE}
-        if getattr(error, "errno", None) in _NO_SPACE or any(text in str(error) for text in codes):
-            raise FullDisk(
-                f"--workdir: the disk under {path} is full; what was saved before is intact: "
-                "make room and start again, or give another --workdir."
-            ) from error
-        raise
 
 
 class RunFolder:
@@ -296,6 +276,6 @@ def _refusal(path: Path, error: OSError) -> UserError:
         return UserError(
             f"--workdir={path} is in use by another process (number {owner}): wait for it, or give another folder."
         )
-    if error.errno in _NO_SPACE:
+    if error.errno in NO_SPACE:
         return UserError(f"--workdir={path}: the disk is full: make room, or give a folder on another disk.")
     return UserError(f"--workdir={path} cannot be written ({error.strerror}): give a folder that you may write.")

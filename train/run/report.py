@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
-from train.run.folder import full_disk
+from train.run.disk import full_disk
 from train.run.json_files import dumps, finite
 from train.run.mending import mend_lines
 

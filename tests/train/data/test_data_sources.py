@@ -1,5 +1,7 @@
 """Where text comes from: the standard library, TFDS by name, prepared folders, one's own files, and what is refused."""
 
+import errno
+import io
 import json
 import os
 import re
@@ -18,7 +20,7 @@ from train.data.files import quiet
 from train.data.overlap import ranges_overlap
 from train.data.owntext import OwnText, _split_of
 from train.data.sources import TfdsSource
-from train.data.stdlib import fingerprint, source_files, split_of, stdlib_builder
+from train.data.stdlib import PythonStdlib, fingerprint, source_files, split_of, stdlib_builder
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -354,3 +356,32 @@ def test_what_we_kept_is_made_anew_where_it_is_damaged(prepared, file, tmp_path,
         assert re.search("was damaged, is kept as broken-.*, and made anew.", told.getMessage())
     path.unlink()
     np.testing.assert_equal(open_data(config).windows("train").rows(range(5)), tokens)
+
+
+@pytest.mark.parametrize("file", ["tokens.raw", "offsets.npy", "bpe-263"])
+def test_a_full_disk_under_the_data_is_one_sentence(prepared, file, tmp_path, monkeypatch) -> None:
+    """The system's own error, for the one file that a link makes lie where there is no space."""
+    shutil.copytree(prepared / "tiny", tmp_path / "tiny")
+    config = config_of(tmp_path, name="tiny/en", tokenizer="bpe", vocab_size=263)
+    opened = io.open
+
+    def full(path: object, *arguments: object, **more: object) -> object:
+        return opened("/dev/full" if file in str(path) and "w" in arguments[0] else path, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        for place in ("builtins.open", "io.open"):
+            patch.setattr(place, full)
+        with pytest.raises(UserError, match="^--config.data.dir: the disk under .* is full"):
+            open_data(config).windows("train")
+    assert len(open_data(config).windows("train")) > 3
+
+
+def test_a_full_disk_under_the_library_is_one_sentence(tmp_path, monkeypatch) -> None:
+    """As ArrayRecord says it."""
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError(f"UNKNOWN: {os.strerror(errno.ENOSPC)}; Error writing")
+
+    monkeypatch.setattr(PythonStdlib, "download_and_prepare", full)
+    with pytest.raises(UserError, match=f"^--config.data.dir: the disk under {tmp_path} is full"):
+        stdlib_builder(tmp_path, write(tmp_path / "lib", STDLIB))

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from launch.configs import flatten, load
 from model.errors import UserError
-from train.run.folder import RunFolder, full_disk, learned_changes, passport
+from train.run.disk import full_disk
+from train.run.folder import RunFolder, learned_changes, passport
 from train.run.format import FORMAT
 
 
