@@ -289,6 +289,20 @@ def test_damaged_files_are_named_and_mended(keys: dict[str, Any], run: Path, dam
     assert_refused(call(train.main, words(run, keys | {"model.dropout": 0.2})), "model.dropout: 0.1 -> 0.2")
 
 
+def test_an_altered_config_is_mended(keys: dict[str, Any], run: Path) -> None:
+    """It is JSON, of which a key is gone and another a text."""
+    before = (run / "config.json").read_text()
+    config = json.loads(before)
+    del config["model"]["mlp"]
+    config["model"]["width"] = "16"
+    (run / "config.json").write_text(json.dumps(config))
+    for main, argv in ((evaluate.main, [f"--workdir={run}"]), (train.main, words(run, keys))):
+        outcome = call(main, argv)
+        assert outcome.status == 0, outcome.err
+        assert "not what checkpoint 12 has kept: model.mlp: 'gelu' -> None, model.width: 16 -> '16'" in outcome.err
+    assert (run / "config.json").read_text() == before
+
+
 def test_a_damaged_note_of_a_checkpoint_is_no_reason_to_lose_it(keys: dict[str, Any], run: Path) -> None:
     """Those of ours and of Orbax that hold no array."""
     shutil.rmtree(run / "checkpoints/8")

@@ -74,8 +74,36 @@ def test_other_text_is_refused(moved: dict[str, Any], tmp_path: Path) -> None:
         last = refused(call(command, argv))
         assert "the text or its tokens changed since" in last
         assert f"(fingerprint {learned} -> " in last
+        assert "the names of its files" in last
         assert "--config.data.path" in last
     assert {path.name: path.read_bytes() for path in (tmp_path / "runs/b").glob("*.json*")} == before
+
+
+def test_renamed_files_are_refused(moved: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "new text/00.txt").rename(tmp_path / "new text/0.txt")
+    last = refused(call(evaluate.main, ["--workdir=runs/b", "--config.data.path=new text/*.txt"]))
+    assert "to which the names of its files belong, too: say where the same text lies now, under the same names" in last
+
+
+def test_an_altered_tokenizer_and_fingerprint_are_mended(moved: dict[str, Any], tmp_path: Path) -> None:
+    """They are JSON, from which the last merge is gone, and with another fingerprint."""
+    run, places = tmp_path / "runs/b", [f"--config.{key}={moved[key]}" for key in ("data.path", "data.dir")]
+    there = scores(call(evaluate.main, ["--workdir=runs/b", *places]))
+    tokenizer, passport = (json.loads((run / name).read_text()) for name in ("tokenizer.json", "passport.json"))
+    inner = json.loads(tokenizer["tokenizer"])
+    inner["model"]["merges"].pop()
+    (run / "tokenizer.json").write_text(json.dumps(tokenizer | {"tokenizer": json.dumps(inner)}))
+    passport["data"]["fingerprint"] = "0ther"
+    (run / "passport.json").write_text(json.dumps(passport))
+    found = call(evaluate.main, ["--workdir=runs/b", *places])
+    assert scores(found) == there
+    again = call(train.main, words("runs/b", moved))
+    assert again.status == 0, again.err
+    for outcome in (found, again):
+        assert "is damaged (it is not what checkpoint 12 has kept: it encodes otherwise)" in outcome.err
+        assert "-> 0ther)" in outcome.err
+    assert json.loads((run / "tokenizer.json").read_text()) == tokenizer
+    assert json.loads((run / "broken-passport.json").read_text()) == passport
 
 
 def test_an_evaluation_takes_no_other_key(moved: dict[str, Any]) -> None:

@@ -22,24 +22,11 @@ from train.devices.together import check_shared
 from train.run.disk import NO_SPACE, full_disk
 from train.run.format import FORMAT, check_format
 from train.run.json_files import dumps, loads
+from train.run.learned import FREE, flat, learned_changes
 from train.run.mending import copies, mend
 
 log = logging.getLogger("heed")
 
-# What changes the thing that is learned; every other key may change between two starts of a run.
-_LEARNED = (
-    "model",
-    "data",
-    "optimizer",
-    "train.steps",
-    "train.accumulate",
-    "train.seed",
-    "train.seeds",
-    "train.label_smoothing",
-    "train.z_loss",
-)
-PLACES = ("data.path", "data.name", "data.dir")  # where the text lies; its fingerprint says whether it is the same
-_FREE = ("data.prefetch", *PLACES)
 _PACKAGES = (
     "heed",
     "jax",
@@ -188,30 +175,15 @@ def check_text(run: Path, learned: str, found: str) -> None:
     """
     if learned != found:
         raise UserError(
-            f"the text or its tokens changed since {run} began (fingerprint {learned[:12]} -> {found[:12]}): say where "
-            "the same text lies now by --config.data.path, --config.data.name or --config.data.dir, or give another "
-            "--workdir."
+            f"the text or its tokens changed since {run} began (fingerprint {learned[:12]} -> {found[:12]}), to which "
+            "the names of its files belong, too: say where the same text lies now, under the same names, by "
+            "--config.data.path, --config.data.name or --config.data.dir, or give another --workdir."
         )
 
 
 def shared_keys(config: ConfigDict) -> str:
     """All keys but those that may differ from process to process, as one text."""
-    flat = {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
-    return str({key: value for key, value in flat.items() if key not in _FREE})
-
-
-def learned_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns {'section.key': (old, new)} of the keys that change what is learned, of two configs as nested dicts."""
-
-    def learned(config: Mapping[str, Any]) -> dict[str, Any]:
-        flat = {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
-        return {
-            key: value for key, value in flat.items() if {key, key.partition(".")[0]} & {*_LEARNED} and key not in _FREE
-        }
-
-    before, after = learned(old), learned(new)
-    keys = [*before, *(key for key in after if key not in before)]
-    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+    return str({key: value for key, value in flat(config).items() if key not in FREE})
 
 
 def passport(config: ConfigDict, data: Mapping[str, Any], attention: Mapping[str, Any]) -> dict[str, Any]:

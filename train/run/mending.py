@@ -1,19 +1,22 @@
-"""Damaged files of a run are named, set aside and mended from the copies that every checkpoint keeps of them."""
+"""Damaged or altered files of a run are named, set aside and mended from the copies that each checkpoint keeps."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
 from train.run.json_files import check_numbers, dumps, read_checked, read_lines, set_aside, write
+from train.run.learned import altered
 from train.run.step_files import NOTES, saved_steps
 
 log = logging.getLogger("heed")
 
 
 def _check_config(value: Any) -> None:
-    if not all(isinstance(value[section], dict) for section in ("model", "data", "optimizer", "train", "mesh")):
+    sections = [value[section] for section in ("model", "data", "optimizer", "train", "mesh")]
+    if not all(isinstance(section, dict) for section in (*sections, *value.values())):
         raise ValueError("a section is no table of keys")
 
 
@@ -35,6 +38,43 @@ KEPT: Mapping[str, Callable[[Any], None]] = {
 }
 
 
+def _config_differs(value: Any, kept: Any) -> str:
+    return ", ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in altered(kept, value).items())
+
+
+def _passport_differs(value: Any, kept: Any) -> str:
+    old, new = kept["data"]["fingerprint"], value["data"]["fingerprint"]
+    missing = [name for name in kept if name not in value]
+    return ", ".join([*([f"fingerprint {old[:12]} -> {new[:12]}"] if old != new else []), *missing])
+
+
+def _tokenizer_differs(value: Any, kept: Any) -> str:
+    return "" if value == kept else "it encodes otherwise"
+
+
+# What a file must share with the copy of one checkpoint at least; the rest may be another at each start of a run.
+_DIFFERS: Mapping[str, Callable[[Any, Any], str]] = {
+    "passport.json": _passport_differs,
+    "config.json": _config_differs,
+    "tokenizer.json": _tokenizer_differs,
+}
+
+
+def _read_whole(folder: Path, name: str) -> Any:
+    """The value of a file of KEPT.
+
+    Raises:
+        ValueError: it cannot be read, or was altered: there are copies, and it agrees with none.
+    """
+    value, differs = read_checked(folder / name, KEPT[name]), _DIFFERS.get(name)
+    if differs is not None:
+        differences = {step: differs(value, copy) for step, copy in _kept_copies(folder, name)}
+        if differences and all(differences.values()):
+            step = max(differences)
+            raise ValueError(f"it is not what checkpoint {step} has kept: {differences[step]}")
+    return value
+
+
 def copies(folder: Path) -> dict[str, Any]:
     """What a checkpoint keeps of its run: the value of each file of KEPT that is there."""
     return {name: read_checked(folder / name, check) for name, check in KEPT.items() if (folder / name).is_file()}
@@ -47,7 +87,7 @@ def read_kept(folder: Path, name: str) -> Any:
         UserError: neither can be read.
     """
     try:
-        return read_checked(folder / name, KEPT[name])
+        return _read_whole(folder, name)
     except ValueError as error:
         found = newest_copy(folder, name)
         if found is None:
@@ -63,10 +103,10 @@ def mend(folder: Path, begun: bool) -> None:
 
     begun: whether the run has saved a checkpoint; what it said of itself is missed only then.
     """
-    for name, check in KEPT.items():
+    for name in KEPT:
         file = folder / name
         try:
-            read_checked(file, check)
+            _read_whole(folder, name)
             continue
         except ValueError as error:
             state = _state(file, error)
@@ -112,10 +152,12 @@ def _state(file: Path, error: Exception) -> str:
 
 def newest_copy(folder: Path, name: str) -> tuple[int, Any] | None:
     """(step, value) of the newest checkpoint whose copy of a file can be read."""
+    return next(_kept_copies(folder, name), None)
+
+
+def _kept_copies(folder: Path, name: str) -> Iterator[tuple[int, Any]]:
+    """(step, value) of each copy of a file that can be read, the newest first."""
     for step in reversed(saved_steps(folder / "checkpoints")):
-        try:
+        with contextlib.suppress(ValueError):
             notes = folder / "checkpoints" / str(step) / NOTES
-            return step, read_checked(notes, lambda value: KEPT[name](value[name]))[name]
-        except ValueError:
-            continue
-    return None
+            yield step, read_checked(notes, lambda value: KEPT[name](value[name]))[name]

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from launch.configs import flatten, load
 from model.errors import UserError
 from train.run.disk import full_disk
-from train.run.folder import RunFolder, learned_changes, passport
+from train.run.folder import RunFolder, passport
 from train.run.format import FORMAT
+from train.run.learned import learned_changes
 
 
 def config(**overrides: object) -> ConfigDict:

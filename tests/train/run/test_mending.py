@@ -134,3 +134,58 @@ def test_a_damaged_cache_is_set_aside_and_never_overwritten(tmp_path: Path, capl
     file.write_text('{"a": 1.5}')
     assert read_cache(file, check_numbers) == {"a": 1.5}
     assert set_aside(file).name == "broken-rate-5.json"
+
+
+WHOLE: dict[str, Any] = VALUES | {
+    "config.json": VALUES["config.json"]
+    | {"model": {"width": 16}, "data": {"path": "a", "seed": 0}, "train": {"steps": 9, "log_every": 3}},
+    "passport.json": {"data": {"fingerprint": "f1n6er"}, "evaluation": {}, "cpus": 2},
+    "tokenizer.json": {"kind": "bpe", "tokenizer": "{}"},
+}
+# Name of a file, section, key, another value (None: the key goes), and how it is named; "" where it may be so.
+ALTERED = [
+    ("config.json", "model", "width", None, "model.width: 16 -> None"),
+    ("config.json", "model", "width", "16", "model.width: 16 -> '16'"),
+    ("config.json", "model", "width", 16.0, "model.width: 16 -> 16.0"),
+    ("config.json", "model", "width", 32, "model.width: 16 -> 32"),
+    ("config.json", "train", "log_every", "3", "train.log_every: 3 -> '3'"),
+    ("config.json", "train", "log_every", None, "train.log_every: 3 -> None"),
+    ("config.json", "model", "new", 1, "model.new: None -> 1"),
+    ("config.json", "train", "steps", 8, "train.steps: 9 -> 8"),
+    ("config.json", "train", "steps", None, "train.steps: 9 -> None"),
+    ("config.json", "train", "steps", 10, ""),
+    ("config.json", "train", "log_every", 4, ""),
+    ("config.json", "data", "path", "b", ""),
+    ("passport.json", "data", "fingerprint", "0ther", "fingerprint f1n6er -> 0ther"),
+    ("passport.json", None, "evaluation", None, "evaluation"),
+    ("passport.json", None, "cpus", 3, ""),
+    ("tokenizer.json", None, "tokenizer", "{ }", "it encodes otherwise"),
+    ("tokenizer.json", None, "kind", "bytes", "it encodes otherwise"),
+]
+
+
+@pytest.mark.parametrize(("name", "section", "key", "value", "told"), ALTERED)
+@pytest.mark.parametrize("copied", ["both", "older", "none"])
+def test_what_no_copy_says_is_damaged(
+    name: str, section: str | None, key: str, value: Any, told: str, copied: str, tmp_path: Path, caplog: Any
+) -> None:
+    """A file that one checkpoint agrees with is whole, and one without any copy is believed."""
+    folder = make(tmp_path, 3, 20)
+    whole = json.loads(json.dumps(WHOLE))
+    table = whole[name] if section is None else whole[name][section]
+    table |= {key: value}
+    if value is None:
+        del table[key]
+    for file, content in whole.items():
+        (folder / file).write_text(json.dumps(content))
+    for step in (3, 20):
+        notes = {"none": "{", "both": json.dumps(WHOLE)}.get(copied) or json.dumps(whole if step == 3 else WHOLE)
+        (folder / f"checkpoints/{step}/run/metadata").write_text(notes)
+    mended = bool(told) and copied == "both"
+    assert read_kept(folder, name) == (WHOLE if mended else whole)[name]
+    mend(folder, begun=True)
+    assert json.loads((folder / name).read_text()) == (WHOLE if mended else whole)[name]
+    assert (folder / f"broken-{name}").exists() == mended
+    sentence = f"{name} is damaged (it is not what checkpoint 20 has kept: {told}), and kept as broken-{name}; it is wr"
+    assert (sentence in caplog.text) == mended
+    assert ("damaged" in caplog.text) == mended
