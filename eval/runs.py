@@ -18,6 +18,7 @@ from train.run.checkpoints import Checkpoints
 from train.run.folder import check_text
 from train.run.format import check_format
 from train.run.mending import read_kept
+from train.run.naming import check_length
 from train.sharding import placed
 
 
@@ -63,6 +64,7 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
         UserError: the folder is no run's, or one of another format, or holds no checkpoint that can be read.
     """
     folder = Path(workdir)
+    check_length("--workdir", folder)
     check_format(folder)
     _, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
     config = ConfigDict(config)

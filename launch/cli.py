@@ -14,6 +14,7 @@ import jax
 from launch import configs, output
 from model.errors import UserError
 from train.run.disk import FullDisk
+from train.run.naming import check_length
 
 _PREFIX = "--config."
 
@@ -71,6 +72,8 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
     flags = parser.parse_args(rest)
     if getattr(flags, "workdir", None) == "":
         raise UserError("--workdir is empty: give the run's folder, such as --workdir=runs/try.")
+    for flag in ("workdir", "attention"):
+        check_length(f"--{flag}", getattr(flags, flag, None) or "")
     return flags, overrides
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import configs
 from configs import base
 from model.errors import UserError
+from train.run.naming import check_length
 
 Value = int | float | str | bool
 _KEY_LINE = re.compile(r"^ {4}(\w+\.\w+) = .+?  # (.+)$", re.MULTILINE)
@@ -32,8 +33,9 @@ def load(name: str, **overrides: Value) -> ConfigDict:
     written `**{'train.steps': 9}`; strings are read as on the command line ('9').
 
     Raises:
-      UserError: there is no such file, variant or key, or a value is not of its key's type.
+      UserError: there is no such file, variant or key, the name is too long, or a value is not of its key's type.
     """
+    check_length("--config", name)
     file, _, variant = name.partition(":")
     module = _module(_find(file))
     variants = vars(module).get("VARIANTS", {})

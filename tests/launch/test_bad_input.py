@@ -111,6 +111,35 @@ def test_misspelt_and_missing_flags_are_refused(keys: dict[str, Any], tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+LONG = ["x" * 300, "é" * 150, "/".join(["folder"] * 700)]
+
+
+@pytest.mark.parametrize("name", LONG, ids=["letters", "bytes", "parts"])
+def test_a_name_that_is_too_long_is_refused(keys: dict[str, Any], name: str, finished: Path, tmp_path: Path) -> None:
+    here, prompt = f"--workdir={tmp_path}/{name}", "--prompt=a"
+    picture = [f"--workdir={finished}", prompt, f"--attention={tmp_path}/{name}/a.png"]
+    config = [f"--config={name}.py", *words(tmp_path / "run", keys)[1:]]
+    assert_refused(call(train.main, words(f"{tmp_path}/{name}", keys)), f"--workdir={tmp_path}"[:50], "at most")
+    assert_refused(call(evaluate.main, [here]), f"--workdir={tmp_path}"[:50], "at most")
+    assert_refused(call(generate.main, [here, prompt]), f"--workdir={tmp_path}"[:50], "at most")
+    assert_refused(call(generate.main, picture), f"--attention={tmp_path}"[:50], "at most")
+    assert_refused(call(train.main, config), f"--config={name[:40]}", "at most")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "told"), [("[x]", "holds ["), ("a*/b?", "holds * and ?"), ("\udcff", "UTF-8")])
+def test_a_folder_in_which_checkpoints_are_lost_is_refused(
+    keys: dict[str, Any], name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the name is that of the folder above."""
+    assert_refused(call(train.main, words(tmp_path / name / "run", keys)), "--workdir=", told, "folder")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / name)
+    assert_refused(call(train.main, words("run", keys)), "--workdir=", told, "folder")
+    assert not list((tmp_path / name).iterdir())
+
+
 def test_an_empty_data_set_is_refused_and_the_folder_stays_free(keys: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     empty = keys | {"data.path": f"{tmp_path}/empty.txt", "optimizer.warmup_steps": 50}

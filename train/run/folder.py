@@ -24,6 +24,7 @@ from train.run.format import FORMAT, check_format
 from train.run.json_files import dumps, loads
 from train.run.learned import FREE, flat, learned_changes
 from train.run.mending import copies, mend
+from train.run.naming import check_run_name
 
 log = logging.getLogger("heed")
 
@@ -49,12 +50,13 @@ class RunFolder:
     learned nothing: the next one may learn something else in its place. Damaged files are mended (see `mending`).
 
     Raises:
-        UserError: the folder cannot be made or written, some hosts do not see it, another process uses it, or it holds
-            a run of another format or whose config learns something else.
+        UserError: the folder cannot be named so, made or written, some hosts do not see it, another process uses it,
+            or it holds a run of another format or whose config learns something else.
     """
 
     def __init__(self, path: str | Path, config: ConfigDict, extend: bool = False):
         self.path = Path(path).absolute()
+        check_run_name(self.path)
         self._owner, self._lock = jax.process_index() == 0, None
         if self._owner:
             self._lock = self._take_lock()
