@@ -44,6 +44,28 @@ def assert_ended(outcomes: list[Outcome], status: int, *parts: str) -> None:
         assert all(part in outcome.err.splitlines()[-1] for part in parts), outcome.err[-3000:]
 
 
+# Whose first rank takes its time to mend what is damaged.
+MENDING = """
+import time
+from launch import cli, train
+from train.run import folder
+mend = folder.mend
+def slowly(*given):
+    time.sleep(5)
+    mend(*given)
+folder.mend = slowly
+cli.run(train.main)
+"""
+
+
+def test_nobody_reads_a_damaged_file_before_it_is_mended(keys: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run/config.json").write_text("{")
+    ends = run_together(slurm, ("-c", MENDING), 2 * [words(tmp_path / "run", keys)], tmp_path / "logs")
+    assert_ended(ends, 0)
+    assert "config.json is damaged" in ends[0].err
+
+
 def test_a_killed_run_goes_on_with_two_processes_and_with_one(
     keys: dict[str, Any], whole: Path, tmp_path: Path
 ) -> None:

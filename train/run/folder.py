@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from model.errors import UserError
 from train.data import Tokenizer, load_tokenizer
-from train.devices.together import check_shared
+from train.devices.together import check_shared, meet
 from train.run.disk import NO_SPACE, full_disk
 from train.run.format import FORMAT, check_format
 from train.run.json_files import dumps, loads
@@ -65,6 +65,7 @@ class RunFolder:
                 check_format(self.path)
             if self._owner:
                 mend(self.path, self._has_begun())
+            meet("damaged files are mended")  # before anybody reads them
             self._config = config.to_dict()
             self._check_config(extend)
             if not self._has_begun():
@@ -151,9 +152,9 @@ class RunFolder:
                 )
 
     def _has_begun(self) -> bool:
-        """Whether there is a checkpoint, be it broken."""
+        """Whether there is a checkpoint, be it broken; what Orbax has not finished has a dot in its name."""
         folder = self.path / "checkpoints"
-        return folder.is_dir() and any(folder.iterdir())
+        return folder.is_dir() and any("." not in path.name for path in folder.iterdir())
 
     def write(self, name: str, values: Mapping[str, Any]) -> None:
         """Writes values as a JSON file of the folder, as `write_with`."""

@@ -134,7 +134,7 @@ def test_a_folder_has_one_owner_until_it_dies(tmp_path: Path) -> None:
 
 def test_a_run_that_has_saved_nothing_may_change(tmp_path: Path) -> None:
     RunFolder(tmp_path, config()).close()
-    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/4.orbax-checkpoint-tmp").mkdir(parents=True)  # killed in its first save
     RunFolder(tmp_path, config(**{"model.width": 96})).close()
     assert json.loads((tmp_path / "config.json").read_text())["model"]["width"] == 96
 
