@@ -20,15 +20,20 @@ def check_format(folder: Path) -> None:
     """Refuses a run of another format, or of none, before anything of it is interpreted; reads its passport alone.
 
     Raises:
-        UserError: names the commit that made it.
+        UserError: names the commit that made it; or the passport is lost.
     """
     passport = _passport(folder)
     if passport is None and not (folder / "checkpoints").is_dir():
         return  # no run
-    found = (passport or {}).get("format", 1)
+    if passport is None:
+        raise UserError(
+            f"--workdir={folder} holds a run whose passport.json is lost, and no checkpoint keeps a copy of it, so "
+            f"its format is unknown, and this code is of format {FORMAT}, which may give "
+            "other meanings to keys and numbers: bring it back, or give another --workdir."
+        )
+    found, git = passport.get("format", 1), passport.get("git")
     if found == FORMAT:
         return
-    git = (passport or {}).get("git")
     commit = f"commit {git['commit']}" if isinstance(git, dict) and "commit" in git else "an unknown commit"
     raise UserError(
         f"--workdir={folder} holds a run of format {found}, made by {commit}, and this code is of format {FORMAT}, "

@@ -108,8 +108,8 @@ Command = tuple[Callable[[Sequence[str]], None], list[str]]
             "a run of format 1, made by an unknown commit, ",
         ),
         ('{"format": 99, "git": {"commit": "c0ffee"}}', "a run of format 99, made by commit c0ffee, "),
-        ("[]", "a run of format 1, made by an unknown commit, "),
-        (None, "a run of format 1, made by an unknown commit, "),
+        ("[]", "a run whose passport.json is lost, and no checkpoint keeps a copy of it, so its format is unknown, "),
+        (None, "a run whose passport.json is lost, and no checkpoint keeps a copy of it, so its format is unknown, "),
     ],
 )
 def test_a_run_of_another_format_is_refused_whatever_is_in_it(passport: str | None, told: str, tmp_path: Path) -> None:
