@@ -272,6 +272,23 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(keys: dict[str, Any]
     assert saved(run)[-1] == 12
 
 
+@pytest.mark.rest
+@pytest.mark.parametrize("name", ["extra/metadata", "state/_sharding", "state/_METADATA"])
+def test_an_altered_checkpoint_gives_way_to_the_one_before(keys: dict[str, Any], run: Path, name: str) -> None:
+    """By one byte, with which the file is still JSON."""
+    file = run / "checkpoints/12" / name
+    text = file.read_bytes()
+    file.write_bytes(text.replace(b"ba", b"be", 1) if name.startswith("extra") else text.replace(b"mesh", b"mash", 1))
+    if file.read_bytes() == text:
+        file.write_bytes(text.replace(b"params", b"parems", 1))
+    assert file.read_bytes() != text
+    assert f"{run}, step 8, " in call(evaluate.main, [f"--workdir={run}"]).out
+    again = call(train.main, words(run, keys))
+    assert (again.status, "resumed from step 8\n" in again.err) == (0, True), again.err
+    assert f"(ValueError: {name} is altered): the one before is taken" in again.err
+    assert saved(run)[-1] == 12
+
+
 def half(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 

@@ -1,7 +1,7 @@
 """Checkpoints: a state and its data position in one atomic step of Orbax, the newest and the best kept.
 
-A step is a folder `<step>/` that appears by one rename. Before that rename, `files.json` in it lists the size of every
-file: a step that lost some of its bytes is told from a good one without reading it.
+A step is a folder `<step>/` that appears by one rename. Before that rename, `files.json` in it lists size and checksum
+of every file: a step that lost some of its bytes is told from a good one without reading its arrays.
 """
 
 import contextlib
@@ -18,14 +18,17 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from model.errors import UserError
 from train.devices.together import agree, meet
-from train.run import extension
 from train.run.disk import full_disk
 from train.run.json_files import finite, free_name
 from train.run.named_arrays import difference, plain, typed
 from train.run.step_files import ITEM, SCORE, check_sizes, saved_steps, score_of, write_sizes
 
 log = logging.getLogger("heed")
-_BAD = (ValueError, OSError, KeyError)  # what Orbax and TensorStore raise for files that are cut, missing or garbled
+# What Orbax and TensorStore raise for files that are cut, missing or garbled. For one that is altered they may raise
+# anything; that is what the checksums of `files.json` are for.
+_BAD = (ValueError, OSError, KeyError)
+DECAYED = "decayed"  # prefix of what a run did after its decay began, once it goes on from before
+Restored = tuple[Any, dict[str, Any], int]  # a state, its extra and its step
 
 
 class _WithoutOrbax(logging.Filter):
@@ -115,12 +118,18 @@ class Checkpoints:
             self._scores |= {} if metric is None else {step: metric}
             self._manager.save(step, args=items, force=True)
 
-    def restore(self, abstract_state: Any, newest: int | None = None) -> tuple[Any, dict[str, Any], int] | None:
+    def restore(
+        self,
+        abstract_state: Any,
+        newest: int | None = None,
+        check: Callable[[dict[str, Any]], None] = lambda extra: None,
+    ) -> Restored | None:
         """Returns the newest good state, its extra and its step; None where there is no checkpoint.
 
         abstract_state: a pytree of jax.ShapeDtypeStruct with shardings: all of the saved state, or a dict of some of
-        its fields, such as {'params': ...}. newest: steps after it are set aside, as `decayed-<step>`. Broken steps are
-        reported, one line each, and passed over.
+        its fields, such as {'params': ...}. newest: steps after it are set aside, as `decayed-<step>`. check: raises
+        ValueError or KeyError for an extra with which the run cannot go on. Broken steps are reported, one
+        line each, and passed over.
 
         Raises:
             UserError: the checkpoint is of another model (the first leaf that differs), or every step is broken.
@@ -129,12 +138,13 @@ class Checkpoints:
         steps = saved_steps(self.folder)
         agree(f"what is seen of {self.folder}", str(steps))
         if newest is not None:
-            self._set_aside([step for step in steps if step > newest], extension.PREFIX)
+            self._set_aside([step for step in steps if step > newest], DECAYED)
             steps = [step for step in steps if step <= newest]
         for at, step in reversed(list(enumerate(steps))):
             try:
                 check_sizes(self.folder / str(step))
                 arrays, extra = self._read(step, wanted)
+                check(extra)
             except UserError:
                 raise
             except _BAD as error:

@@ -1,16 +1,19 @@
 """The files of a checkpoint's folder, `<step>/`: which steps there are, what they note, and whether they are whole."""
 
 import logging
+import zlib
 from pathlib import Path
+from typing import Any
 
 from train.run.json_files import check_numbers, dumps, read_checked
 
 log = logging.getLogger("heed")
-FILES = "files.json"  # the size of every file that is needed
+FILES = "files.json"  # size and checksum of every file that is needed
 ITEM, SCORE = (
     "run",
     "score",
 )  # an item of the checkpoint, {name of a file of the run: its value}, and what it holds besides
+_SUMMED = 2**16  # bytes of a file that are summed up: all of what Orbax notes down, of which one may be altered unseen
 NOTES = f"{ITEM}/metadata"  # where Orbax writes that item
 
 
@@ -27,26 +30,42 @@ def score_of(folder: Path) -> dict[str, float]:
         return {}
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file without which a run cannot go on; scores, copies, and what Orbax notes down are not."""
+def _sizes(folder: Path) -> dict[str, list[int]]:
+    """Bytes, and CRC-32 of the first `_SUMMED`, of each file without which a run cannot go on.
+
+    Scores, copies, and what Orbax notes down of the whole step are not among them.
+    """
     files = [path for item in ("state", "extra") for path in (folder / item).rglob("*") if path.is_file()]
     files = [path for path in files if path.name != "commit_success.txt"]
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    return {path.relative_to(folder).as_posix(): _size_and_sum(path) for path in files}
+
+
+def _size_and_sum(file: Path) -> list[int]:
+    with file.open("rb") as opened:
+        return [file.stat().st_size, zlib.crc32(opened.read(_SUMMED))]
+
+
+def _check_list(value: Any) -> None:
+    if not value or any([type(number) for number in one] != [int, int] for one in value.values()):
+        raise ValueError("it does not hold sizes and checksums")
 
 
 def check_sizes(folder: Path) -> None:
-    """Raises ValueError if a file of a step is not as long as it was written; steps without a list are not checked."""
+    """Raises ValueError if a file of a step is not as it was written; steps without a list are not checked."""
     if not (folder / FILES).is_file():
         return
     try:
-        listed = read_checked(folder / FILES, check_numbers)
+        listed = read_checked(folder / FILES, _check_list)
     except ValueError as error:  # the files themselves may well be whole; Orbax will tell
-        log.warning("%s is damaged (%s): the sizes of this checkpoint are not checked.", folder / FILES, error)
+        log.warning("%s is damaged (%s): this checkpoint's files are not compared with it.", folder / FILES, error)
         return
     found = _sizes(folder)
-    for name, size in listed.items():
-        if found.get(name) != size:
-            raise ValueError(f"{name} has {found.get(name, 0)} of {size} bytes")
+    for name, (size, checksum) in listed.items():
+        here, summed = found.get(name, (0, 0))
+        if here != size:
+            raise ValueError(f"{name} has {here} of {size} bytes")
+        if summed != checksum:
+            raise ValueError(f"{name} is altered")
 
 
 def write_sizes(folder: Path) -> None:

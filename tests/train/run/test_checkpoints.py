@@ -161,6 +161,32 @@ def test_a_lost_file_is_noticed_whatever_it_held(tmp_path: Path) -> None:
     assert len(names) > 5
 
 
+def test_an_altered_byte_is_noticed(tmp_path: Path) -> None:
+    """In every file that Orbax reads as a whole, some of which would end it with errors of any kind."""
+    save_all(tmp_path, [10, 20])
+    files = [path for item in ("state", "extra") for path in (tmp_path / "20" / item).rglob("*") if path.is_file()]
+    files = [path for path in files if path.name != "commit_success.txt"]
+    for file in files:
+        whole = file.read_bytes()
+        at = len(whole) // 2
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match="is altered"):
+            check_sizes(tmp_path / "20")
+        file.write_bytes(whole)
+    assert {"metadata", "_METADATA", "_sharding"} <= {path.name for path in files}
+
+
+def test_an_extra_that_lacks_something_gives_way_too(tmp_path: Path) -> None:
+    def check(extra: dict[str, Any]) -> None:
+        assert type(extra["batches"]) is int
+
+    save_all(tmp_path, [10, 20])
+    (tmp_path / "20/files.json").unlink()
+    (tmp_path / "20/extra/metadata").write_text('{"betches": 20}')
+    with Checkpoints(tmp_path) as read:
+        assert read.restore(abstract(make_state(0)), check=check)[2] == 10
+
+
 def test_a_garbled_step_without_sizes_gives_way_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_all(tmp_path, [10, 20])
     (tmp_path / "20/files.json").unlink()
