@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ def summarize(config: ConfigDict, state: State, folder: Path, command: str) -> s
         return f"stopped at step {step} of {config.train.steps}; the same command goes on from there:\n  {command}"
     run = open_run(folder)
     parts = [
-        _comparison(folder, step),
+        _comparison(folder, step, command),
         _sample(run, config.train.prompt, folder),
         _places(folder, config.train.prompt, command),
     ]
@@ -40,25 +41,23 @@ def compare(bits_per_byte: float, baselines: dict[str, float]) -> str:
     return "\n".join(["bits per byte of the validation text (less is better):", *lines])
 
 
-def _comparison(folder: Path, step: int) -> str:
-    lines, _ = read_lines(folder / "metrics.jsonl")
-    bits = [line["val/bits_per_byte"] for line in lines if line["step"] == step and "val/bits_per_byte" in line]
-    if not bits:  # told to stop in the last evaluation
-        return f"step {step} is not evaluated yet:\n  {_evaluate(folder)}"
-    table = compare(float(np.mean(bits[-1])), read_kept(folder, "baselines.json"))
-    measured = read_kept(folder, "passport.json")["evaluation"]
-    if measured["windows"] == measured["of"]:
+def _comparison(folder: Path, step: int, command: str) -> str:
+    score = last_score(folder, step)
+    if score is None or score["step"] != step:  # told to stop in the last evaluation
+        return f"step {step} is not evaluated yet, which this makes up for:\n  {command}"
+    table = compare(float(np.mean(score["val/bits_per_byte"])), read_kept(folder, "baselines.json"))
+    windows, of = int(score["val/windows"]), read_kept(folder, "passport.json")["evaluation"]["of"]
+    if windows == of:
         return table
-    return f"{table}\n{some_windows(measured)}; of all of it:\n  {_evaluate(folder)}"
+    few = f"this model is measured on {windows} of {of} windows, the others on the whole text"
+    return f"{table}\n{few}; of all of it:\n  python -m launch.evaluate --workdir={shlex.quote(str(folder))}"
 
 
-def some_windows(measured: dict[str, int]) -> str:
-    """What must be said beside a score of some windows only; `measured` is the passport's 'evaluation'."""
-    return f"this model is measured on {measured['windows']} of {measured['of']} windows, the others on the whole text"
-
-
-def _evaluate(folder: Path) -> str:
-    return f"python -m launch.evaluate --workdir={shlex.quote(str(folder))}"
+def last_score(folder: Path, step: int) -> dict[str, Any] | None:
+    """The line of metrics.jsonl of the last evaluation up to a step, with the number of windows of which it is."""
+    lines, _ = read_lines(folder / "metrics.jsonl")
+    scores = [line for line in lines if line["step"] <= step and {"val/bits_per_byte", "val/windows"} <= line.keys()]
+    return scores[-1] if scores else None
 
 
 def _sample(run: Run, prompt: str, folder: Path) -> str:

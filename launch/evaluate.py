@@ -8,7 +8,7 @@ from flax import nnx
 from eval.baselines import known_baselines
 from eval.likelihood import Likelihood, Value
 from eval.runs import Run, open_run
-from eval.summary import compare
+from eval.summary import compare, last_score
 from launch import cli, hosts
 from model.errors import UserError
 from train.devices.together import compiled_together
@@ -39,9 +39,10 @@ def _report(run: Run, workdir: str) -> str:
     if run.config.train.seeds > 1:
         lines.append(f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}")
     lines.append(f"{workdir}, step {run.step}, {windows.num_tokens} tokens, {windows.num_bytes} bytes:")
-    if 0 < run.config.train.evaluate_windows < len(windows):
-        few = f"--config.train.evaluate_windows={run.config.train.evaluate_windows}"
-        lines.append(f"of all {len(windows)} windows: these scores do not compare with the run's own, by {few}")
+    own = last_score(run.folder, run.step)
+    if own is not None and own["val/windows"] < len(windows):
+        few = f"of {own['val/windows']:.0f} (--config.train.evaluate_windows)"
+        lines.append(f"of all {len(windows)} windows: these scores do not compare with the run's own, {few}")
     lines += [f"  {name:<18} {value:.4f}" for name, value in values.items()]
     return "\n".join([*lines, compare(float(values["val/bits_per_byte"]), known_baselines(run.data))])
 

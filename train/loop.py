@@ -46,7 +46,7 @@ def train(
     """Runs updates start + 1 to `steps`, or fewer when it is told to stop; the last state is always saved.
 
     `saves(n)` says whether the state of n updates is saved on the way. A run that was told to stop at a step whose
-    evaluation was due owes it: it is made up for before the next update.
+    evaluation was due owes it: it is made up for before the next update, or at the end.
 
     Raises:
         UserError: a loss, a gradient or a parameter is not finite; nothing of it has been saved.
@@ -73,7 +73,7 @@ def train(
         # The order matters. What is due for the state of n updates comes before batch n is taken, so the data is
         # never ahead of the weights. Metrics of update n - 1 are read while update n runs, so the device never waits
         # for the host.
-        values: Values = {}
+        values = {}
         if n % evaluate_every == 0 and (n > start or owes_evaluation):
             flush()  # a step that is not finite is told by its parts, before time is spent on it
             values = hooks.evaluate(n, state)
@@ -89,8 +89,9 @@ def train(
         n += 1
         pending = (n, metrics, waited)
     flush()
+    values = hooks.evaluate(n, state) if n == steps and (n > start or owes_evaluation) else {}
     if n > start:
-        save(n, state, hooks.evaluate(n, state) if n == steps else {})
+        save(n, state, values)
     return state
 
 

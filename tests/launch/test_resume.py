@@ -130,6 +130,18 @@ def test_a_run_that_is_told_to_stop_goes_on_bit_for_bit(keys: dict[str, Any], wh
 
 
 @pytest.mark.rest
+def test_a_run_that_is_told_to_stop_before_its_last_evaluation_makes_up_for_it(
+    keys: dict[str, Any], whole: Path, tmp_path: Path
+) -> None:
+    argv = words(tmp_path / "run", keys)
+    outcome = call_and_signal(argv, signal.SIGTERM, 12)
+    assert outcome.status == 0, outcome.err
+    assert "step 12 is not evaluated yet, which this makes up for:\n  python -m launch.train" in outcome.out
+    for _ in range(2):  # and only once
+        assert "this model" in call(train.main, argv).out
+        assert_the_same(tmp_path / "run", whole, keys)
+
+
 def test_a_wsd_run_is_extended_from_before_its_decay_bit_for_bit(keys: dict[str, Any], tmp_path: Path) -> None:
     """12 steps and then 20 are 20 steps, also where the first start after the extension is interrupted."""
     keys = keys | {"optimizer.schedule": "wsd", "optimizer.decay_fraction": 0.25, "train.keep_best": 0}

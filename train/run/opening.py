@@ -3,17 +3,20 @@
 import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from train.data import Data
 from train.devices.machine import machine_rate
+from train.devices.together import agree
 from train.experiment import Experiment
 from train.flops import flops_per_token
+from train.run import extension
 from train.run.checkpoints import Checkpoints
-from train.run.extension import extension
 from train.run.folder import RunFolder, passport
+from train.run.json_files import read_lines
 from train.run.report import Report
 from train.schedules import decay_start
 from train.state import State
@@ -23,13 +26,14 @@ from train.state import State
 class Opened:
     """A run that is ready to learn: its state after `start` updates, and what takes and shows what it does.
 
-    `evaluated`: the state was evaluated, if that was due. `stable` is the last step before a wsd schedule's decay,
-    whose checkpoint is kept. A notebook's run has no checkpoints.
+    `evaluated`: the state was evaluated, if that was due; `windows`: on how many the next ones are. `stable` is the
+    last step before a wsd schedule's decay, whose checkpoint is kept. A notebook's run has no checkpoints.
     """
 
     state: State
     start: int
     evaluated: bool
+    windows: int
     stable: int | None
     checkpoints: Checkpoints | None
     report: Report
@@ -62,9 +66,10 @@ def open_run(
         keep, metric = (config.train.keep_last, config.train.keep_best), f"val/loss of {windows} windows"
         checkpoints = Checkpoints(folder.path / "checkpoints", *keep, metric, folder.copies(), stable)
         stack.enter_context(checkpoints)
-        found = checkpoints.restore(experiment.abstract, extension(folder.path, config))
-    state, extra, _ = found or (experiment.make_state(), {"batches": 0, "evaluated": True}, 0)
+        found = extension.restore(checkpoints, experiment.abstract, folder.path, config)
+    state, extra, _ = found or (experiment.make_state(), extension.extra(0, config), 0)
     start, flops, rate = extra["batches"], flops_per_token(experiment.model_config), machine_rate(config.model.dtype)
+    evaluated = folder is None or start == 0 or _is_evaluated(folder.path, start)
     report = Report(
         None if folder is None else folder.path,
         config.train.steps,
@@ -82,7 +87,15 @@ def open_run(
     report.say(f"attention by {experiment.attention.name}, {error}{others}")
     if stable:
         report.say(f"wsd decays after step {stable}: its checkpoint is kept, and --extend goes on smoothly from there")
-    return Opened(state, start, extra["evaluated"], stable, checkpoints, report)
+    return Opened(state, start, evaluated, windows, stable, checkpoints, report)
+
+
+def _is_evaluated(folder: Path, step: int) -> bool:
+    """Whether metrics.jsonl holds a score of the step; one that was due and is missing is made up for."""
+    lines, _ = read_lines(folder / "metrics.jsonl")
+    found = any(line["step"] == step and "val/loss" in line for line in lines)
+    agree(f"what is seen of {folder / 'metrics.jsonl'}", str(found))
+    return found
 
 
 def _attention(experiment: Experiment, errors: Mapping[str, float]) -> dict[str, Any]:

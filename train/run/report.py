@@ -76,9 +76,9 @@ class Report:
         if self._screen is not None:
             self._screen.step(step, values, speed, self._seconds_left(step))
 
-    def evaluation(self, step: int, values: Values) -> None:
-        """Takes the values of an evaluation after update `step`."""
-        self._log(step, values)
+    def evaluation(self, step: int, values: Values, windows: int) -> None:
+        """Takes the values of an evaluation after update `step`, and on how many windows it was measured."""
+        self._log(step, {**values, "val/windows": windows})
         if self._screen is not None:
             shown = "  ".join(f"{name} {_mean(value):.4f}" for name, value in values.items())
             self._screen.say(f"step {step}/{self._total}  {shown}")

@@ -10,6 +10,7 @@ import numpy as np
 from train.collapse import Watch
 from train.experiment import Experiment
 from train.loop import Values, check_finite
+from train.run.extension import extra
 from train.run.opening import Opened
 from train.run.signals import Stop
 from train.state import Params, State
@@ -36,7 +37,7 @@ class Session:
         values = dict(self.evaluator(state.params, stop))
         if values:
             check_finite(step, {"val/loss": values["val/loss"]})  # before it is written
-            self.opened.report.evaluation(step, values)
+            self.opened.report.evaluation(step, values, self.opened.windows)
             for sign in self.watch.signs(step, state.params, values["val/loss"]):
                 self.opened.report.say(
                     f"step {step}: the run has collapsed, {sign}; this state is not kept as the best"
@@ -51,7 +52,7 @@ class Session:
             self.stop.doing(f"the save of step {step}")
             sound = bool(values) and self.watch.collapsed_at != step
             metric = float(np.mean(values["val/loss"])) if sound else None
-            self.opened.checkpoints.save(step, state, {"batches": step, "evaluated": bool(values)}, metric)
+            self.opened.checkpoints.save(step, state, extra(step, self.experiment.config), metric)
 
     def record(self, step: int, values: Values, waited: float) -> None:
         """Shows and writes the metrics of a step."""

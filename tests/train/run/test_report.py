@@ -55,7 +55,7 @@ def board(folder: Path) -> dict[tuple[str, int], float]:
 def test_lines_hold_whole_steps_full_precision_and_speed(tmp_path: Path, clock: list[float]) -> None:
     with make(tmp_path) as running:
         run_steps(running, clock, [60, 1, 3, 2, 2, 50, 5])
-        running.evaluation(7, {"val/loss": 1 / 3})
+        running.evaluation(7, {"val/loss": 1 / 3}, 5)
     assert [line["step"] for line in lines(tmp_path)] == [3, 6, 7, 7]
     assert all(isinstance(line["step"], int) for line in lines(tmp_path))
     first, second, last, evaluation = lines(tmp_path)
@@ -67,7 +67,7 @@ def test_lines_hold_whole_steps_full_precision_and_speed(tmp_path: Path, clock: 
     # Of the waits 0.25, 0.5, 0.5, 0.75 and 12.5 s the 99th percentile, over the median step of 2 s.
     assert second["train/wait_share"] == pytest.approx((0.75 + 0.96 * (12.5 - 0.75)) / 2)
     assert first["train/loss"] == float(np.float32(9.7))
-    assert evaluation == {"step": 7, "val/loss": 1 / 3}
+    assert evaluation == {"step": 7, "val/loss": 1 / 3, "val/windows": 5.0}
     assert running.history == lines(tmp_path)
     assert board(tmp_path)["val/loss", 7] == np.float32(1 / 3)
 
@@ -82,8 +82,9 @@ def test_seeds_are_lists(tmp_path: Path) -> None:
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
     """A perplexity may overflow beside a finite loss."""
     with make(tmp_path, log_every=1) as running:
-        running.evaluation(1, {"val/loss": 800.0, "val/perplexity": np.inf, "val/two": np.array([np.nan, 2.0])})
-    assert lines(tmp_path) == [{"step": 1, "val/loss": 800.0, "val/perplexity": None, "val/two": [None, 2.0]}]
+        running.evaluation(1, {"val/loss": 800.0, "val/perplexity": np.inf, "val/two": np.array([np.nan, 2.0])}, 5)
+    wanted = {"step": 1, "val/loss": 800.0, "val/perplexity": None, "val/two": [None, 2.0], "val/windows": 5.0}
+    assert lines(tmp_path) == [wanted]
     assert running.history == lines(tmp_path)
 
 
