@@ -74,9 +74,9 @@ def fit(
         likelihood = Likelihood(sums, validation, config.data.batch_size, place, experiment.rows)
         stop.begin("the baselines")
         baselines = known_baselines(data) if folder else {}
+        first = next(iter(eval_batches(validation, config.data.batch_size, experiment.rows)))
         stop.begin("the first state")
         opened = open_run(stack, experiment, folder, data, len(validation), errors, baselines)
-        first = next(iter(eval_batches(validation, config.data.batch_size, experiment.rows)))
         stop.begin(f"the compilation of the step, and step {opened.start + 1}")
         state = train(
             step,

@@ -12,7 +12,7 @@ from model.errors import UserError
 
 def rows_of(table_ND: jax.Array, index_BT: jax.Array) -> jax.Array:
     """Rows of a table, (B, T, D); NaN for an index below 0 or beyond it, which XLA would move to the nearest row."""
-    return table_ND.at[index_BT].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return jnp.asarray(table_ND).at[index_BT].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def check_within(index_BT: Any, size: int, what: str, rule: str) -> None:

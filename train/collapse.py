@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from model import GPT
+from train.devices.placing import on_host
 from train.devices.together import compiled_together
 from train.experiment import Experiment
 from train.state import Params
@@ -41,7 +42,7 @@ class Watch:
     def signs(self, step: int, params: Params, loss: float | np.ndarray) -> list[str]:
         """A sentence for each sign of collapse, with its figure and, of a population, its seed; none of a sound run."""
         config = self.experiment.config
-        seen = np.asarray(jax.device_get(self._look(params, self.experiment.place(self.batch))))
+        seen = np.asarray(on_host(self._look(params, self.experiment.place(self.batch))))
         seen_NX2, losses_N = seen.reshape(-1, *seen.shape[-2:]), np.atleast_1d(loss)
         late = step >= 2 * config.optimizer.warmup_steps + 50
         log_V = math.log(self.experiment.model_config.vocab_size)

@@ -87,7 +87,9 @@ def segment_ids(parts: Parts, B: int, T: int, S: int, shape: tuple[int, int]) ->
         return None
     queries, keys = jnp.zeros((1, T), jnp.int32), jnp.zeros((1, S), jnp.int32)
     if parts.segments:
-        queries, keys = (jnp.asarray(x, jnp.int32) for x in (parts.segments[0].queries_BT, parts.segments[0].keys_BS))
+        queries, keys = (
+            jnp.asarray(x, jnp.int32) for x in (parts.segments[0].queries_BT, parts.segments[0].of_keys_BS)
+        )
     nobody = jnp.max(queries, axis=1, keepdims=True) + 1
     for padding in parts.paddings:
         keys = jnp.where(padding.valid_BS, keys, nobody)

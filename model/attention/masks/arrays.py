@@ -13,18 +13,23 @@ _FIRST = np.zeros((1, 1, 1, 1), np.int32)
 
 @value
 class Segments(Mask):
-    """Query and key must carry the same id: ids_BT of the queries, ids_BS of the keys (packing)."""
+    """Query and key must carry the same id: ids_BT of the queries, ids_BS of the keys if they are others (packing)."""
 
     queries_BT: Array = array("batch", None)
-    keys_BS: Array = array("batch", None)
+    keys_BS: Array | None = array("batch", None, default=None)
 
     def at(self, i: Index, j: Index) -> Index:
         """Gathers both ids; `i` and `j` must not vary over heads."""
-        return gather(self.queries_BT, i) == gather(self.keys_BS, j)
+        return gather(self.queries_BT, i) == gather(self.of_keys_BS, j)
 
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
         """Ids of other lengths."""
-        return misfit(self.queries_BT, (B, T), "queries") or misfit(self.keys_BS, (B, S), "keys")
+        return misfit(self.queries_BT, (B, T), "queries") or misfit(self.of_keys_BS, (B, S), "keys")
+
+    @property
+    def of_keys_BS(self) -> Array:
+        """The ids of the keys."""
+        return self.queries_BT if self.keys_BS is None else self.keys_BS
 
 
 @value
@@ -59,7 +64,7 @@ class Explicit(Mask):
 
 def segments(queries_BT: Array, keys_BS: Array | None = None) -> Mask:
     """Tokens see only tokens of the same id (the keys' ids default to the queries')."""
-    return Segments(queries_BT, queries_BT if keys_BS is None else keys_BS)
+    return Segments(queries_BT, keys_BS)
 
 
 def padding(valid_BS: Array) -> Mask:

@@ -40,8 +40,8 @@ def _sees_itself(mask: Mask, T: int) -> bool:
     if isinstance(mask, Or):
         return _sees_itself(mask.first, T) or _sees_itself(mask.second, T)
     if isinstance(mask, Placed):
-        return mask.queries_BT is mask.keys_BS and mask.mask.is_static and _diagonal(mask.mask, T)
-    return isinstance(mask, Segments) and mask.queries_BT is mask.keys_BS
+        return mask.keys_BS is None and mask.mask.is_static and _diagonal(mask.mask, T)
+    return isinstance(mask, Segments) and mask.keys_BS is None
 
 
 @functools.lru_cache(maxsize=2**10)

@@ -10,23 +10,28 @@ from model.attention.values import array, value
 
 @value
 class Placed(Mask):
-    """A mask asked for places: queries_BT are those of the queries, keys_BS those of the keys.
+    """A mask asked for places: queries_BT are those of the queries, keys_BS those of the keys if they are others.
 
     Nothing is known of a block before anything runs: a document may begin anywhere.
     """
 
     mask: Mask
     queries_BT: Array = array("batch", None)
-    keys_BS: Array = array("batch", None)
+    keys_BS: Array | None = array("batch", None, default=None)
 
     def at(self, i: Index, j: Index) -> Index:
         """Gathers both places; `i` and `j` must not vary over heads."""
-        return self.mask.at(gather(self.queries_BT, i), gather(self.keys_BS, j))
+        return self.mask.at(gather(self.queries_BT, i), gather(self.of_keys_BS, j))
 
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
         """Places of other lengths, or a mask that was made for less than a window."""
-        wrong = misfit(self.queries_BT, (B, T), "queries") or misfit(self.keys_BS, (B, S), "keys")
+        wrong = misfit(self.queries_BT, (B, T), "queries") or misfit(self.of_keys_BS, (B, S), "keys")
         return wrong or self.mask.misfit(B, H, T, S)
+
+    @property
+    def of_keys_BS(self) -> Array:
+        """The places of the keys."""
+        return self.queries_BT if self.keys_BS is None else self.keys_BS
 
 
 def by_place(mask: Mask, queries_BT: Array, keys_BS: Array | None = None) -> Mask:
@@ -36,7 +41,6 @@ def by_place(mask: Mask, queries_BT: Array, keys_BS: Array | None = None) -> Mas
     band keeps what is known of its blocks, and what a mask of arrays says is said of indices. Across documents the
     result means nothing: join it with `segments`.
     """
-    keys_BS = queries_BT if keys_BS is None else keys_BS
     if isinstance(mask, And):
         return by_place(mask.first, queries_BT, keys_BS) & by_place(mask.second, queries_BT, keys_BS)
     if isinstance(mask, Or):
