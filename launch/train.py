@@ -74,7 +74,7 @@ def fit(
         likelihood = Likelihood(sums, validation, config.data.batch_size, place, experiment.rows)
         stop.begin("the baselines")
         baselines = known_baselines(data) if folder else {}
-        first = next(iter(eval_batches(validation, config.data.batch_size, experiment.rows)))
+        watch = Watch(experiment, next(iter(eval_batches(validation, config.data.batch_size, experiment.rows))))
         stop.begin("the first state")
         opened = open_run(stack, experiment, folder, data, len(validation), errors, baselines)
         stop.begin(f"the compilation of the step, and step {opened.start + 1}")
@@ -82,7 +82,7 @@ def fit(
             step,
             opened.state,
             experiment.batches(windows, opened.start),
-            Session(experiment, opened, likelihood, recorded, stop, Watch(experiment, first)),
+            Session(experiment, opened, likelihood, recorded, stop, watch),
             start=opened.start,
             steps=config.train.steps,
             evaluate_every=config.train.evaluate_every,

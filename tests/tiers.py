@@ -8,4 +8,4 @@ import pytest
 
 def tiered(cases: Iterable[tuple[Any, ...]], every_day: Callable[..., bool]) -> list[Any]:
     """The cases as pytest takes them; those that `every_day(*case)` denies are marked `rest`."""
-    return [case if every_day(*case) else pytest.param(*case, marks=pytest.mark.rest) for case in cases]
+    return [pytest.param(*case, marks=() if every_day(*case) else pytest.mark.rest) for case in cases]
