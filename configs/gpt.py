@@ -28,7 +28,8 @@ def cpu(config: ConfigDict) -> None:
     python -m launch.train --config=configs/gpt.py:cpu --workdir=runs/cpu
 
     Two cores of an AMD EPYC, jax 0.10.2: 1.243 bits per byte (contexts of four bytes 2.032, gzip -9 1.999, xz -9 1.664)
-    after 16 minutes at the 5.0k tokens/s of a quiet machine; the run that gave the score shared its cores.
+    after 16 minutes at the 5.0k tokens/s of a quiet machine; the run that gave the score shared its cores, and began
+    from other first values, before they were keyed by the path of the parameter.
     """
     _small(config)
     config.model.width, config.model.num_heads = 192, 3
