@@ -10,7 +10,7 @@ import numpy as np
 from model.errors import UserError
 from train.data import Data
 from train.devices.machine import cache_folder
-from train.run.json_files import check_numbers, read_cache, write
+from train.run.files.json_files import check_numbers, read_cache, write
 
 log = logging.getLogger("heed")
 END = 0xFF  # the closing symbol of a document: UTF-8 never uses this byte

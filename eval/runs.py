@@ -15,10 +15,10 @@ from model import GPT, UserError
 from train.data import Data, Tokenizer, open_data, tokenizer_of
 from train.experiment import Experiment, bind, make_experiment
 from train.run.checkpoints import Checkpoints
+from train.run.files.format import check_format
+from train.run.files.mending import read_kept
+from train.run.files.naming import check_length
 from train.run.folder import check_text
-from train.run.format import check_format
-from train.run.mending import read_kept
-from train.run.naming import check_length
 from train.sharding import placed
 
 

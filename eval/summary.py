@@ -13,8 +13,8 @@ from eval.generation import generate
 from eval.runs import Run, open_run
 from model.errors import UserError
 from train.devices.placing import on_host
-from train.run.json_files import read_lines
-from train.run.mending import read_kept
+from train.run.files.json_files import read_lines
+from train.run.files.mending import read_kept
 from train.state import State
 
 SAMPLE_TOKENS = 96

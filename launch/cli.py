@@ -13,8 +13,8 @@ import jax
 
 from launch import configs, output
 from model.errors import UserError
-from train.run.disk import FullDisk
-from train.run.naming import check_length
+from train.run.files.disk import FullDisk
+from train.run.files.naming import check_length
 
 _PREFIX = "--config."
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 import configs
 from configs import base
 from model.errors import UserError
-from train.run.naming import check_length
+from train.run.files.naming import check_length
 
 Value = int | float | str | bool
 _KEY_LINE = re.compile(r"^ {4}(\w+\.\w+) = .+?  # (.+)$", re.MULTILINE)

@@ -12,7 +12,7 @@ from eval.summary import compare, last_score
 from launch import cli, hosts
 from model.errors import UserError
 from train.devices.together import compiled_together
-from train.run.learned import PLACES
+from train.run.files.learned import PLACES
 from train.tasks.language_model import token_sums
 
 

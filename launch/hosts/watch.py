@@ -15,7 +15,7 @@ import jax
 from launch.hosts.relay import Relay
 from launch.output import ClosedOutput, unheard
 from model.errors import UserError
-from train.run.json_files import dumps
+from train.run.files.json_files import dumps
 
 _ROOM = "heed/"
 

@@ -13,8 +13,8 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from model.errors import UserError
-from train.run.disk import full_disk
-from train.run.json_files import set_aside
+from train.run.files.disk import full_disk
+from train.run.files.json_files import set_aside
 
 log = logging.getLogger("heed")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from train.data.files import locked, make_folder, quiet
-from train.run.disk import full_disk
+from train.run.files.disk import full_disk
 
 # Tests repeat one another, idlelib is an application, and the rest is not part of the library or is machine made.
 LEFT_OUT = frozenset({"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"})

@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers as hf
 
 from model.errors import UserError
-from train.run.json_files import dumps
+from train.run.files.json_files import dumps
 
 LONGEST = 512  # letters, or signs and spaces, without a break: what is longer is cut; source code has fewer than 200
 PART = 2**18  # characters that are encoded by one core

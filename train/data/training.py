@@ -9,7 +9,7 @@ import tokenizers as hf
 
 from train.data.files import make_once
 from train.data.tokenizers import LONGEST, BytePairTokenizer, letters, load_tokenizer, parts
-from train.run.json_files import dumps, loads
+from train.run.files.json_files import dumps, loads
 
 # The pieces inside which bytes may be joined: blank lines with the signs before them and the indentation after them;
 # a word with the space or sign before it; up to three digits; signs; other spaces. Other patterns: see the README.

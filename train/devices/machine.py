@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from train.run.json_files import check_numbers, read_cache, write
+from train.run.files.json_files import check_numbers, read_cache, write
 
 log = logging.getLogger("heed")
 _SECONDS = 1.0  # of measuring; compiling comes on top

@@ -18,10 +18,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from model.errors import UserError
 from train.devices.together import agree, meet
-from train.run.disk import full_disk
-from train.run.json_files import finite, free_name
-from train.run.named_arrays import difference, plain, typed
-from train.run.step_files import ITEM, SCORE, check_sizes, saved_steps, score_of, write_sizes
+from train.run.files.disk import full_disk
+from train.run.files.json_files import finite, free_name
+from train.run.files.named_arrays import difference, plain, typed
+from train.run.files.step_files import ITEM, SCORE, check_sizes, saved_steps, score_of, write_sizes
 
 log = logging.getLogger("heed")
 # What Orbax and TensorStore raise for files that are cut, missing or garbled. For one that is altered they may raise

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from train.run.checkpoints import DECAYED, Checkpoints, Restored
-from train.run.json_files import free_name
+from train.run.files.json_files import free_name
 from train.schedules import decay_start, make_schedule
 
 log = logging.getLogger("heed")

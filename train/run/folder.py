@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 from model.errors import UserError
 from train.data import Tokenizer, load_tokenizer
 from train.devices.together import check_shared, meet
-from train.run.disk import NO_SPACE, full_disk
-from train.run.format import FORMAT, check_format
-from train.run.json_files import dumps, loads
-from train.run.learned import FREE, flat, learned_changes
-from train.run.mending import copies, mend
-from train.run.naming import check_run_name
+from train.run.files.disk import NO_SPACE, full_disk
+from train.run.files.format import FORMAT, check_format
+from train.run.files.json_files import dumps, loads
+from train.run.files.learned import FREE, flat, learned_changes
+from train.run.files.mending import copies, mend
+from train.run.files.naming import check_run_name
 
 log = logging.getLogger("heed")
 

@@ -15,8 +15,8 @@ from train.experiment import Experiment
 from train.flops import flops_per_token
 from train.run import extension
 from train.run.checkpoints import Checkpoints
+from train.run.files.json_files import read_lines
 from train.run.folder import RunFolder, passport
-from train.run.json_files import read_lines
 from train.run.report import Report
 from train.schedules import decay_start
 from train.state import State

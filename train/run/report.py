@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
-from train.run.disk import full_disk
-from train.run.json_files import dumps, finite
-from train.run.mending import mend_lines
+from train.run.files.disk import full_disk
+from train.run.files.json_files import dumps, finite
+from train.run.files.mending import mend_lines
 
 Values = Mapping[str, Any]  # names to numbers, or to arrays (N,) with N seeds
 

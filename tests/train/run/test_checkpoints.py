@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from model.errors import UserError
 from train.run.checkpoints import Checkpoints
-from train.run.step_files import check_sizes
+from train.run.files.step_files import check_sizes
 
 
 @struct.dataclass

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from launch.configs import flatten, load
 from model.errors import UserError
-from train.run.disk import full_disk
+from train.run.files.disk import full_disk
+from train.run.files.format import FORMAT
+from train.run.files.learned import learned_changes
 from train.run.folder import RunFolder, passport
-from train.run.format import FORMAT
-from train.run.learned import learned_changes
 
 
 def config(**overrides: object) -> ConfigDict:
@@ -103,7 +103,7 @@ def test_only_extend_allows_more_steps(tmp_path: Path) -> None:
 OWNER = """
 import os, sys
 from launch.configs import load
-from train.run.format import FORMAT
+from train.run.files.format import FORMAT
 from train.run.folder import RunFolder
 folder = RunFolder(sys.argv[1], load("gpt:quickstart"))
 child = os.fork()  # a loader, which outlives its killed parent

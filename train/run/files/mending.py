@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
-from train.run.json_files import check_numbers, dumps, read_checked, read_lines, set_aside, write
-from train.run.learned import altered
-from train.run.step_files import NOTES, saved_steps
+from train.run.files.json_files import check_numbers, dumps, read_checked, read_lines, set_aside, write
+from train.run.files.learned import altered
+from train.run.files.step_files import NOTES, saved_steps
 
 log = logging.getLogger("heed")
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
-from train.run.json_files import read_checked
-from train.run.mending import newest_copy
+from train.run.files.json_files import read_checked
+from train.run.files.mending import newest_copy
 
 # Raised by whoever changes what a run's config, parameters or batches mean: first values, the order of the data, places
-# of masks, frequencies of positions, names of keys and parameters. tests/train/run/test_format.py notices.
+# of masks, frequencies of positions, names of keys and parameters. tests/train/run/files/test_format.py notices.
 #   1: all runs that carry no number.
 #   2: first values are keyed by path and layer; each seed of a population reads its own order (data.order); rope_yarn
 #      ramps over the number of the pair.

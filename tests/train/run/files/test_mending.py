@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import UserError
-from train.run.json_files import check_numbers, dumps, loads, read_cache, read_lines, set_aside
-from train.run.mending import KEPT, mend, mend_lines, read_kept
+from train.run.files.json_files import check_numbers, dumps, loads, read_cache, read_lines, set_aside
+from train.run.files.mending import KEPT, mend, mend_lines, read_kept
 
 VALUES: dict[str, Any] = {
     "config.json": {section: {} for section in ("model", "data", "optimizer", "train", "mesh")},

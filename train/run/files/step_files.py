@@ -5,7 +5,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from train.run.json_files import check_numbers, dumps, read_checked
+from train.run.files.json_files import check_numbers, dumps, read_checked
 
 log = logging.getLogger("heed")
 FILES = "files.json"  # size and checksum of every file that is needed

@@ -19,7 +19,7 @@ from model.attention import parse_bias
 from model.positions import parse_position
 from tests.tiny import call, words
 from train.data.order import ORDERS, shuffled
-from train.run.format import FORMAT
+from train.run.files.format import FORMAT
 
 # What format `FORMAT` means.
 MEANING = {
@@ -39,9 +39,9 @@ def test_the_format_means_what_it_did() -> None:
         name: hashlib.sha256(json.dumps(meaning()).encode()).hexdigest()[:16] for name, meaning in MEANINGS.items()
     }
     assert (FORMAT, found) == (3, MEANING), (
-        "What differs here means something else than in runs that exist: raise FORMAT in train/run/format.py, say "
-        f"there what raised it, and write its number and these digests here: {found}. Only what is rounded otherwise "
-        "by another version of a library is renewed without raising it."
+        "What differs here means something else than in runs that exist: raise FORMAT in train/run/files/format.py, "
+        f"say there what raised it, and write its number and these digests here: {found}. Only what is rounded "
+        "otherwise by another version of a library is renewed without raising it."
     )
 
 
