@@ -142,6 +142,7 @@ def test_a_run_that_is_told_to_stop_before_its_last_evaluation_makes_up_for_it(
         assert_the_same(tmp_path / "run", whole, keys)
 
 
+@pytest.mark.rest
 def test_a_wsd_run_is_extended_from_before_its_decay_bit_for_bit(keys: dict[str, Any], tmp_path: Path) -> None:
     """12 steps and then 20 are 20 steps, also where the first start after the extension is interrupted."""
     keys = keys | {"optimizer.schedule": "wsd", "optimizer.decay_fraction": 0.25, "train.keep_best": 0}
