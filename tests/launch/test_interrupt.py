@@ -113,7 +113,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(keys: dict[str, Any], whole: Pat
 
 def test_ctrl_c_in_one_of_two_processes_stops_both_at_one_step(tmp_path: Path) -> None:
     """As a terminal on one of the machines sends it: the other hears of it through the preemption service."""
-    keys = write_text(tmp_path) | {"train.prompt": "", "mesh.fsdp": 2, "train.steps": 400, "train.evaluate_every": 400}
+    keys = write_text(tmp_path) | {
+        "train.prompt": "",
+        "mesh.fsdp": 2,
+        "train.steps": 4000,
+        "train.evaluate_every": 4000,
+    }
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -125,9 +130,14 @@ def test_ctrl_c_in_one_of_two_processes_stops_both_at_one_step(tmp_path: Path) -
         processes.append(
             subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-1)
         )
-    first, second = [end(process) for process in processes]
+    try:
+        first, second = [end(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert "Ctrl-C: finishing step 6, then the run ends" in second.err
     stopped = saved(tmp_path / "run")[-1]
-    assert f"stopped at step {stopped} of 400" in first.out
-    assert 5 < stopped < 400
+    assert f"stopped at step {stopped} of 4000" in first.out
+    assert 5 < stopped < 4000
