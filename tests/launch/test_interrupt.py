@@ -116,8 +116,8 @@ def test_ctrl_c_in_one_of_two_processes_stops_both_at_one_step(tmp_path: Path) -
     keys = write_text(tmp_path) | {
         "train.prompt": "",
         "mesh.fsdp": 2,
-        "train.steps": 4000,
-        "train.evaluate_every": 4000,
+        "train.steps": 400,
+        "train.evaluate_every": 400,
     }
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -139,5 +139,5 @@ def test_ctrl_c_in_one_of_two_processes_stops_both_at_one_step(tmp_path: Path) -
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert "Ctrl-C: finishing step 6, then the run ends" in second.err
     stopped = saved(tmp_path / "run")[-1]
-    assert f"stopped at step {stopped} of 4000" in first.out
-    assert 5 < stopped < 4000
+    assert f"stopped at step {stopped} of 400" in first.out
+    assert 5 < stopped < 400
