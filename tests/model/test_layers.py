@@ -47,7 +47,7 @@ def test_the_gradient_of_a_norm_shrinks_as_its_input_grows(kind: str) -> None:
 
     at_one = np.asarray(gradient(x))
     assert np.abs(at_one).max() > 1e-4
-    for size in (2.0**power for power in range(10, 110, 3)):
+    for size in (2.0**power for power in range(10, 110)):
         np.testing.assert_allclose(np.asarray(gradient(size * x)) * size, at_one, rtol=1e-4, atol=1e-8)
 
 
