@@ -80,6 +80,8 @@ class Watch:
                 time.sleep(self._every / 10)
         self._ending = True
         jax.distributed.shutdown()
+        if self._relay is not None:
+            self._relay.close()
 
     def _wait_for_all(self) -> None:
         """Returns when two beats of every other rank have come since; the judge may end the process before."""

@@ -1,6 +1,10 @@
 """Which process of how many this is, told by flags or by the environment: a table, without any network."""
 
+import ctypes
+import functools
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -150,5 +154,48 @@ def test_a_relay_hands_on_and_keeps_silent_when_the_other_side_dies() -> None:
     with pytest.raises(TimeoutError):  # no end of file, of which the runtime would die
         near.recv(1)
     near.close()
+    relay.close()
     with pytest.raises(TimeoutError):
         Relay(f"127.0.0.1:{port}", seconds=0.1)
+
+
+# Each is one process: listens, prints its port, and answers; or asks at a port, and prints how long it waited.
+ANSWERS = """
+import ctypes
+import functools
+import socket
+import subprocess
+import sys
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    server.accept()[0].close()  # the relay's own question
+    far = server.accept()[0]
+    far.sendall(far.recv(3))
+"""
+ASKS = """
+import socket, sys, time
+near = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+input()
+began = time.monotonic()
+near.sendall(b"ask")
+print(near.recv(3), time.monotonic() - began)
+"""
+
+
+def test_a_relay_does_not_wait_for_pythons_lock() -> None:
+    """A call into the runtime may hold it until an answer comes: through a thread, it never would."""
+    python = functools.partial(
+        subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )  # fmt: skip
+    with python([sys.executable, "-c", ANSWERS]) as answers:
+        assert answers.stdout is not None
+        relay = Relay(f"127.0.0.1:{answers.stdout.readline().strip()}", seconds=5)
+        with python([sys.executable, "-c", ASKS, relay.address.rpartition(":")[2]]) as asks:
+            assert asks.stdin is not None
+            assert asks.stdout is not None
+            asks.stdin.write("\n")
+            ctypes.PyDLL(None).usleep(2_000_000)  # unlike `CDLL`, it keeps the lock
+            heard, seconds = asks.stdout.readline().rsplit(maxsplit=1)
+        relay.close()
+    assert heard == "b'ask'"
+    assert float(seconds) < 1
