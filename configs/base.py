@@ -1,37 +1,21 @@
-"""Every key of every config, once, with its default, its meaning and its unit.
+"""Every key that all runs share, once, with its default, its meaning and its unit.
 
-A default has the type of the key: int, float, str or bool. `--help` of each command prints this file's comments.
+A default has the type of the key: int, float, str or bool. The keys of `config.model` are those of its family, written
+in the same way in the family's dataclass (model/families.py). `--help` of each command prints the comments of both.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Returns the defaults, in sections, open to changes; `launch.configs.load` checks and locks the result."""
-    model, data, optimizer, train, mesh = sections = [ConfigDict(type_safe=False) for _ in range(5)]
+    """Returns the defaults, in sections, open to changes; `launch.configs.load` checks and locks the result.
 
-    model.num_layers = 4  # layers
-    model.width = 256  # D, width of the residual stream
-    model.num_heads = 4  # H, query heads; divides width
-    model.num_kv_heads = 0  # G, key and value heads; divides num_heads; 0: as num_heads
-    model.mlp_width = 0  # F, hidden width of the MLP; 0: 4 x width
-    model.mlp = "gelu"  # gelu, relu2, geglu or swiglu
-    model.norm = "rms"  # rms or layer
-    model.norm_place = "pre"  # pre or post: normalise before each block, or after the residual sum
-    model.position = "rope"  # rope, rope_linear, rope_ntk, rope_yarn(4, 2048), rope_llama3, learned, sinusoidal or none
-    model.bias = "none"  # added to scores by distance: none, alibi, t5, t5_causal, kerple, kerple_power or fire
-    model.mask = "causal"  # which keys a query sees: causal & window(128), strided(64), ... joined by &, | and ~
-    model.core = "auto"  # how attention is computed: auto, or a core of launch.attention --table, which works or raises
-    model.scale = 0.0  # factor on the attention scores; 0: 1/sqrt(head width)
-    model.soft_cap = 0.0  # c of c tanh(score / c), which bounds attention scores; 0: none
-    model.sinks = False  # one learned score per head that no value stands behind
-    model.qk_norm = False  # normalise queries and keys per head
-    model.use_bias = False  # biases in projections, MLPs and norms
-    model.tied = True  # the output head is the embedding, transposed
-    model.dropout = 0.0  # share of activations dropped in training
-    model.remat = "none"  # what the backward pass computes again: none, dots (all but matrix products) or full
-    model.unroll = 1  # layers per iteration of the scan over layers; num_layers: unrolled
-    model.dtype = "float32"  # dtype of the computation; parameters are always float32
+    `config.model` is empty: it takes what differs from the family's defaults, which `load` adds.
+    """
+    config = ConfigDict({name: {} for name in ("model", "data", "optimizer", "train", "mesh")}, type_safe=False)
+    data, optimizer, train, mesh = config.data, config.optimizer, config.train, config.mesh
+
+    config.family = "gpt"  # gpt: the kind of model (model/families.py), which has keys of its own, config.model
 
     data.name = "python_stdlib"  # a TFDS text dataset
     data.path = ""  # glob of one's own text files, such as folder/*.txt, instead of data.name
@@ -77,5 +61,4 @@ def get_config() -> ConfigDict:
     mesh.tensor = 1  # devices that share heads, MLP and vocabulary
     mesh.context = 1  # devices that share the sequence
 
-    names = ("model", "data", "optimizer", "train", "mesh")
-    return ConfigDict(dict(zip(names, sections, strict=True)), type_safe=False)
+    return config

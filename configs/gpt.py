@@ -80,5 +80,6 @@ VARIANTS = {"quickstart": quickstart, "cpu": cpu, "gpt2": gpt2, "bench": bench}
 def get_config(variant: str = "quickstart") -> ConfigDict:
     """Returns the base config with the changes of one variant."""
     config = base.get_config()
+    config.family = "gpt"
     VARIANTS[variant](config)
     return config

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from eval.generation import prompt_tokens
-from model import GPT
 from model.errors import UserError
+from model.families import Model
 from train.data import Tokenizer
 from train.devices.placing import batch_ways, on_host
 
@@ -20,7 +20,7 @@ NORM = PowerNorm(0.5, 0, 1)  # the square root of a weight, so that weak ones ar
 COLORS, MASKED = "viridis", "white"
 
 
-def attention_figure(model: GPT, tokenizer: Tokenizer, prompt: str) -> Figure:
+def attention_figure(model: Model, tokenizer: Tokenizer, prompt: str) -> Figure:
     """One panel per layer (rows) and head (columns): how much each token of the prompt (down) looks at each (across).
 
     The first token is the end of the document before, as in training. What a causal model cannot see is left white.

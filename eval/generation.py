@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 
 from eval.sampling import Sampling
-from model import GPT
 from model.attention import KVCache, parse_mask
 from model.attention.masks.looking import looks_ahead
 from model.errors import UserError
+from model.families import Model
 from train.data import Tokenizer
 from train.devices.placing import batch_ways, on_host
 
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 
 
 def generate(
-    model: GPT,
+    model: Model,
     tokenizer: Tokenizer,
     prompts: str | Sequence[str],
     *,
@@ -93,7 +93,7 @@ class Utf8Text:
 
 
 def _continue(
-    model: GPT,
+    model: Model,
     prompts: list[list[int]],
     room_B: list[int],
     sampling: Sampling,
@@ -176,7 +176,7 @@ def _advance(
     return jax.lax.while_loop(unfinished, take, (jnp.int32(0), rows))[1]
 
 
-def _check(model: GPT, tokenizer: Tokenizer) -> None:
+def _check(model: Model, tokenizer: Tokenizer) -> None:
     if model.config.vocab_size != tokenizer.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens and the model {model.config.vocab_size}"
         raise UserError(f"the tokenizer has {sizes}; take both from the same run.")

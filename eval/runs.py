@@ -11,7 +11,8 @@ from types import MappingProxyType
 import jax
 from ml_collections import ConfigDict
 
-from model import GPT, UserError
+from model import UserError
+from model.families import Model
 from train.data import Data, Tokenizer, open_data, tokenizer_of
 from train.experiment import Experiment, bind, make_experiment
 from train.run.checkpoints import Checkpoints
@@ -32,7 +33,7 @@ class Run:
     folder: Path
     config: ConfigDict
     experiment: Experiment
-    model: GPT
+    model: Model
     tokenizer: Tokenizer
     step: int
 

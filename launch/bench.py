@@ -18,10 +18,9 @@ from ml_collections import ConfigDict
 
 from launch import cli
 from launch.configs import load
-from model import GPTConfig
 from model.errors import Range, UserError, check_range
 from train.devices.machine import matrix_rate
-from train.experiment import make_experiment
+from train.experiment import make_experiment, make_model_config
 from train.flops import flops_per_token
 from train.schedules import make_schedule
 from train.sharding import placed
@@ -198,8 +197,8 @@ def main(argv: Sequence[str]) -> None:
     for name in ("bare", "dense"):
         low, middle, high = np.percentile(np.array(seconds["ours"]) / np.array(seconds[name]), [25, 50, 75])
         print(f"ours / {name:<5} = {middle:.3f} (quartiles {low:.3f} to {high:.3f}, {flags.rounds} rounds in turn)")
-    model = GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)
-    rate = flops_per_token(model) * config.data.batch_size * config.data.length / np.median(seconds["ours"])
+    flops = flops_per_token(make_model_config(config, vocab_size)) * config.data.batch_size * config.data.length
+    rate = flops / np.median(seconds["ours"])
     share = rate / matrix_rate(config.model.dtype)
     print(f"{rate / 1e9:.1f} GFLOP/s = {100 * share:.0f} % of the matrix rate (model FLOPs, attention causally)")
 

@@ -39,7 +39,7 @@ def make_parser(command: str, description: str, config: bool = True, workdir: bo
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        epilog=f"keys of a config, and their defaults (configs/base.py):\n{configs.help_text()}" if config else None,
+        epilog=configs.help_text() if config else None,
     )
     if config:
         parser.add_argument("--config", required=True, help="file and variant, such as configs/gpt.py:quickstart")

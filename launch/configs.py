@@ -1,5 +1,6 @@
 """Configs, from a file or from the command line, checked and locked in the same way."""
 
+import dataclasses
 import difflib
 import importlib.util
 import inspect
@@ -16,10 +17,14 @@ from ml_collections import ConfigDict
 import configs
 from configs import base
 from model.errors import UserError
+from model.families import FAMILIES
+from model.layers import choose
+from train.run.files.learned import flatten
 from train.run.files.naming import check_length
 
 Value = int | float | str | bool
-_KEY_LINE = re.compile(r"^ {4}(\w+\.\w+) = .+?  # (.+)$", re.MULTILINE)
+_SHARED_LINE = re.compile(r"^ {4}(\w+\.\w+) = .+?  # (.+)$", re.MULTILINE)
+_FIELD_LINE = re.compile(r"^ {4}(\w+): .+? = .+?  # (.+)$", re.MULTILINE)
 _TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _INT64 = 2**63 - 1
 _SHOWN = 60  # letters of a value that a sentence repeats
@@ -45,20 +50,45 @@ def load(name: str, **overrides: Value) -> ConfigDict:
     return _resolve(flatten(config) | overrides)
 
 
-def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {'section.key': value} of a config, or of the dict it was saved as."""
-    return {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
+def family_defaults(family: str) -> dict[str, Value]:
+    """Returns {'model.key': default} of a family: the fields of its dataclass that have one; data give the others.
+
+    Raises:
+      UserError: there is no such family.
+    """
+    fields = dataclasses.fields(choose(FAMILIES, family, "family"))
+    return {f"model.{one.name}": one.default for one in fields if one.default is not dataclasses.MISSING}
+
+
+def shared_comments() -> dict[str, str]:
+    """Returns {'section.key': its comment in configs/base.py} of the keys that all runs share."""
+    return {key.removeprefix("config."): text for key, text in _SHARED_LINE.findall(inspect.getsource(base))}
+
+
+def family_comments(family: str) -> dict[str, str]:
+    """Returns {'model.key': its comment} of a family, from the classes of its dataclass."""
+    kinds = [kind for kind in reversed(FAMILIES[family].__mro__) if dataclasses.is_dataclass(kind)]
+    lines = [line for kind in kinds for line in _FIELD_LINE.findall(inspect.getsource(kind))]
+    return {f"model.{name}": text for name, text in lines}
 
 
 def comments() -> dict[str, str]:
-    """Returns {'section.key': its comment in configs/base.py}."""
-    return dict(_KEY_LINE.findall(inspect.getsource(base)))
+    """Returns {'section.key': its comment} of every key, of whatever family."""
+    return shared_comments() | dict(line for name in FAMILIES for line in family_comments(name).items())
 
 
 def help_text() -> str:
-    """Returns one line per key: flag, default, and the comment from configs/base.py."""
-    defaults, texts = flatten(base.get_config()), comments()
-    return "\n".join(f"  {f'--config.{key}={defaults[key]}':<44} {text}" for key, text in texts.items())
+    """Returns one line per key, with flag, default and comment: those of all runs, then those of each family."""
+
+    def lines(defaults: Mapping[str, Value], texts: Mapping[str, str]) -> list[str]:
+        return [f"  {f'--config.{key}={defaults[key]}':<44} {text}" for key, text in texts.items()]
+
+    found = ["keys of a config, and their defaults (configs/base.py):"]
+    found += lines(flatten(base.get_config()), shared_comments())
+    for name in FAMILIES:
+        found += ["", f"keys of its model, where --config.family={name} (model/families.py):"]
+        found += lines(family_defaults(name), family_comments(name))
+    return "\n".join(found)
 
 
 def _find(file: str) -> Path:
@@ -85,15 +115,17 @@ def _module(path: Path) -> ModuleType:
 
 
 def _resolve(values: Mapping[str, Any]) -> ConfigDict:
-    """Returns the locked config of the base's keys, each checked against its type there."""
-    defaults = flatten(base.get_config())
+    """Returns the locked config of the base's keys and the family's, each checked against its type there."""
+    shared = flatten(base.get_config())
+    family = _convert("family", values.get("family", shared["family"]), shared["family"])
+    defaults = family_defaults(str(family)) | shared
     for key in values:
         if key not in defaults:
             raise UserError(f"--config.{key}: there is no such key{_nearest(key, defaults)}.")
-    tree: dict[str, dict[str, Value]] = {}
+    tree: dict[str, Any] = {}
     for key, default in defaults.items():
-        section, name = key.split(".")
-        tree.setdefault(section, {})[name] = _convert(key, values.get(key, default), default)
+        section, _, name = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = _convert(key, values.get(key, default), default)
     return ConfigDict(tree).lock()
 
 

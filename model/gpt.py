@@ -24,16 +24,18 @@ _EMBEDDING_SITE = 2**31  # the layer number under which the embeddings draw thei
 class GPTConfig(StackConfig):
     """A stack, a vocabulary of `vocab_size` tokens and sequences of at most `max_length`.
 
+    As in every family, a field with a default is a key of a config; those without one are given by the data.
+
     Raises:
         UserError: as StackConfig, and for an unknown position, bias or mask.
     """
 
     vocab_size: int
     max_length: int
-    position: str = "rope"
-    bias: str = "none"
-    mask: str = "causal"
-    tied: bool = True
+    position: str = "rope"  # rope, rope_linear, rope_ntk, rope_yarn(4, 2048), rope_llama3, learned, sinusoidal or none
+    bias: str = "none"  # added to scores by distance: none, alibi, t5, t5_causal, kerple, kerple_power or fire
+    mask: str = "causal"  # which keys a query sees: causal & window(128), strided(64), ... joined by &, | and ~
+    tied: bool = True  # the output head is the embedding, transposed
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +44,10 @@ class GPTConfig(StackConfig):
         parse_position(self.position)
         parse_bias(self.bias)
         parse_mask(self.mask)
+
+    def build(self, rngs: nnx.Rngs) -> "GPT":
+        """The model of these sizes and choices."""
+        return GPT(self, rngs=rngs)
 
 
 class GPT(Module):

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from model.attention import AttentionConfig
+from model.attention import AttentionConfig, AttentionKeys
 from model.errors import Range, UserError, check_ranges
 from model.layers import NORMS, choose
 
@@ -29,31 +29,20 @@ _RANGES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StackConfig:
-    """The sizes and choices of a stack; the keys are explained in configs/base.py.
+class StackConfig(AttentionKeys):
+    """The sizes and choices of a stack: keys of a config with their defaults, of which `--help` prints the comments.
 
     Raises:
         UserError: sizes that do not fit each other, or a choice that does not exist.
     """
 
-    num_layers: int
-    width: int
-    num_heads: int
-    num_kv_heads: int = 0
-    mlp_width: int = 0
-    mlp: str = "gelu"
-    norm: str = "rms"
-    norm_place: str = "pre"
-    core: str = "auto"
-    scale: float = 0.0
-    soft_cap: float = 0.0
-    sinks: bool = False
-    qk_norm: bool = False
-    use_bias: bool = False
-    dropout: float = 0.0
-    remat: str = "none"
-    unroll: int = 1
-    dtype: str = "float32"
+    num_layers: int = 4  # L, layers
+    mlp_width: int = 0  # F, hidden width of the MLP; 0: 4 x width
+    mlp: str = "gelu"  # gelu, relu2, geglu or swiglu
+    norm: str = "rms"  # rms or layer
+    norm_place: str = "pre"  # pre or post: normalise before each block, or after the residual sum
+    remat: str = "none"  # what the backward pass computes again: none, dots (all but matrix products) or full
+    unroll: int = 1  # layers per iteration of the scan over layers; num_layers: unrolled
 
     def __post_init__(self) -> None:
         check_ranges("config.model", self, _RANGES)
@@ -73,5 +62,5 @@ class StackConfig:
 
     def attention(self, gain: float = 1.0) -> AttentionConfig:
         """What one attention layer takes of this, and how much smaller its output projection starts."""
-        names = {field.name for field in dataclasses.fields(AttentionConfig)} & {*vars(self)}
-        return AttentionConfig(**{name: getattr(self, name) for name in names}, head_width=self.head_width, gain=gain)
+        keys = {field.name: getattr(self, field.name) for field in dataclasses.fields(AttentionKeys)}
+        return AttentionConfig(**keys, head_width=self.head_width, gain=gain)

@@ -5,9 +5,12 @@ import importlib
 import re
 import tomllib
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from packaging.requirements import Requirement
+
+from model.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 # launch -> eval -> train -> model, never back; configs stand alone and are loaded by path.
@@ -58,6 +61,23 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 )
 def test_the_arrows_are_noticed(room: str, source: str, broken: list[str]) -> None:
     assert broken_rules(room, source) == broken
+
+
+def names(source: str) -> set[str]:
+    """The names that a file reads or imports."""
+    nodes = list(ast.walk(ast.parse(source)))
+    imported = [alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return {*imported, *(node.id for node in nodes if isinstance(node, ast.Name))}
+
+
+def test_only_the_table_knows_families_by_name() -> None:
+    """What trains, evaluates and launches asks `model/families.py` for the config, and the config for its model."""
+    kinds = [kind for config in FAMILIES.values() for kind in (config, get_type_hints(config.build)["return"])]
+    known = {kind.__name__ for kind in kinds}
+    assert {"GPT", "GPTConfig"} <= known
+    assert names("from model import GPT\nx: GPTConfig") & known == {"GPT", "GPTConfig"}
+    for path in FILES:
+        assert path.parts[0] == "model" or not names((ROOT / path).read_text()) & known, path
 
 
 def test_json_is_written_in_one_place() -> None:

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model import GPT, GPTConfig
 from model.attention import Request
 from model.attention.contract import Choice
 from model.attention.cores.table import CORES, select_core
 from model.attention.selfcheck import errors, judge
+from model.families import Model, ModelConfig
 
 _SLICE = 256  # queries and keys of the check, at most
 
 
-def choose_attention(model: GPT, config: GPTConfig, rows: int) -> tuple[Request, Choice]:
+def choose_attention(model: Model, config: ModelConfig, rows: int) -> tuple[Request, Choice]:
     """What training asks of attention, for `rows` rows of the longest sequence on the ambient mesh, and who computes
     it; `model` may be abstract.
 
@@ -36,7 +36,7 @@ def choose_attention(model: GPT, config: GPTConfig, rows: int) -> tuple[Request,
     return request, select_core(config.core, request)
 
 
-def check_attention(config: GPTConfig, request: Request, choice: Choice, key: jax.Array) -> dict[str, float]:
+def check_attention(config: ModelConfig, request: Request, choice: Choice, key: jax.Array) -> dict[str, float]:
     """How far the chosen core is from `dense` on this device, on rows of two packed documents of 256 tokens in all.
 
     Two rows for each part of the batch, with borders of their own, and the mask, bias, dropout, heads and dtype of the
@@ -57,7 +57,7 @@ def check_attention(config: GPTConfig, request: Request, choice: Choice, key: ja
         ids_BT = (places_1T >= borders_B1).astype(jnp.int32)
         positions_BT = places_1T - ids_BT * borders_B1
         # Of the model only bias and sinks are used; XLA makes nothing else.
-        model = GPT(config, rngs=nnx.Rngs(params=jax.random.fold_in(key, 0)))
+        model = config.build(nnx.Rngs(params=jax.random.fold_in(key, 0)))
         keys_B = jax.random.split(jax.random.fold_in(key, 1), B)
         scores = model.attention_scores((ids_BT, ids_BT, positions_BT), keys_B)
         sizes = B, T, request.H, request.G, request.K

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model import GPT
 from train.devices.placing import on_host
 from train.devices.together import compiled_together
 from train.experiment import Experiment
@@ -29,7 +28,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         config = self.experiment.model_config
-        graphdef = nnx.graphdef(nnx.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0))))
+        graphdef = nnx.graphdef(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
 
         def look(params: Params, batch: Batch) -> jax.Array:
             model = nnx.merge(graphdef, params)

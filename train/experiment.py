@@ -10,10 +10,11 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from model import GPT, GPTConfig
 from model.attention import Request
 from model.attention.contract import Choice
 from model.bounds import check_within
+from model.families import FAMILIES, Model, ModelConfig
+from model.layers import choose
 from train.attention import choose_attention
 from train.data import Windows, batches
 from train.data.order import ORDERS
@@ -40,7 +41,7 @@ class Experiment:
     """
 
     config: ConfigDict
-    model_config: GPTConfig
+    model_config: ModelConfig
     request: Request
     attention: Choice
     mesh: Mesh
@@ -93,17 +94,17 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
     """
     check_config(config)
     seeds, train = config.train.seeds, config.train
-    model_config = GPTConfig(**config.model, vocab_size=vocab_size, max_length=config.data.length)
+    model_config = make_model_config(config, vocab_size)
     schedule = make_schedule(config.optimizer, train.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     mesh, rules = make_mesh(dict(config.mesh), devices), make_rules(seeds)
     check_fit(mesh, rules, sizes(config, model_config), seeds)
-    model = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     with placed(mesh, rules):
         request, attention = choose_attention(model, model_config, config.data.batch_size // train.accumulate)
     # From here on the core has a name, so that what is traced is what was chosen, or an error.
     model_config = dataclasses.replace(model_config, core=attention.name)
-    model = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     graphdef = nnx.graphdef(model)
     loss = language_model(graphdef, label_smoothing=train.label_smoothing, z_loss=train.z_loss)
     step, sums = make_step(loss, optimizer, train.accumulate), token_sums(graphdef)
@@ -113,7 +114,7 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
         shape = shape if batch_axis is None else (seeds, *shape)
         step, sums = population(step, batch_axis), jax.vmap(sums, in_axes=(0, None), spmd_axis_name="replica")
     with placed(mesh, rules):
-        init = make_init(lambda rngs: GPT(model_config, rngs=rngs), optimizer.init)
+        init = make_init(model_config.build, optimizer.init)
         make_state, abstract = born_sharded(init, model, train.seed, seeds, mesh)
         sharding = batch_sharding(mesh, len(shape))
     return Experiment(
@@ -135,11 +136,20 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
     )
 
 
-def bind(config: ConfigDict, params: Params, seed: int = 0) -> GPT:
+def make_model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
+    """The sizes and choices of the family's model: its keys, and what the data say.
+
+    Raises:
+        UserError: there is no such family, or its keys do not fit each other.
+    """
+    family = choose(FAMILIES, config.family, "family")
+    return family(**config.model, vocab_size=vocab_size, max_length=config.data.length)
+
+
+def bind(config: ConfigDict, params: Params, seed: int = 0) -> Model:
     """A model to call, with the parameters of a state; of a population, those of seed number `seed`."""
     if config.train.seeds > 1:
         params = jax.jit(lambda tree: jax.tree.map(lambda x: x[seed], tree))(params)  # also across processes
-    V = len(params["embed"]["embedding"])
-    model_config = GPTConfig(**config.model, vocab_size=V, max_length=config.data.length)
-    abstract = nnx.eval_shape(lambda: GPT(model_config, rngs=nnx.Rngs(0)))
+    model_config = make_model_config(config, len(params["embed"]["embedding"]))
+    abstract = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     return nnx.merge(nnx.graphdef(abstract), params)

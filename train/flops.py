@@ -7,21 +7,21 @@ import jax
 import numpy as np
 from flax import nnx
 
-from model import GPT, GPTConfig
 from model.attention import Mask, parse_mask
 from model.attention.masks.base import BlockState
+from model.families import ModelConfig
 
 _BLOCK = 512  # queries and keys of the largest part of a mask that is written out to be counted
 
 
-def flops_per_token(config: GPTConfig) -> float:
+def flops_per_token(config: ModelConfig) -> float:
     """Floating-point operations of one training step per target token, the model's own, without recomputation.
 
     6 x (entries of all matrices, the output head included, the embedding lookup not) + 12 x L x (keys that a token
     sees, on average over a window) x H K for attention: two products of 2 K per head and pair, and twice that for their
     gradients (Chowdhery et al. 2022, appendix B, which takes all T keys for seen; a causal mask shows (T + 1) / 2).
     """
-    model = nnx.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
     kernels = [leaf.size for path, leaf in _leaves(model.stack) if path[-1].key == "kernel"]
     head = config.vocab_size * config.width
     T = config.max_length

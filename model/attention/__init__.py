@@ -9,7 +9,7 @@ from model.attention.masks.band import causal, causal_at_end, full, window
 from model.attention.masks.base import BlockState, Mask
 from model.attention.masks.places import by_place
 from model.attention.masks.table import MASKS, parse_mask
-from model.attention.module import AttentionConfig, KVCache, MultiHeadAttention
+from model.attention.module import AttentionConfig, AttentionKeys, KVCache, MultiHeadAttention
 from model.attention.scores import Dropout, Scores, dropout
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "CORES",
     "MASKS",
     "AttentionConfig",
+    "AttentionKeys",
     "Bias",
     "BlockState",
     "Core",

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from model.attention.biases.base import Bias
 from model.attention.cores.dense import dense
@@ -45,29 +44,34 @@ _RANGES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AttentionConfig:
-    """The sizes and choices of one attention layer; the keys are explained in configs/base.py.
+class AttentionKeys:
+    """The keys of a config that an attention layer reads, with their defaults; `--help` prints the comments."""
 
-    `head_width` is K; `num_kv_heads` 0 is as many as heads, `scale` 0 is 1/sqrt(K), `soft_cap` 0 is none; `gain` scales
-    the first values of the output projection.
+    width: int = 256  # D, width of the residual stream
+    num_heads: int = 4  # H, query heads; divides width
+    num_kv_heads: int = 0  # G, key and value heads; divides num_heads; 0: as num_heads
+    core: str = "auto"  # how attention is computed: auto, or a core of launch.attention --table, which works or raises
+    scale: float = 0.0  # factor on the attention scores; 0: 1/sqrt(head width)
+    soft_cap: float = 0.0  # c of c tanh(score / c), which bounds attention scores; 0: none
+    sinks: bool = False  # one learned score per head that no value stands behind
+    qk_norm: bool = False  # normalise queries and keys per head
+    use_bias: bool = False  # biases in projections, MLPs and norms
+    dropout: float = 0.0  # share of activations dropped in training
+    dtype: str = "float32"  # dtype of the computation; parameters are always float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionConfig(AttentionKeys):
+    """The sizes and choices of one attention layer.
+
+    `head_width` is K; `gain` scales the first values of the output projection.
 
     Raises:
         UserError: G does not divide H, the core is unknown, or the scale or the soft cap is out of range.
     """
 
-    width: int
-    num_heads: int
     head_width: int
-    num_kv_heads: int = 0
-    core: str = "auto"
-    scale: float = 0.0
-    soft_cap: float = 0.0
-    sinks: bool = False
-    qk_norm: bool = False
-    use_bias: bool = False
-    dropout: float = 0.0
     gain: float = 1.0
-    dtype: DTypeLike = "float32"
 
     def __post_init__(self) -> None:
         heads, kv_heads = self.num_heads, self.num_kv_heads or self.num_heads

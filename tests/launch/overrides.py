@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from configs import base
-from launch.configs import flatten, load
+from launch.configs import load
 from launch.train import check
 from model.attention.biases.table import BIASES
 from model.attention.masks.table import MASKS
@@ -17,8 +16,9 @@ from model.positions import POSITIONS
 from train.data import open_data
 from train.devices.memory import check_memory
 from train.experiment import Experiment
+from train.run.files.learned import flatten
 
-DEFAULTS = flatten(base.get_config())
+DEFAULTS = flatten(load("base"))
 # What no key of a type takes, and what some do.
 NEVER = {
     int: ("", "two", "1.5", "nan", "inf", "9" * 5000, f"-{2**63}", "1" + "0" * 30),

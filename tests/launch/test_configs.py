@@ -11,10 +11,12 @@ import pytest
 
 from configs import base
 from launch import cli
-from launch.configs import comments, flatten, help_text, load
+from launch.configs import family_comments, family_defaults, help_text, load, shared_comments
 from model.errors import UserError
+from model.families import FAMILIES
 from tests.conftest import ROOT
 from train.devices.mesh import AXES
+from train.run.files.learned import flatten
 
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base"))
 
@@ -33,7 +35,7 @@ VARIANTS = list(variants())
 def test_every_committed_config_parses_and_tells_its_story(name: str) -> None:
     config = load(name)
     assert config.is_locked
-    assert flatten(config).keys() == flatten(base.get_config()).keys()
+    assert flatten(config).keys() == flatten(base.get_config()).keys() | family_defaults(config.family).keys()
     file, _, variant = name.partition(":")
     functions = {
         node.name: node for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)
@@ -46,15 +48,23 @@ def test_the_first_variant_is_the_default() -> None:
     assert load("gpt") == load("gpt:quickstart") == load(str(ROOT / "configs/gpt.py"))
 
 
-def test_every_key_has_a_comment_and_there_are_not_many() -> None:
-    defaults = flatten(base.get_config())
-    assert comments().keys() == defaults.keys()
-    assert len(defaults) <= 62
-    assert all(type(value) in (int, float, str, bool) for value in defaults.values())
-    for key, text in comments().items():
-        assert any(
-            f"--config.{key}={defaults[key]} " in line and line.endswith(text) for line in help_text().splitlines()
-        )
+def test_the_keys_that_all_runs_share_fit_a_page() -> None:
+    assert shared_comments().keys() == flatten(base.get_config()).keys()
+    assert len(shared_comments()) <= 60
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_help_shows_every_key_once_with_its_default_and_meaning(family: str) -> None:
+    shared, own = flatten(base.get_config()), family_defaults(family)
+    assert family_comments(family).keys() == own.keys()
+    _, of_family = help_text().split(f"--config.family={family} (")
+    for defaults, texts, part in ((shared, shared_comments(), help_text()), (own, family_comments(family), of_family)):
+        assert all(type(value) in (int, float, str, bool) for value in defaults.values())
+        for key, value in defaults.items():
+            (line,) = [line for line in part.splitlines() if line.startswith(f"  --config.{key}=")]
+            assert line.startswith(f"  --config.{key}={value} ")
+            assert line.endswith(f" {texts[key]}")
+            assert len(texts[key]) > 5
 
 
 def reads(*rooms: str) -> set[str]:
@@ -72,21 +82,22 @@ def reads(*rooms: str) -> set[str]:
 
 
 def unread(keys: list[str]) -> list[str]:
-    """The keys that nothing reads: model keys inside of the model, the others in training, evaluation or a command."""
+    """The keys that nothing reads: model keys inside of the model, as those of its config, the others elsewhere."""
     inside, outside = reads("model"), reads("train", "eval", "launch")
     missing = [key for key in keys if key.startswith("mesh.") and key.removeprefix("mesh.") not in AXES]
     keys = [key for key in keys if not key.startswith("mesh.")]
-    for section, _, name in (key.partition(".") for key in keys):
-        holders = {"model": ("config", "self")}.get(section, ("config", section, f"{section}_config"))
-        wanted = {f"{holder}.{name}" for holder in holders} | {f'"{name}"'}
-        if not wanted & (inside if section == "model" else outside):
-            missing.append(f"{section}.{name}")
+    for section, _, name in (key.rpartition(".") for key in keys):
+        wanted = {f"{holder}.{name}" for holder in ("config", section, f"{section}_config")} | {f'"{name}"'}
+        if not ({f"config.{name}"} & inside if section == "model" else wanted & outside):
+            missing.append(f"{section}.{name}".removeprefix("."))
     return missing
 
 
-def test_every_key_is_read() -> None:
-    assert unread(list(flatten(base.get_config()))) == []
-    assert unread(["mesh.never", "model.never", "train.never"]) == ["mesh.never", "model.never", "train.never"]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_key_is_read(family: str) -> None:
+    assert unread(list(flatten(load("base", family=family)))) == []
+    never = ["mesh.never", "model.never", "train.never", "never"]
+    assert unread(never) == never
 
 
 @pytest.mark.parametrize(
@@ -117,6 +128,19 @@ def test_overrides_are_read_by_the_type_of_their_key(key: str, value: object, wa
         ("gtp", {}, "--config=gtp: there is no such config file; the nearest is gpt."),
         ("gpt", {"train.step": 9}, "--config.train.step: there is no such key; the nearest is train.steps."),
         ("gpt", {"num_head": 9}, "--config.num_head: there is no such key; the nearest is model.num_heads."),
+        (
+            "gpt",
+            {"model.num_layer": 9},
+            "--config.model.num_layer: there is no such key; the nearest is model.num_layers",
+        ),
+        (
+            "gpt",
+            {"model.vocab_size": 9},
+            "--config.model.vocab_size: there is no such key; the nearest is data.vocab_size",
+        ),
+        ("gpt", {"famly": "gpt"}, "--config.famly: there is no such key; the nearest is family."),
+        ("gpt", {"family": "gtp"}, "--config.family='gtp' is not one of: gpt."),
+        ("gpt", {"family": 3}, "--config.family=3: text is needed, such as 'gpt'."),
         ("gpt", {"mesh": 9}, "there are: mesh.context, mesh.fsdp, mesh.replica, mesh.tensor."),
         ("gpt", {"train.steps": 9.0}, "--config.train.steps=9.0: a whole number is needed, such as 1000."),
         ("gpt", {"train.steps": "9.5"}, "--config.train.steps='9.5': a whole number is needed"),
@@ -145,6 +169,18 @@ def test_a_file_of_ones_own_is_checked_like_an_override(tmp_path: Path) -> None:
         load(str(file))
     file.write_text(text.format("config.train.steps = 'many'"))
     with pytest.raises(UserError, match=r"train.steps='many': a whole number"):
+        load(str(file))
+    file.write_text(text.format("config.model.width, config.model.qk_norm = 384, True"))
+    model = load(str(file), **{"model.num_heads": 6}).model
+    assert (model.width, model.num_heads, model.qk_norm, model.mlp) == (384, 6, True, "gelu")
+    file.write_text(text.format("config.model.widht = 384"))
+    with pytest.raises(UserError, match=r"--config.model.widht: there is no such key; the nearest is model.width\."):
+        load(str(file))
+    file.write_text(text.format("config.model.width = 384.5"))
+    with pytest.raises(UserError, match=r"--config.model.width=384.5: a whole number is needed, such as 256\."):
+        load(str(file))
+    file.write_text(text.format("config.train = 9"))
+    with pytest.raises(UserError, match=r"--config.train: there is no such key"):
         load(str(file))
     file.write_text("x = 1\n")
     with pytest.raises(UserError, match="get_config"):
@@ -178,6 +214,7 @@ def test_flags_and_overrides_are_told_apart() -> None:
     [
         (["--confg=gpt"], "--confg: there is no such flag; the nearest is --config;"),
         (["--config_train.steps=4"], "the nearest is --config.train.steps;"),
+        (["--config_model.num_heads=4"], "the nearest is --config.model.num_heads;"),
         (["--config=gpt"], "required: --workdir"),
         (["--config=gpt", "--workdir=x", "--config.train.steps"], "--config.train.steps has no value"),
         (["--config.train.steps", "--config=gpt", "--workdir=x"], "--config.train.steps has no value"),

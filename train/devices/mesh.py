@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
-from model import GPTConfig
 from model.errors import UserError
+from model.families import ModelConfig
 
 AXES = ("replica", "fsdp", "tensor", "context")
 Rules = Sequence[tuple[str, Any]]
@@ -79,7 +79,7 @@ def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds
             )
 
 
-def sizes(config: ConfigDict, model: GPTConfig) -> dict[str, tuple[int, str]]:
+def sizes(config: ConfigDict, model: ModelConfig) -> dict[str, tuple[int, str]]:
     """Logical axis to its size and the key that sets it; a batch must divide also after it is split into micro-
     batches.
     """

@@ -22,7 +22,7 @@ from train.devices.together import check_shared, meet
 from train.run.files.disk import NO_SPACE, full_disk
 from train.run.files.format import FORMAT, check_format
 from train.run.files.json_files import dumps, loads
-from train.run.files.learned import FREE, flat, learned_changes
+from train.run.files.learned import FREE, flatten, learned_changes
 from train.run.files.mending import copies, mend
 from train.run.files.naming import check_run_name
 
@@ -186,7 +186,7 @@ def check_text(run: Path, learned: str, found: str) -> None:
 
 def shared_keys(config: ConfigDict) -> str:
     """All keys but those that may differ from process to process, as one text."""
-    return str({key: value for key, value in flat(config).items() if key not in FREE})
+    return str({key: value for key, value in flatten(config).items() if key not in FREE})
 
 
 def passport(config: ConfigDict, data: Mapping[str, Any], attention: Mapping[str, Any]) -> dict[str, Any]:

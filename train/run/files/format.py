@@ -13,7 +13,8 @@ from train.run.files.mending import newest_copy
 #   2: first values are keyed by path and layer; each seed of a population reads its own order (data.order); rope_yarn
 #      ramps over the number of the pair.
 #   3: masks speak of places in documents, not in windows.
-FORMAT = 3
+#   4: a config names its family.
+FORMAT = 4
 
 
 def check_format(folder: Path) -> None:

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 _LEARNED = (
+    "family",
     "model",
     "data",
     "optimizer",
@@ -18,9 +21,13 @@ PLACES = ("data.path", "data.name", "data.dir")  # where the text lies; its fing
 FREE = ("data.prefetch", *PLACES)
 
 
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {'section.key': value} of a config as nested dicts."""
-    return {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
+def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {'section.key': value} of a config, or of the dict it was saved as; 'key' of what is in no section."""
+    found: dict[str, Any] = {}
+    for name, content in config.items():
+        section = isinstance(content, ConfigDict | Mapping)
+        found |= {f"{name}.{key}": value for key, value in content.items()} if section else {name: content}
+    return found
 
 
 def learned_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -29,7 +36,7 @@ def learned_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
     def learned(config: Mapping[str, Any]) -> dict[str, Any]:
         return {
             key: value
-            for key, value in flat(config).items()
+            for key, value in flatten(config).items()
             if {key, key.partition(".")[0]} & {*_LEARNED} and key not in FREE
         }
 
@@ -44,7 +51,7 @@ def altered(kept: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tupl
     That is a key that is missing or new, a value of another type, or one that changes what is learned; but for more
     steps, which `--extend` gives.
     """
-    before, after, missing = flat(kept), flat(found), object()
+    before, after, missing = flatten(kept), flatten(found), object()
     keys = [*before, *(key for key in after if key not in before)]
     other = {key for key in keys if type(before.get(key, missing)) is not type(after.get(key, missing))}
     changes = learned_changes(kept, found)

@@ -16,8 +16,10 @@ log = logging.getLogger("heed")
 
 def _check_config(value: Any) -> None:
     sections = [value[section] for section in ("model", "data", "optimizer", "train", "mesh")]
-    if not all(isinstance(section, dict) for section in (*sections, *value.values())):
+    if not all(isinstance(section, dict) for section in sections):
         raise ValueError("a section is no table of keys")
+    if not isinstance(value["family"], str):
+        raise ValueError("the family is no name")
 
 
 def _check_passport(value: Any) -> None:

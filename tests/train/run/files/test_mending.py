@@ -15,7 +15,7 @@ from train.run.files.json_files import check_numbers, dumps, loads, read_cache, 
 from train.run.files.mending import KEPT, mend, mend_lines, read_kept
 
 VALUES: dict[str, Any] = {
-    "config.json": {section: {} for section in ("model", "data", "optimizer", "train", "mesh")},
+    "config.json": {"family": "gpt"} | {section: {} for section in ("model", "data", "optimizer", "train", "mesh")},
     "passport.json": {"data": {"fingerprint": "f1n6er"}},
     "tokenizer.json": {"kind": "bytes"},
     "baselines.json": {"gzip": 1.5},
@@ -150,6 +150,7 @@ ALTERED = [
     ("config.json", "model", "width", 32, "model.width: 16 -> 32"),
     ("config.json", "train", "log_every", "3", "train.log_every: 3 -> '3'"),
     ("config.json", "train", "log_every", None, "train.log_every: 3 -> None"),
+    ("config.json", None, "family", "other", "family: 'gpt' -> 'other'"),
     ("config.json", "model", "new", 1, "model.new: None -> 1"),
     ("config.json", "train", "steps", 8, "train.steps: 9 -> 8"),
     ("config.json", "train", "steps", None, "train.steps: 9 -> None"),
