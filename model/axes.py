@@ -26,6 +26,19 @@ def pin(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(names))
 
 
+def platform() -> str:
+    """Where the ambient mesh lies, or jax's default: 'cpu', 'gpu' or 'tpu'."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    found = jax.default_backend() if device is None else device.platform
+    return "gpu" if found in ("cuda", "rocm") else found
+
+
+def on_one_cpu() -> bool:
+    """Whether what is traced is for one CPU device alone."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return platform() == "cpu" and (mesh.empty or mesh.size == 1)
+
+
 def check_axes(what: str, x: Any, axes: str) -> None:
     """Lets an array pass that has one axis for each of these letters, before it is computed with.
 

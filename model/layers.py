@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from model.axes import pin
+from model.axes import on_one_cpu, pin
 from model.bounds import rows_of
 from model.errors import UserError
 from model.parameters import Module, parameter
@@ -53,13 +53,26 @@ class Linear(Module):
 
     def __call__(self, x: jax.Array, result: DTypeLike | None = None) -> jax.Array:
         """The map of x, from its last axes to the output axes; `result` is a dtype for them wider than its own."""
-        kernel = self.kernel[...].astype(self.dtype)
-        axes = tuple(range(x.ndim - self.num_inputs, x.ndim)), tuple(range(self.num_inputs))
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel, (axes, ((), ())), preferred_element_type=result)
+        y = product(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.num_inputs, result)
         if self.bias is None:
             return y
         bias = self.bias[...].astype(self.dtype)
         return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+
+def product(x: jax.Array, kernel: jax.Array, inputs: int, result: DTypeLike | None = None) -> jax.Array:
+    """The sum over the last `inputs` axes of x and the first of the kernel, as `result` (default: in their dtype).
+
+    On one CPU it is a product of two matrices. The gradient of a kernel sums over all rows: over two axes, batch and
+    length, XLA would first write x or its gradient out transposed, which takes as long as the product, over one not.
+    Elsewhere the axes stay as they are: a TPU would copy what is merged, and a mesh gather what is split.
+    """
+    if not on_one_cpu():
+        axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
+        return jax.lax.dot_general(x, kernel, (axes, ((), ())), preferred_element_type=result)
+    matrix = kernel.reshape(math.prod(kernel.shape[:inputs]), -1)
+    y = jax.lax.dot(x.reshape(-1, len(matrix)), matrix, preferred_element_type=result)
+    return y.reshape(*x.shape[: x.ndim - inputs], *kernel.shape[inputs:])
 
 
 class LayerNorm(Module):

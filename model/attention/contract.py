@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from model.attention.scores import Scores
 from model.attention.values import leaf_axes
-from model.axes import check_axes, partition_spec
+from model.axes import check_axes, partition_spec, platform
 from model.errors import UserError
 
 
@@ -108,13 +108,6 @@ def _misfit(scores: Scores, B: int, T: int, H: int) -> str | None:
     ]
     wrong = [(what, x.shape, size) for what, x, size in exact if x is not None and x.shape != size]
     return next((f"{what} made for {shape} cannot serve {size}" for what, shape, size in wrong), None)
-
-
-def platform() -> str:
-    """Where the ambient mesh lies, or jax's default: 'cpu', 'gpu' or 'tpu'."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    found = jax.default_backend() if device is None else device.platform
-    return "gpu" if found in ("cuda", "rocm") else found
 
 
 def ways() -> dict[str, int]:

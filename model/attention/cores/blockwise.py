@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from model.attention.contract import Refusals, Request, needs, platform, ways
+from model.attention.contract import Refusals, Request, needs, ways
 from model.attention.cores.seen import over_first, over_seen
 from model.attention.masks.base import BlockState, Mask, Start, exact_state
 from model.attention.masks.patterns import FirstKeys
 from model.attention.scores import Scores, bounded, largest, wide
 from model.attention.values import leaf_axes
+from model.axes import platform
 
 _CACHE = 2**18  # bytes that a block of logits may take on a CPU; a step has four such in hand
 _UNROLLED = 16  # so many blocks are written out, with their places known to the compiler; more run as a loop

@@ -33,13 +33,14 @@ from model.attention import (
     segments,
 )
 from model.attention.biases.distance import Alibi
-from model.attention.contract import platform, ways
+from model.attention.contract import ways
 from model.attention.cores import table
 from model.attention.cores.conditions import examples
 from model.attention.cores.dense import dense
 from model.attention.masks.places import Placed
 from model.attention.selfcheck import TOLERANCE, errors, judge
 from model.attention.values import leaf_axes
+from model.axes import platform
 from model.errors import UserError
 from tests.tiers import tiered
 from tests.tiny import call, write_text
