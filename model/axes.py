@@ -1,13 +1,18 @@
 """Logical names for array axes: the model names them, `train.sharding` says which mesh axis each one goes to."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.core import spmd
 from jax.sharding import PartitionSpec
 
 from model.errors import UserError
+
+Names = tuple[tuple[str | None, ...], ...]
 
 
 def partition_spec(names: tuple[str | None, ...]) -> PartitionSpec:
@@ -37,6 +42,36 @@ def on_one_cpu() -> bool:
     """Whether what is traced is for one CPU device alone."""
     mesh = jax.sharding.get_abstract_mesh()
     return platform() == "cpu" and (mesh.empty or mesh.size == 1)
+
+
+def mesh_axes(*names: str) -> tuple[tuple[str, ...], int]:
+    """The axes of the ambient mesh over which the rules split logical axes together, and the number of their parts."""
+    found: list[str] = []
+    for name in names:
+        axes = partition_spec((name,))[0]
+        found += [axes] if isinstance(axes, str) else axes or ()
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(found), math.prod(mesh.shape[axis] for axis in found)
+
+
+def on_each_device(function: Callable[..., Any], inputs: Names, outputs: Names, **options: Any) -> Callable[..., Any]:
+    """`function` of each device's parts of its arguments, whose axes have these names; so have those of its results, a
+    tuple.
+
+    Sizes that the mesh does not divide are filled up with zeros, and results are as large as that makes them. Outside
+    of a mesh it is called as it is; `mesh_axes` tells it over which axes of the mesh it may communicate.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function
+    in_specs, out_specs = (tuple(map(partition_spec, names)) for names in (inputs, outputs))
+    split = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, **options)
+
+    def filled(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+        ways = [mesh_axes(name)[1] if name else 1 for name in names]
+        return jnp.pad(x, [(0, -size % way) for size, way in zip(x.shape, ways, strict=True)])
+
+    return lambda *arguments: split(*map(filled, arguments, inputs))
 
 
 def check_axes(what: str, x: Any, axes: str) -> None:

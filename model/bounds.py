@@ -10,9 +10,9 @@ from model.axes import check_axes
 from model.errors import UserError
 
 
-def rows_of(table_ND: jax.Array, index_BT: jax.Array) -> jax.Array:
-    """Rows of a table, (B, T, D); NaN for an index below 0 or beyond it, which XLA would move to the nearest row."""
-    return jnp.asarray(table_ND).at[index_BT].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+def rows_of(table_ND: jax.Array, index_BT: jax.Array, missing: float = jnp.nan) -> jax.Array:
+    """Rows of a table, (B, T, D); `missing` for an index below 0 or beyond it, which XLA would move to the nearest."""
+    return jnp.asarray(table_ND).at[index_BT].get(mode="fill", fill_value=missing, wrap_negative_indices=False)
 
 
 def check_within(index_BT: Any, size: int, what: str, rule: str) -> None:

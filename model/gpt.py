@@ -11,11 +11,12 @@ from model.attention import KVCache, Scores, by_place, parse_bias, parse_mask, s
 from model.axes import pin
 from model.bounds import check_tokens, check_within
 from model.errors import Range, check_range
-from model.layers import NORMS, Embedding, Linear, dropout
+from model.layers import NORMS, Linear, dropout
 from model.parameters import Module
 from model.positions import parse_position
 from model.stack import Context, Stack
 from model.stack_config import StackConfig
+from model.vocabulary import Embedding, Readout
 
 _EMBEDDING_SITE = 2**31  # the layer number under which the embeddings draw their dropout: no stack is that deep
 
@@ -79,14 +80,31 @@ class GPT(Module):
         dropout_keys_B: jax.Array | None = None,
         head_gate_LH: jax.Array | None = None,
     ) -> jax.Array:
-        """Logits of the next token at each place, (B, T, V) in float32.
+        """Logits of the next token at each place, (B, T, V) in float32: what `readout` makes of the `vectors`."""
+        arguments = tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B, head_gate_LH
+        return self.readout()(self.vectors(*arguments))
+
+    def vectors(
+        self,
+        tokens_BT: jax.Array,
+        segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        dropout_keys_B: jax.Array | None = None,
+        head_gate_LH: jax.Array | None = None,
+    ) -> jax.Array:
+        """What the model knows at each place, (B, T, D).
 
         `segment_ids_BT` keeps packed documents apart, `positions_BT` restarts their positions, of which masks and
         biases speak too, `dropout_keys_B` (one key per row) turns dropout on, and `head_gate_LH` weighs each head's
         output.
         """
         x_BTD, context = self._start(tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B)
-        return self._logits(self.stack(x_BTD, context, head_gate_LH))
+        return self._normed(self.stack(x_BTD, context, head_gate_LH))
+
+    def readout(self) -> Readout:
+        """What turns vectors into logits."""
+        kernel, axis = (self.embed.embedding, 0) if self.head is None else (self.head.kernel, 1)
+        return Readout(kernel[...], axis, jnp.dtype(self.config.dtype))
 
     def decode(self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
         """Logits (B, T, V) of new tokens at absolute positions, attending to the cache, and the cache with them in
@@ -98,7 +116,7 @@ class GPT(Module):
         # What is written outside of the cache is lost, and with it what the token sees of itself.
         x_BTD = jnp.where(((0 <= positions_BT) & (positions_BT < S))[..., None], x_BTD, jnp.nan)
         x_BTD, cache = self.stack.decode(x_BTD, context, cache, positions_BT)
-        return self._logits(x_BTD), cache
+        return self.readout()(self._normed(x_BTD)), cache
 
     def init_cache(self, batch_size: int, length: int) -> KVCache:
         """An empty cache for `batch_size` sequences of at most `length` tokens, (L, B, S, G, K)."""
@@ -154,7 +172,5 @@ class GPT(Module):
         bias, rotation = self.attention_bias(places_BT), self.position.rotation(positions_BT)
         return pin(x_BTD, "batch", "length", None), Context(mask, bias, rotation, dropout_keys_B)
 
-    def _logits(self, x_BTD: jax.Array) -> jax.Array:
-        x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
-        logits_BTV = self.embed.logits(x_BTD) if self.head is None else self.head(x_BTD, jnp.float32)
-        return pin(logits_BTV.astype(jnp.float32), "batch", "length", "vocab")
+    def _normed(self, x_BTD: jax.Array) -> jax.Array:
+        return x_BTD if self.norm is None else self.norm(x_BTD)

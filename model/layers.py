@@ -1,4 +1,4 @@
-"""The small layers that every family shares: linear maps, norms, MLPs, embeddings and dropout."""
+"""The small layers that every family shares: linear maps, norms, MLPs and dropout."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,6 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from model.axes import on_one_cpu, pin
-from model.bounds import rows_of
 from model.errors import UserError
 from model.parameters import Module, parameter
 
@@ -161,26 +160,6 @@ class MLP(Module):
         else:
             hidden_BTF = self.activation(self.gate(x_BTD)) * self.up(x_BTD)
         return self.down(pin(hidden_BTF, "batch", "length", "mlp"))
-
-
-class Embedding(Module):
-    """A table (V, D): ids to vectors, and, transposed, vectors to logits (tied head)."""
-
-    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.dtype = dtype
-        init = nnx.initializers.normal(1 / math.sqrt(width))
-        self.embedding = parameter(rngs, init, (vocab_size, width), ("vocab", "embed"))
-
-    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        """The vectors of the tokens, (B, T, D); NaN for an id outside of the vocabulary."""
-        # Gathered over its width first: a lookup in a table split both ways makes XLA replicate the activations.
-        table_VD = pin(self.embedding[...].astype(self.dtype), "vocab", None)
-        return pin(rows_of(table_VD, tokens_BT), "batch", "length", None)
-
-    def logits(self, x_BTD: jax.Array) -> jax.Array:
-        """Scores of each token of the vocabulary, (B, T, V) in float32."""
-        table_VD = self.embedding[...].astype(self.dtype)
-        return jnp.einsum("BTD,VD->BTV", x_BTD.astype(self.dtype), table_VD, preferred_element_type=jnp.float32)
 
 
 def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> jax.Array:

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from configs import base
 from launch import cli
@@ -16,6 +18,7 @@ from model.errors import UserError
 from model.families import FAMILIES
 from tests.conftest import ROOT
 from train.devices.mesh import AXES
+from train.experiment import make_model_config
 from train.run.files.learned import flatten
 
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base"))
@@ -42,6 +45,14 @@ def test_every_committed_config_parses_and_tells_its_story(name: str) -> None:
     }
     story = ast.get_docstring(functions[variant]) or ""
     assert "python -m launch." in story or "make " in story
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("gpt:llama_1b", 1_235_814_400), ("gpt:llama_8b", 8_030_261_248)])
+def test_a_published_shape_has_the_published_number_of_parameters(name: str, parameters: int) -> None:
+    config = load(name)
+    model_config = make_model_config(config, config.data.vocab_size)
+    model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == parameters
 
 
 def test_the_first_variant_is_the_default() -> None:

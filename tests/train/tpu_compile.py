@@ -1,13 +1,12 @@
-"""A process of its own: compiles GPT-2's step for 16 TPU v5e with the real compiler, and prints what it found as JSON.
+"""A process of its own: compiles steps for TPUs that are not here, with the real compiler, and prints what it found.
 
-Run as `python -m tests.train.tpu_compile 128`, with the rows of a global batch.
+Run as `python -m tests.train.tpu_compile`, with the names of some cases or without for all: a line of JSON for each.
 """
 
 import json
 import os
-import re
 import sys
-from collections import Counter
+from typing import Any
 
 os.environ.update(
     JAX_PLATFORMS="cpu",
@@ -17,8 +16,6 @@ os.environ.update(
     TPU_ACCELERATOR_TYPE="v5litepod-16",
     # Two tests may compile at once.
     ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-    # Four times sooner; of this program, the peak was 4.05 GB with it and 4.08 GB without.
-    JAX_EXEC_TIME_OPTIMIZATION_EFFORT="-1",
 )
 
 import jax
@@ -26,31 +23,39 @@ from jax.experimental import topologies
 
 from launch.configs import load
 from tests.small import abstract_batch
+from tests.train.traffic import traffic
 from train.experiment import make_experiment
 from train.sharding import placed
 
-COLLECTIVES = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-
-
-def main(rows: int) -> None:
-    """Prints the peak of one device's memory in bytes, the bytes of its share of the state, and the collectives."""
-    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
+# The slice, the config, and its changes; all devices share the parameters, and splash attends.
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     # The vocabulary is rounded up, so that the mesh divides it.
-    config = load("gpt:gpt2", **{"data.vocab_size": 50304, "data.batch_size": rows, "mesh.fsdp": 16})
+    "gpt2": ("v5e:4x4", "gpt:gpt2", {"data.vocab_size": 50304, "data.batch_size": 128, "model.core": "auto"}),
+    "llama_1b": ("v5e:4x4", "gpt:llama_1b", {}),
+    "llama_8b": ("v5e:16x16", "gpt:llama_8b", {}),
+    "llama_8b, 4 sequences": ("v5e:16x16", "gpt:llama_8b", {"data.batch_size": 1024}),
+}
+
+
+def compiled(topology: str, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """The peak of one device's memory in bytes, the bytes of its share of the state, and what it sends in a step."""
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    config = load(name, **{"mesh.fsdp": len(devices), "model.core": "splash"} | changes)
     experiment = make_experiment(config, config.data.vocab_size, devices)
     with placed(experiment.mesh, experiment.rules):
-        compiled = experiment.step.lower(experiment.abstract, abstract_batch(experiment)).compile()
-    memory = compiled.memory_analysis()
-    found = {
+        program = experiment.step.lower(experiment.abstract, abstract_batch(experiment)).compile()
+    memory, sent = program.memory_analysis(), traffic(program.as_text())
+    return {
         "devices": len(devices),
         "kind": devices[0].device_kind,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract.params)),
         "peak": memory.peak_memory_in_bytes,
         "arguments": memory.argument_size_in_bytes,
-        "collectives": Counter(re.findall(COLLECTIVES, compiled.as_text())),
+        "sent": sum(sent.values()),
+        "collectives": sent,
     }
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    for case in sys.argv[1:] or CASES:
+        print(json.dumps({"case": case} | compiled(*CASES[case])), flush=True)

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 
 from model.errors import UserError
 from train.devices.machine import device_memory, host_memory
@@ -10,15 +11,15 @@ from train.experiment import Experiment
 
 _TOKEN = 20  # bytes of one token of a batch: four int32, one float32
 _STATE = "model.width", "model.num_layers", "model.mlp_width", "data.vocab_size", "data.length", "train.seeds"
-_LOGITS = "data.batch_size", "data.length", "data.vocab_size", "train.seeds"
+_KEPT = "data.batch_size", "data.length", "model.width", "model.num_layers", "train.seeds"
 _BATCHES = "data.prefetch", "data.batch_size", "data.length"
 
 
 def check_memory(experiment: Experiment) -> None:
-    """Refuses a run of which it is certain that it does not fit: other activations than the logits are not counted.
+    """Refuses a run of which it is certain that it does not fit: other activations than layers' inputs are not counted.
 
-    A device holds its part of parameters, optimizer state and gradients, and of the float32 logits of a micro-batch;
-    the host holds the batches that are read ahead.
+    A device holds its part of parameters, optimizer state and gradients, and, for the backward pass, the input of each
+    layer for its part of a micro-batch; the host holds the batches that are read ahead.
 
     Raises:
         UserError: either is more than there is; with both numbers.
@@ -28,10 +29,11 @@ def check_memory(experiment: Experiment) -> None:
     sharers = mesh.local_mesh.size if device.platform == "cpu" else 1  # the devices of a CPU lie in one memory
     state = sharers * (_bytes(experiment.abstract) + _bytes(experiment.abstract.params))
     tokens = train.seeds * data.batch_size // train.accumulate * data.length
-    logits = sharers * 4 * tokens * experiment.model_config.vocab_size // mesh.size
+    model, ways = experiment.model_config, mesh.size // mesh.shape["tensor"]  # which share the tokens
+    kept = sharers * tokens * model.num_layers * model.width * jnp.dtype(model.dtype).itemsize // ways
     batches = _TOKEN * len(experiment.rows) * data.length * (1 + data.prefetch)
-    needs = f"{_gib(state)} for parameters, optimizer and gradients, and {_gib(logits)} for the logits of a micro-batch"
-    _check(state + logits, device_memory(device), needs, device.device_kind, _STATE if state > logits else _LOGITS)
+    needs = f"{_gib(state)} for parameters, optimizer and gradients, and {_gib(kept)} for the layers' inputs"
+    _check(state + kept, device_memory(device), needs, device.device_kind, _STATE if state > kept else _KEPT)
     _check(batches, host_memory(), f"{_gib(batches)} for batches that are read ahead", "host", _BATCHES)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.errors import Range, check_range
+from model.vocabulary import token_scores
 from train.state import Params
 from train.tasks.base import Batch, Loss, Sums
 
@@ -27,15 +28,11 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
 
     def loss(params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> Sums:
         model = nnx.merge(graphdef, params)
-        logits_BTV = model(batch["tokens"], batch["segment_ids"], batch["positions"], dropout_keys_B)
-        log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-        # NaN for a target outside of the vocabulary; a negative one would count from its end.
-        ids_BT1 = jnp.where(batch["targets"] < 0, logits_BTV.shape[-1], batch["targets"])[..., None]
-        nll_BT = log_z_BT - jnp.take_along_axis(logits_BTV, ids_BT1, axis=-1, mode="fill")[..., 0]
-        objective_BT = nll_BT
+        x_BTD = model.vectors(batch["tokens"], batch["segment_ids"], batch["positions"], dropout_keys_B)
+        log_z_BT, target_BT, mean_BT = token_scores(x_BTD, model.readout(), batch["targets"])
+        objective_BT = nll_BT = log_z_BT - target_BT
         if label_smoothing:  # decided when the step is built: XLA does not remove a multiplication by 0
-            uniform_BT = log_z_BT - jnp.mean(logits_BTV, axis=-1)
-            objective_BT = (1 - label_smoothing) * nll_BT + label_smoothing * uniform_BT
+            objective_BT = (1 - label_smoothing) * nll_BT + label_smoothing * (log_z_BT - mean_BT)
         if z_loss:
             objective_BT += z_loss * log_z_BT**2
         weights_BT = batch["weights"]

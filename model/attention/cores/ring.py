@@ -25,9 +25,10 @@ from model.attention.cores.blockwise import (
     sink_gradient,
 )
 from model.attention.cores.seen import over_first, over_seen
-from model.attention.cores.sharded import mesh_axes, per_device, uneven
+from model.attention.cores.sharded import per_device, uneven
 from model.attention.masks.base import BlockState, Mask, exact_state
 from model.attention.scores import Scores, wide
+from model.axes import mesh_axes
 
 Pair = tuple[int, int]
 

@@ -1,6 +1,5 @@
 """Cores that run per device of a mesh: each gets its rows, heads and, where it is split, its part of the length."""
 
-import math
 from typing import Any
 
 import jax
@@ -28,16 +27,6 @@ def per_device(
         call, mesh=mesh, in_specs=(q_spec, kv_spec, kv_spec, specs(scores, **ways)), out_specs=q_spec, check_vma=False
     )
     return split(q_BTHK, k_BSGK, v_BSGK, scores)
-
-
-def mesh_axes(*names: str) -> tuple[tuple[str, ...], int]:
-    """The axes of the ambient mesh over which the rules split logical axes together, and the number of their parts."""
-    found: list[str] = []
-    for name in names:
-        axes = partition_spec((name,))[0]
-        found += [axes] if isinstance(axes, str) else axes or ()
-    mesh = jax.sharding.get_abstract_mesh()
-    return tuple(found), math.prod(mesh.shape[axis] for axis in found)
 
 
 def uneven(request: Request) -> Refusals:

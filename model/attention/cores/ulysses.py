@@ -4,9 +4,10 @@ import jax
 
 from model.attention.contract import Refusals, Request, needs
 from model.attention.cores.blockwise import cleaned
-from model.attention.cores.sharded import mesh_axes, per_device, uneven
+from model.attention.cores.sharded import per_device, uneven
 from model.attention.scores import Scores
 from model.attention.values import specs
+from model.axes import mesh_axes
 
 
 def ulysses(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:

@@ -28,9 +28,9 @@ def test_a_state_beyond_the_memory_is_refused_with_its_size() -> None:
     assert "--config.model.width" in sentence
 
 
-def test_logits_beyond_the_memory_are_refused_and_smaller_ones_are_not() -> None:
-    T = 4096
-    rows = host_memory() // (4 * T * VOCAB)
+def test_activations_beyond_the_memory_are_refused_and_smaller_ones_are_not() -> None:
+    T, L, D = 4096, 2, 48
+    rows = host_memory() // (4 * T * L * D)
     most = {"data.length": T, "data.prefetch": 0}
     check_memory(small_experiment(**most, **{"data.batch_size": int(0.9 * rows)}))
     assert "--config.data.batch_size" in refusal(**most, **{"data.batch_size": int(1.1 * rows)})

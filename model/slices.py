@@ -1,0 +1,192 @@
+"""What a loss needs to know of logits that are too large to be there at once: made slice by slice of the vocabulary.
+
+Running maximum and sum as in Milakov and Gimelshein 2018; that the logits are made again in the backward pass, as in
+Wijmans et al. 2024, section 4.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from model.axes import Names, mesh_axes, on_each_device, on_one_cpu
+
+
+class Form(NamedTuple):
+    """The shape of a readout, `model.vocabulary.Readout`, without its numbers."""
+
+    vocab_size: int
+    vocab_axis: int
+    dtype: Any
+    soft_cap: float
+
+
+class Terms(NamedTuple):
+    """What a loss over a vocabulary is made of: log sum exp(logits), the target's logit, and the mean of all logits.
+
+    All (B, T), float32.
+    """
+
+    log_z_BT: jax.Array
+    target_BT: jax.Array
+    mean_BT: jax.Array
+
+
+def logits(x: jax.Array, kernel: jax.Array, form: Form) -> jax.Array:
+    """soft_cap(x @ kernel) in float32: the last axis of x, D, becomes V."""
+    # On one CPU as a product of matrices: see `model.layers.product`.
+    rows = x.reshape(-1, x.shape[-1]) if on_one_cpu() else x
+    axes = ((rows.ndim - 1,), (1 - form.vocab_axis,)), ((), ())
+    y = jax.lax.dot_general(rows, kernel, axes, preferred_element_type=jnp.float32)
+    y = y.reshape(*x.shape[:-1], y.shape[-1])
+    return form.soft_cap * jnp.tanh(y / form.soft_cap) if form.soft_cap else y
+
+
+def sliced_terms(x_BTD: jax.Array, kernel: jax.Array, targets_BT: jax.Array, form: Form, slices: int) -> Terms:
+    """The terms of logits(x, kernel), of which each device makes this many slices, one after the other.
+
+    Each slice of the kernel is gathered in its compute dtype, forward and backward, and its gradient goes to its owners
+    at once. No forward-mode differentiation.
+    """
+    fill = -x_BTD.shape[-1] % mesh_axes("embed")[1]  # as the kernel will be, where the mesh does not divide its width
+    x_BTD = jnp.pad(x_BTD.astype(form.dtype), ((0, 0), (0, 0), (0, fill)))
+    return Terms(*_terms(x_BTD, kernel, targets_BT, form, slices))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _terms(x: jax.Array, kernel: jax.Array, targets: jax.Array, form: Form, slices: int) -> tuple[jax.Array, ...]:
+    return _forward(x, kernel, targets, form, slices)[0]
+
+
+def _forward(x: jax.Array, kernel: jax.Array, targets: jax.Array, form: Form, slices: int) -> tuple[Any, Any]:
+    run = on_each_device(
+        functools.partial(_forward_here, form=form, slices=slices), _inputs(form), (_TOKENS,) * 3, check_vma=False
+    )
+    B, T = targets.shape
+    terms = tuple(term[:B, :T] for term in run(x, kernel, targets))
+    return terms, (x, kernel, targets, terms[0])
+
+
+def _backward(form: Form, slices: int, kept: tuple[jax.Array, ...], grads: tuple[jax.Array, ...]) -> tuple[Any, ...]:
+    inputs = (*_inputs(form), *(_TOKENS,) * 4)
+    run = on_each_device(
+        functools.partial(_backward_here, form=form, slices=slices), inputs, _inputs(form)[:2], check_vma=False
+    )
+    dx, dkernel = run(*kept, *grads)
+    (B, T), (rows, columns) = kept[2].shape, kept[1].shape
+    return dx[:B, :T], dkernel[:rows, :columns], None
+
+
+_terms.defvjp(_forward, _backward)
+
+_TOKENS = "batch", "length"
+
+
+def _inputs(form: Form) -> Names:
+    """The names of the axes of vectors, kernel and targets."""
+    return (*_TOKENS, None), ("embed", "vocab")[:: 1 if form.vocab_axis else -1], _TOKENS
+
+
+class _Slices:
+    """The slices of a device's part of a kernel. The last one reaches back over columns that the one before had."""
+
+    def __init__(self, part: jax.Array, form: Form, slices: int):
+        self.part, self.form, self.axis = part, form, form.vocab_axis
+        self.owners, self.others = mesh_axes("embed")[0], mesh_axes("vocab")[0]
+        self.columns = part.shape[self.axis]
+        self.width = -(-self.columns // slices)
+        self.numbers = jnp.arange(-(-self.columns // self.width))
+
+    def logits(self, x_ND: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """(logits (N, width), their tokens and whether they are new (both (1, width)), the kernel's slice)."""
+        start = self._start(number)
+        kernel = jax.lax.dynamic_slice_in_dim(self.part, start, self.width, self.axis).astype(self.form.dtype)
+        if self.owners:
+            kernel = jax.lax.all_gather(kernel, self.owners, axis=1 - self.axis, tiled=True)
+        columns = start + jnp.arange(self.width)[None]
+        first = jax.lax.axis_index(self.others) * self.columns if self.others else 0
+        tokens, new = first + columns, columns >= number * self.width
+        return logits(x_ND, kernel, self.form), tokens, new & (tokens < self.form.vocab_size), kernel
+
+    def add(self, total: jax.Array, gradient: jax.Array, number: jax.Array) -> jax.Array:
+        """The gradient of this part of the kernel, with that of one slice, of this device's tokens, in it."""
+        gradient = gradient.astype(self.form.dtype)  # as autodiff rounds it before it is summed over devices
+        if self.owners:
+            gradient = jax.lax.psum_scatter(gradient, self.owners, scatter_dimension=1 - self.axis, tiled=True)
+        if rest := tuple(axis for axis in mesh_axes(*_TOKENS)[0] if axis not in self.owners):
+            gradient = jax.lax.psum(gradient, rest)
+        start = self._start(number)
+        old = jax.lax.dynamic_slice_in_dim(total, start, self.width, self.axis)
+        return jax.lax.dynamic_update_slice_in_dim(total, old + gradient.astype(total.dtype), start, self.axis)
+
+    def _start(self, number: jax.Array) -> jax.Array:
+        return jnp.minimum(number * self.width, self.columns - self.width)
+
+
+def _forward_here(
+    x_BTD: jax.Array, part: jax.Array, targets_BT: jax.Array, form: Form, slices: int
+) -> tuple[jax.Array, ...]:
+    """The terms of a device's tokens."""
+    cut, x_ND, targets_N1 = _Slices(part, form, slices), _rows(x_BTD), targets_BT.reshape(-1, 1)
+
+    def add(seen: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+        most_N, sum_N, target_N, total_N = seen
+        y_NV, tokens_1V, new_1V, _ = cut.logits(x_ND, number)
+        new_most_N = jnp.maximum(most_N, jnp.max(jnp.where(new_1V, y_NV, -jnp.inf), axis=1))
+        weights_NV = jnp.where(new_1V, jnp.exp(y_NV - new_most_N[:, None]), 0)
+        sum_N = sum_N * jnp.exp(most_N - new_most_N) + jnp.sum(weights_NV, axis=1)
+        target_N += jnp.sum(jnp.where(new_1V & (tokens_1V == targets_N1), y_NV, 0), axis=1)
+        return (new_most_N, sum_N, target_N, total_N + jnp.sum(jnp.where(new_1V, y_NV, 0), axis=1)), None
+
+    zeros_N = jnp.zeros(len(x_ND), jnp.float32)
+    most_N, sum_N, target_N, total_N = jax.lax.scan(add, (zeros_N - jnp.inf, *[zeros_N] * 3), cut.numbers)[0]
+    if cut.others:
+        all_N = jax.lax.pmax(most_N, cut.others)
+        sum_N, target_N, total_N = jax.lax.psum((sum_N * jnp.exp(most_N - all_N), target_N, total_N), cut.others)
+        most_N = all_N
+    known_N = (0 <= targets_N1[:, 0]) & (targets_N1[:, 0] < form.vocab_size)
+    terms = most_N + jnp.log(sum_N), jnp.where(known_N, target_N, jnp.nan), total_N / form.vocab_size
+    return tuple(term_N.reshape(targets_BT.shape) for term_N in terms)
+
+
+def _backward_here(
+    x_BTD: jax.Array,
+    part: jax.Array,
+    targets_BT: jax.Array,
+    log_z_BT: jax.Array,
+    *grads_BT: jax.Array,
+    form: Form,
+    slices: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of a device's vectors and of its part of the kernel, from those of its tokens' terms."""
+    cut, x_ND, (axis, cap) = _Slices(part, form, slices), _rows(x_BTD), (form.vocab_axis, form.soft_cap)
+    targets_N1, log_z_N1, dlog_z_N1, dtarget_N1, dmean_N1 = (
+        x_BT.reshape(-1, 1) for x_BT in (targets_BT, log_z_BT, *grads_BT)
+    )
+
+    def add(seen: tuple[jax.Array, jax.Array], number: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+        dx_ND, dpart = seen
+        y_NV, tokens_1V, new_1V, kernel = cut.logits(x_ND, number)
+        dy_NV = jnp.exp(y_NV - log_z_N1) * dlog_z_N1 + dmean_N1 / form.vocab_size
+        dy_NV += jnp.where(tokens_1V == targets_N1, dtarget_N1, 0)
+        dy_NV *= jnp.where(new_1V, 1 - (y_NV / cap) ** 2 if cap else 1, 0)
+        dx_ND += _product(dy_NV, kernel, 1, axis)
+        dkernel = _product(dy_NV, x_ND, 0, 0) if axis == 0 else _product(x_ND, dy_NV, 0, 0)
+        return (dx_ND, cut.add(dpart, dkernel, number)), None
+
+    zeros = jnp.zeros(x_ND.shape, jnp.float32), jnp.zeros(part.shape, part.dtype)
+    dx_ND, dpart = jax.lax.scan(add, zeros, cut.numbers)[0]
+    if cut.others:
+        dx_ND = jax.lax.psum(dx_ND, cut.others)
+    return dx_ND.reshape(x_BTD.shape).astype(x_BTD.dtype), dpart
+
+
+def _rows(x_BTD: jax.Array) -> jax.Array:
+    return x_BTD.reshape(-1, x_BTD.shape[-1])
+
+
+def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
+    """The sum over one axis of each, in float32."""
+    axes = ((a_axis,), (b_axis,)), ((), ())
+    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)

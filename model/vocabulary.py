@@ -1,0 +1,101 @@
+"""The two ends of a language model, where each token of the vocabulary has a row: its vector, and its logit."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from model.axes import mesh_axes, on_each_device, pin
+from model.bounds import rows_of
+from model.parameters import Module, parameter
+from model.slices import Form, Terms, logits, sliced_terms
+
+SLICE_BYTES = 2**29  # the most that a device's float32 logits of a slice of the vocabulary may take
+
+
+class Embedding(Module):
+    """A table (V, D) that gives each token its vector."""
+
+    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.dtype = dtype
+        init = nnx.initializers.normal(1 / math.sqrt(width))
+        self.embedding = parameter(rngs, init, (vocab_size, width), ("vocab", "embed"))
+
+    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+        """The vectors of the tokens, (B, T, D); NaN for an id outside of the vocabulary."""
+        (B, T), (V, D), names = tokens_BT.shape, self.embedding.shape, ("batch", "length")
+        lookup = functools.partial(_lookup, vocab_size=V, dtype=self.dtype)
+        (x_BTD,) = on_each_device(lookup, (("vocab", "embed"), names), ((*names, None),))(
+            self.embedding[...], tokens_BT
+        )
+        return pin(x_BTD[:B, :T, :D], *names, None)
+
+
+def _lookup(table_VD: jax.Array, tokens_BT: jax.Array, vocab_size: int, dtype: DTypeLike) -> tuple[jax.Array]:
+    """On a device that has some rows and columns of the table: its columns of the vectors of its group's tokens, in
+    exchange for the other columns of its own tokens. Neither the table nor its gradient is ever gathered.
+    """
+    columns, rows = mesh_axes("embed")[0], mesh_axes("vocab")[0]
+    if columns:
+        tokens_BT = jax.lax.all_gather(tokens_BT, columns, tiled=True)
+    first = jax.lax.axis_index(rows) * len(table_VD) if rows else 0
+    known_BT1 = ((0 <= tokens_BT) & (tokens_BT < vocab_size))[..., None]
+    x_BTD = jnp.where(known_BT1, rows_of(table_VD, tokens_BT - first, missing=0), jnp.nan).astype(dtype)
+    if columns:
+        x_BTD = jax.lax.all_to_all(x_BTD, columns, split_axis=0, concat_axis=2, tiled=True)
+    return (jax.lax.psum(x_BTD, rows) if rows else x_BTD,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Readout:
+    """What turns vectors into logits: soft_cap(x @ kernel), where soft_cap(y) = c tanh(y / c), or y if c is 0.
+
+    The kernel has the axes (D, V), or (V, D) as the embedding, which `vocab_axis` tells; products are of `dtype`.
+    """
+
+    kernel: jax.Array
+    vocab_axis: int
+    dtype: DTypeLike
+    soft_cap: float = 0.0
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """Scores of each token of the vocabulary, (B, T, V) in float32."""
+        logits_BTV = logits(x_BTD.astype(self.dtype), self.kernel.astype(self.dtype), self.form)
+        return pin(logits_BTV, "batch", "length", "vocab")
+
+    @property
+    def form(self) -> Form:
+        """All but the numbers."""
+        return Form(self.kernel.shape[self.vocab_axis], self.vocab_axis, jnp.dtype(self.dtype), self.soft_cap)
+
+
+def token_scores(x_BTD: jax.Array, readout: Readout, targets_BT: jax.Array) -> Terms:
+    """What a loss needs to know of the logits of `x_BTD`; the target's is NaN for one outside of the vocabulary.
+
+    Where a device's float32 logits are more than `SLICE_BYTES`, they are never there at once: they are made slice by
+    slice of the vocabulary, and again for the gradients (`model.slices`). What is lost then is forward-mode
+    differentiation (`jax.jvp`, `jax.linearize`, Hessians by them), which one slice has.
+    """
+    (B, T), V = targets_BT.shape, readout.form.vocab_size
+    slices = num_slices(B, T, V)
+    if slices > 1:
+        return sliced_terms(x_BTD, readout.kernel, targets_BT, readout.form, slices)
+    logits_BTV = readout(x_BTD)
+    # A negative one would count from the end.
+    ids_BT1 = jnp.where(targets_BT < 0, V, targets_BT)[..., None]
+    target_BT = jnp.take_along_axis(logits_BTV, ids_BT1, axis=-1, mode="fill")[..., 0]
+    return Terms(jax.nn.logsumexp(logits_BTV, axis=-1), target_BT, jnp.mean(logits_BTV, axis=-1))
+
+
+def num_slices(rows: int, length: int, vocab_size: int) -> int:
+    """Into how many slices a device cuts its part of the vocabulary, so that its tokens' float32 logits of one slice
+    take at most `SLICE_BYTES`: 1 where the vocabulary is small or the tokens are few.
+
+    The tokens of one seed; of a population all that share a device are there at once.
+    """
+    tokens, columns = rows * length / mesh_axes("batch", "length")[1], vocab_size // mesh_axes("vocab")[1]
+    return max(1, min(columns, math.ceil(4 * tokens * columns / SLICE_BYTES)))
