@@ -74,7 +74,7 @@ def ngram_bits_per_byte(
     if max_context > MAX_CONTEXT:
         raise ValueError(f"a context of {max_context} bytes does not fit: at most {MAX_CONTEXT}")
     if not len(validation_bytes):
-        raise UserError("the validation split holds no text; give another --config.data.validation_split")
+        raise UserError("the validation split holds no text; give another --config.data.validation_split.")
     train = _stream(train_bytes, train_offsets)
     validation = _stream(validation_bytes, validation_offsets)
     probabilities = np.full(len(validation) - 1, 1 / ALPHABET)

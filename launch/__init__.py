@@ -1,20 +1,3 @@
 """Where it runs: one file per command."""
 
-import importlib.util
-import os
-from pathlib import Path
-
-_GOOGLE, _NVIDIA = "0x1ae0", "0x10de"  # makers of accelerators, as PCI knows them
-
-
-def _only_cpu() -> bool:
-    """Whether libtpu is here, to compile for TPUs, on a machine that has neither a TPU nor a GPU."""
-    if importlib.util.find_spec("libtpu") is None:
-        return False
-    makers = {file.read_text().strip() for file in Path("/sys/bus/pci/devices").glob("*/vendor")}
-    return not makers & {_GOOGLE, _NVIDIA}
-
-
-# jax would look for a TPU at each start, slowly and with a page of warnings, and then take the CPU all the same.
-if _only_cpu():
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+import model  # which tells jax of this machine: see model/platforms.py

@@ -1,7 +1,8 @@
 """What is computed: modules and pure functions that know no mesh, no device, no data set, no config object and no
 file."""
 
+from model import platforms
 from model.errors import UserError
 from model.gpt import GPT, GPTConfig
 
-__all__ = ["GPT", "GPTConfig", "UserError"]
+__all__ = ["GPT", "GPTConfig", "UserError", "platforms"]

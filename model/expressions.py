@@ -1,11 +1,14 @@
 """Short expressions in a config, such as `causal & window(128)`, read by a closed table and never by eval."""
 
 import ast
+import difflib
 import inspect
+import itertools
 import operator
+import re
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +19,8 @@ _OPERATORS = {ast.BitAnd: operator.and_, ast.BitOr: operator.or_}
 _OPERATORS_MOST = 50  # a mask of so many parts is asked part by part, block by block
 _SHOWN = 200  # letters of an expression that a sentence repeats
 _FLOAT32 = float(np.finfo(np.float32).max)
+_ELSEWHERE = {"and": "&", "&&": "&", "or": "|", "||": "|", "not": "~", "!": "~"}  # what other languages write
+_JOINTS = re.compile(r"\b(?:and|or|not)\b|&&|\|\||!")
 
 
 def parse(text: str, table: Table, key: str, combined: bool = False) -> Any:
@@ -24,70 +29,106 @@ def parse(text: str, table: Table, key: str, combined: bool = False) -> Any:
     `combined` allows `&`, `|`, `~` and parentheses between them.
 
     Raises:
-        UserError: anything else, or arguments that the function refuses; the sentence lists the table.
+        UserError: anything else, or arguments that the function refuses; the sentence says what is wrong, or lists the
+            table.
     """
+    reader = _Reader(text, table, key, combined)
+    return reader.build(reader.tree())
 
-    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
-    def refusal() -> UserError:
-        names = ", ".join(f"{name}{_arguments(one)}" for name, one in table.items())
-        joined = ", joined by & and |, or turned round by ~" if combined else ""
-        return UserError(f"--config.{key}={shown!r} is not an expression of {names}{joined}.")
+class _Reader(NamedTuple):
+    """One expression, and the words of a refusal."""
 
-    def number(node: ast.expr) -> int | float:
+    text: str
+    table: Table
+    key: str
+    combined: bool
+
+    def refusal(self, what: str) -> UserError:
+        """The sentence that says what is wrong."""
+        shown = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}..."
+        return UserError(f"--config.{self.key}={shown!r}{what}.")
+
+    def unknown(self, problem: str = "is not") -> UserError:
+        """The refusal that lists the table."""
+        names = ", ".join(f"{name}{_arguments(one)}" for name, one in self.table.items())
+        joined = ", joined by & and |, or turned round by ~" if self.combined else ""
+        return self.refusal(f" {problem} an expression of {names}{joined}")
+
+    def tree(self) -> ast.expr:
+        """The text as Python reads it, of no more parts than can be asked."""
+        if not self.text.strip():
+            raise self.unknown("is empty: write")
+        depths = [0, *itertools.accumulate((letter == "(") - (letter == ")") for letter in self.text)]
+        if depths[-1] or min(depths) < 0:
+            raise self.refusal(f" has {self.text.count('(')} '(' and {self.text.count(')')} ')', which do not pair")
+        if self.combined and (joint := _JOINTS.search(self.text)):
+            raise self.refusal(f": write {_ELSEWHERE[joint[0]]} for {joint[0]}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # what Python only warns of, such as 1or 2, is no expression either
+                tree = ast.parse(self.text.strip(), mode="eval").body
+        # The last three for characters that are none, and for a thousand nested parts.
+        except (SyntaxError, UnicodeEncodeError, RecursionError, MemoryError):
+            raise self.unknown() from None
+        operators = sum(isinstance(node, ast.operator | ast.unaryop) for node in ast.walk(tree))
+        if operators > _OPERATORS_MOST:
+            raise self.refusal(f" has {operators} operators, and at most {_OPERATORS_MOST} are read")
+        return tree
+
+    def build(self, node: ast.expr) -> Any:
+        """What a part of the tree stands for."""
+        match node:
+            case ast.BinOp(left=left, op=ast.BitAnd() | ast.BitOr() as joint, right=right) if self.combined:
+                return _OPERATORS[type(joint)](self.build(left), self.build(right))
+            case ast.UnaryOp(op=ast.Invert(), operand=operand) if self.combined:
+                return ~self.build(operand)
+            case ast.Name(id=name) if name in self.table:
+                return self.call(name, [], {})
+            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=keywords) if name in self.table:
+                if not arguments and not keywords:
+                    self.call(name, [], {})
+                    raise self.refusal(f": without numbers, {name} is written without parentheses")
+                if any(one.arg is None for one in keywords):
+                    raise self.unknown()
+                named = {str(one.arg): self.number(name, one.value) for one in keywords}
+                return self.call(name, [self.number(name, one) for one in arguments], named)
+            case ast.Name(id=name) | ast.Call(func=ast.Name(id=name)):
+                if near := difflib.get_close_matches(name, self.table, n=1):
+                    raise self.refusal(f": there is no {name}; the nearest is {near[0]}{self.signature(near[0])}")
+        raise self.unknown()
+
+    def number(self, name: str, node: ast.expr) -> int | float:
+        """An argument of a call of `name`."""
         sign = 1
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
             sign, node = -1, node.operand
         content = node.value if isinstance(node, ast.Constant) else None
         if not isinstance(content, int | float) or isinstance(content, bool):
-            raise refusal()
+            raise self.refusal(f": {ast.unparse(node)} is no number, of which {name}{self.signature(name)} is made")
         if abs(content) > (INT32 if isinstance(content, int) else _FLOAT32):
-            raise UserError(
-                f"--config.{key}={shown!r}: a whole number of at most {INT32}, or another of at most {_FLOAT32:.1e}, "
-                "is needed."
-            )
+            raise self.refusal(f": a whole number of at most {INT32}, or another of at most {_FLOAT32:.1e}, is needed")
         return sign * content
 
-    def build(node: ast.expr) -> Any:
-        match node:
-            case ast.BinOp(left=left, op=ast.BitAnd() | ast.BitOr() as joint, right=right) if combined:
-                return _OPERATORS[type(joint)](build(left), build(right))
-            case ast.UnaryOp(op=ast.Invert(), operand=operand) if combined:
-                return ~build(operand)
-            case ast.Name(id=name) if name in table:
-                return call(table[name], [], {})
-            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=keywords) if name in table:
-                if not arguments and not keywords:
-                    raise refusal()
-                named = {str(one.arg): number(one.value) for one in keywords}
-                if len(named) < len(keywords):
-                    raise refusal()
-                return call(table[name], [number(one) for one in arguments], named)
-        raise refusal()
-
-    def call(function: Callable[..., Any], arguments: list[int | float], named: dict[str, int | float]) -> Any:
+    def call(self, name: str, arguments: list[int | float], named: dict[str, int | float]) -> Any:
+        """What the function of that name makes of numbers."""
+        function, instead = self.table[name], f"; write {name}{self.signature(name)}"
+        if unknown := [one for one in named if one not in inspect.signature(function).parameters]:
+            raise self.refusal(f": {name} has no {unknown[0]}{instead}")
         try:
             bound = inspect.signature(function).bind(*arguments, **named)
-        except TypeError:
-            raise refusal() from None
-        for name, content in bound.arguments.items():
+        except TypeError as error:  # such as: missing a required argument: 'left'
+            raise self.refusal(f": {name}: {error}{instead}") from None
+        for one, content in bound.arguments.items():
             # A whole number may stand for a number, and not the other way round.
-            if inspect.signature(function, eval_str=True).parameters[name].annotation not in (float, float | None):
+            if inspect.signature(function, eval_str=True).parameters[one].annotation not in (float, float | None):
                 if isinstance(content, float):
-                    raise UserError(f"--config.{key}={shown!r}: {name}={content} must be a whole number.")
+                    raise self.refusal(f": {one}={content} must be a whole number")
         return function(*bound.args, **bound.kwargs)
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what Python only warns of, such as 1or 2, is no expression either
-            tree = ast.parse(text, mode="eval").body
-    # The last three for characters that are none, and for a thousand nested parts.
-    except (SyntaxError, UnicodeEncodeError, RecursionError, MemoryError):
-        raise refusal() from None
-    operators = sum(isinstance(node, ast.operator | ast.unaryop) for node in ast.walk(tree))
-    if operators > _OPERATORS_MOST:
-        raise UserError(f"--config.{key}={shown!r} has {operators} operators, and at most {_OPERATORS_MOST} are read.")
-    return build(tree)
+    def signature(self, name: str) -> str:
+        """The arguments of the function of that name."""
+        return _arguments(self.table[name])
 
 
 def _arguments(function: Callable[..., Any]) -> str:

@@ -80,6 +80,30 @@ def test_only_the_table_knows_families_by_name() -> None:
         assert path.parts[0] == "model" or not names((ROOT / path).read_text()) & known, path
 
 
+def refusals(source: str) -> list[str]:
+    """What a file says in its UserErrors, where that is written there; `{}` for what is filled in."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
+            (given,) = node.args
+            pieces = given.values if isinstance(given, ast.JoinedStr) else [given]
+            texts = [piece.value if isinstance(piece, ast.Constant) else "{}" for piece in pieces]
+            if texts != ["{}"]:
+                found.append("".join(map(str, texts)))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_refusal_is_a_sentence_that_names_flags_as_they_are_typed(path: Path) -> None:
+    for text in refusals((ROOT / path).read_text()):
+        assert text.endswith("."), text
+        assert not re.search(r"(?<!--config\.)\b(data|model|train|optimizer|mesh)\.[a-z_]+=", text), text
+
+
+def test_a_refusal_that_is_none_is_noticed() -> None:
+    assert refusals('raise UserError(f"data.path={x!r}: " "no")\nUserError(text)') == ["data.path={}: no"]
+
+
 def test_json_is_written_in_one_place() -> None:
     """Where NaN and Infinity, which are no JSON, become null."""
     writers = [path for path in FILES if re.search(r"json\.dumps?\(", (ROOT / path).read_text())]

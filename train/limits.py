@@ -8,7 +8,7 @@ from model.attention import parse_mask
 from model.attention.masks.looking import looks_ahead, shows
 from model.errors import Range, UserError, check_ranges
 from model.layers import choose
-from train.data import RANGES as DATA
+from train.data import check_data
 from train.data.order import ORDERS
 from train.optimizers import OPTIMIZERS
 from train.optimizers import RANGES as OPTIMIZER
@@ -42,7 +42,7 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(
                 f"--config.{key}.seed={seed} must be between 0 and {largest}, so that every seed has {bits} bits."
             )
-    check_ranges("config.data", config.data, DATA)
+    check_data(config.data)
     check_ranges("config.optimizer", config.optimizer, OPTIMIZER | SCHEDULE)
     choose(OPTIMIZERS, config.optimizer.name, "optimizer.name")
     choose(SCHEDULES, config.optimizer.schedule, "optimizer.schedule")

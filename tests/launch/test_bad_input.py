@@ -83,10 +83,13 @@ CONFIGS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"mesh.tensor": 4}, ("--config.model.num_heads=2", "tensor=4")),
     ({"train.seeds": 3, "mesh.replica": 2}, ("--config.mesh.replica=2", "--config.train.seeds=3")),
     ({"data.tokenizer": "words"}, ("words", "bpe", "--config.data.tokenizer")),
-    ({"data.path": "/nowhere/*.txt"}, ("/nowhere/*.txt", "no file", "--config.data.path")),
-    ({"data.path": "/dev/null*"}, ("/dev/null*", "no file", "--config.data.path")),
+    ({"data.path": "/nowhere/*.txt"}, ("--config.data.path='/nowhere/*.txt'", "no file")),
+    ({"data.path": "/dev/null*"}, ("--config.data.path='/dev/null*'", "no file")),
     ({"data.path": "", "data.name": "no_such_set"}, ("no_such_set", "--config.data.name")),
-    ({"data.length": 100000}, ("data.length=100000", "fewer", "--config.data.length")),
+    ({"data.path": "", "data.name": "no_such_set", "data.dir": "{}/new"}, ("--config.data.name='no_such_set'", "new")),
+    ({"data.length": 100000}, ("--config.data.length=100000", "fewer")),
+    ({"data.tokenizer": "bpe", "data.vocab_size": 9}, ("--config.data.vocab_size=9", "at least 257")),
+    ({"data.validation_split": "valid"}, ("--config.data.validation_split='valid'", "train, validation")),
 ]
 
 
@@ -94,10 +97,9 @@ CONFIGS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 def test_a_bad_config_is_refused_at_once(
     keys: dict[str, Any], changes: dict[str, Any], parts: tuple[str, ...], tmp_path: Path
 ) -> None:
-    assert_refused(call(train.main, words(tmp_path / "run", keys | changes)), *parts)
-    # What the data refuse is refused in a folder that was locked before; it holds nothing that was learned.
-    assert not (tmp_path / "run/checkpoints").exists()
-    assert (tmp_path / "run").exists() == any(key.startswith("data.") for key in changes)
+    changes = {key: str(value).format(tmp_path) if key == "data.dir" else value for key, value in changes.items()}
+    assert_refused(call(train.main, words(tmp_path / "runs/a", keys | changes)), *parts)
+    assert not list(tmp_path.iterdir())
 
 
 def test_misspelt_and_missing_flags_are_refused(keys: dict[str, Any], tmp_path: Path) -> None:
@@ -154,8 +156,12 @@ def test_an_empty_data_set_is_refused_and_the_folder_stays_free(keys: dict[str, 
 
 def test_a_folder_that_cannot_be_written_is_refused(keys: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    for folder in (tmp_path / "file", tmp_path / "file/run", Path("/proc/run")):
-        assert_refused(call(train.main, words(folder, keys)), f"--workdir={folder}", "cannot be written")
+    for folder, rule in (
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file/run", "is a file"),
+        (Path("/proc/run"), "cannot be written"),
+    ):
+        assert_refused(call(train.main, words(folder, keys)), f"--workdir={folder}", rule)
     assert (tmp_path / "file").read_text() == "kept"
 
 
@@ -207,7 +213,12 @@ def test_a_changed_config_is_refused_field_by_field(keys: dict[str, Any], run: P
     before = contents(run)
     changes = {"model.dropout": 0.2, "optimizer.learning_rate": 0.01, "train.steps": 20, "train.log_every": 5}
     diff = "(model.dropout: 0.1 -> 0.2, optimizer.learning_rate: 0.001 -> 0.01, train.steps: 12 -> 20)"
-    assert_refused(call(train.main, words(run, keys | changes)), str(run), diff, "--workdir", "--extend")
+    refused = call(train.main, words(run, keys | changes))
+    assert_refused(refused, f"--workdir={run}", diff)
+    assert "--extend" not in refused.err  # which does not help here
+    assert_refused(call(train.main, words(run, keys | {"train.steps": 20})), "12 -> 20", "--extend")
+    # What is out of its range by itself is told before.
+    assert_refused(call(train.main, words(run, keys | {"data.tokenizer": "bpe", "data.vocab_size": 1})), "at least 257")
     assert contents(run) == before
 
 

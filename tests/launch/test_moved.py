@@ -49,7 +49,7 @@ def test_a_run_whose_text_moved_is_evaluated_and_goes_on(
     finished: Path, moved: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, places = "--workdir=runs/b", [f"--config.{key}={moved[key]}" for key in ("data.path", "data.dir")]
-    assert f"data.path='text/*.txt' matches no file in {tmp_path}: change --config.data.path" in refused(
+    assert f"--config.data.path='text/*.txt' matches no file in {tmp_path}: give files" in refused(
         call(evaluate.main, [run])
     )
     there = scores(call(evaluate.main, [run, *places]))

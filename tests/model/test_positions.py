@@ -183,14 +183,20 @@ def test_the_same_position_is_the_same_program() -> None:
         ("rope_llama3(2, 4, 4)", "--config.model.position: the bounds 4 and 4 must be >= 0, the second one larger."),
         ("rope(fraction=0.25)", "--config.model.position turns 0.25 x 12 columns of each head, which must be an even"),
         ("rope(fraction=0.1)", "--config.model.position turns 0.1 x 12 columns of each head"),
-        ("rope_linear", "--config.model.position='rope_linear' is not an expression of rope(fraction=1.0, base=10"),
+        (
+            "rope_linear",
+            "--config.model.position='rope_linear': rope_linear: missing a required argument: 'factor'; write",
+        ),
         (
             "rope_yarn(4, 2048.5)",
             "--config.model.position='rope_yarn(4, 2048.5)': length=2048.5 must be a whole number.",
         ),
         ("rope & learned", "--config.model.position='rope & learned' is not an expression of rope("),
-        ("rope(degree=3)", "--config.model.position='rope(degree=3)' is not an expression of rope("),
-        ("Rope", "--config.model.position='Rope' is not an expression of rope("),
+        (
+            "rope(degree=3)",
+            "--config.model.position='rope(degree=3)': rope has no degree; write rope(fraction=1.0, base=",
+        ),
+        ("Rope", "--config.model.position='Rope': there is no Rope; the nearest is rope(fraction=1.0, base=10000.0)."),
     ],
 )
 def test_bad_positions_are_refused_in_one_sentence(text: str, sentence: str) -> None:

@@ -1,18 +1,18 @@
 """Data: text found, tokenised once, cut into windows, and read as batches that depend on (seed, number) alone."""
 
-from train.data.opening import Data, open_data
-from train.data.pipeline import RANGES, batches, eval_batches
+from train.data.opening import Data, check_data, open_data
+from train.data.pipeline import batches, eval_batches
 from train.data.tokenizers import BytePairTokenizer, ByteTokenizer, Tokenizer, load_tokenizer, tokenizer_of
 from train.data.windows import Windows
 
 __all__ = [
-    "RANGES",
     "BytePairTokenizer",
     "ByteTokenizer",
     "Data",
     "Tokenizer",
     "Windows",
     "batches",
+    "check_data",
     "eval_batches",
     "load_tokenizer",
     "open_data",

@@ -13,27 +13,29 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from model.errors import UserError
-from train.run.files.disk import full_disk
+from train.run.files.disk import full_disk, make_folders
 from train.run.files.json_files import set_aside
 
 log = logging.getLogger("heed")
 
 
-def make_folder(folder: Path) -> Path:
-    """Makes `folder` with its parents and returns it.
+def make_folder(folder: Path) -> list[Path]:
+    """Makes `folder` with its parents, and returns those that were not there, the innermost first.
 
     Raises:
         UserError: the folder cannot be made or written.
     """
-    reason = "permission denied"
+    made, reason = list[Path](), "permission denied"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        made = make_folders(folder)
         writable = os.access(folder, os.W_OK | os.X_OK)
     except (OSError, ValueError) as error:  # the latter for characters that no name may hold
         writable, reason = False, getattr(error, "strerror", None) or str(error)
     if not writable:
-        raise UserError(f"the data folder {folder} cannot be written ({reason}): choose another with --config.data.dir")
-    return folder
+        raise UserError(
+            f"the data folder {folder} cannot be written ({reason}): choose another with --config.data.dir."
+        )
+    return made
 
 
 @contextlib.contextmanager

@@ -33,16 +33,16 @@ def find_files(pattern: str, apart: Path | None = None) -> tuple[dict[str, Path]
     for path, name in names.items():
         if not path.is_file():
             raise UserError(
-                f"data.path={pattern!r} names {path}, which is no file of text, but a pipe, a device or a link to "
-                f"nothing: take it away, or change --config.data.path"
+                f"--config.data.path={pattern!r} names {path}, which is no file of text, but a pipe, a device or a "
+                "link to nothing: take it away, or give another pattern."
             )
         real = Path(os.path.realpath(path))
         if real not in by_file or real == plain / name:
             by_file[real] = path
     if not by_file:
         where = "" if os.path.isabs(os.path.expanduser(pattern)) else f" in {os.getcwd()}"
-        hint = ", but folders: write /** behind it, or" if found else ""
-        raise UserError(f"data.path={pattern!r} matches no file{where}{hint or ':'} change --config.data.path")
+        hint = ", but folders: write /** behind it" if found else ": give files that are there"
+        raise UserError(f"--config.data.path={pattern!r} matches no file{where}{hint}.")
     kept = sorted(by_file.values())
     return {names[path]: path for path in kept}, again + sorted(names.keys() - {*kept})
 
@@ -99,5 +99,5 @@ def _names(folder: str, hidden: bool = False) -> list[str]:
     try:
         names = sorted(os.listdir(folder or "."))
     except OSError as error:
-        raise UserError(f"the folder {folder} cannot be read ({error.strerror}): change --config.data.path") from None
+        raise UserError(f"the folder {folder} cannot be read ({error.strerror}): change --config.data.path.") from None
     return [name for name in names if hidden or not name.startswith(".")]

@@ -11,13 +11,17 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from model.errors import Range, UserError, check_ranges
+from model.layers import choose
 from train.data.files import make_folder
-from train.data.owntext import OwnText
+from train.data.owntext import OwnText, check_split
 from train.data.pipeline import RANGES
 from train.data.sources import Source, tfds_source
 from train.data.tokenizers import ByteTokenizer, Tokenizer
 from train.data.training import cached_bpe
 from train.data.windows import SomeWindows, TokenFile, Windows, tokenise
+from train.run.files.disk import remove_empty
+
+TOKENIZERS = ("bpe", "bytes")
 
 
 class Data:
@@ -67,7 +71,7 @@ class Data:
         if len(stream) - 1 < self.length:
             raise UserError(
                 f"the split {self._splits[split]!r} holds {len(stream) - 1} tokens, fewer than one window "
-                f"of data.length={self.length}: lower --config.data.length or add text"
+                f"of --config.data.length={self.length}: lower it, or add text."
             )
         return Windows(stream, self.tokenizer.end, self.length, int(self.byte_offsets(split)[-1]))
 
@@ -115,13 +119,17 @@ def open_data(
     Raises:
         UserError: a value cannot be used, the data set cannot be had, or its splits overlap and may not.
     """
-    _check(config)
-    folder = make_folder(data_folder(config.dir))
-    cache = make_folder(folder / "heed")
-    source: Source = OwnText(config.path, cache) if config.path else tfds_source(config.name, folder, config.feature)
-    source.check(config.train_split, "train_split")
-    source.check(config.validation_split, "validation_split")
-    source.overlap(config.train_split, config.validation_split).check(allow_overlap)
+    check_data(config)
+    folder = data_folder(config.dir)
+    cache = folder / "heed"
+    made = make_folder(folder)
+    made = make_folder(cache) + made
+    try:
+        source = _source(config, folder, cache)
+        source.overlap(config.train_split, config.validation_split).check(allow_overlap)
+    except UserError:
+        remove_empty(made)
+        raise
     if tokenizer is None:
         tokenizer = ByteTokenizer()
         if config.tokenizer == "bpe":
@@ -132,6 +140,13 @@ def open_data(
     return Data(source, splits, tokenizer, config.length, cache, while_waiting)
 
 
+def _source(config: ConfigDict, folder: Path, cache: Path) -> Source:
+    source: Source = OwnText(config.path, cache) if config.path else tfds_source(config.name, folder, config.feature)
+    source.check(config.train_split, "train_split")
+    source.check(config.validation_split, "validation_split")
+    return source
+
+
 def data_folder(folder: str) -> Path:
     """Returns the folder of prepared data sets: `folder`, or where TFDS keeps them ($TFDS_DATA_DIR).
 
@@ -139,15 +154,20 @@ def data_folder(folder: str) -> Path:
         UserError: `folder` is a URL.
     """
     if "://" in folder:
-        raise UserError(f"data.dir={folder!r} is no folder of this machine: mount it, and change --config.data.dir")
+        raise UserError(f"--config.data.dir={folder!r} is no folder of this machine: mount it, and give its path.")
     return Path(os.path.expanduser(folder or tfds.core.constants.DATA_DIR)).absolute()
 
 
-def _check(config: ConfigDict) -> None:
+def check_data(config: ConfigDict) -> None:
+    """Refuses what needs no look at the data.
+
+    Raises:
+        UserError: a number out of its range, a tokenizer that there is not, or a split that one's own text has not.
+    """
     check_ranges("config.data", config, RANGES)
-    if config.tokenizer not in ("bpe", "bytes"):
-        raise UserError(
-            f"data.tokenizer={config.tokenizer!r} is neither 'bpe' nor 'bytes': change --config.data.tokenizer"
-        )
+    choose(dict.fromkeys(TOKENIZERS), config.tokenizer, "data.tokenizer")
     if config.tokenizer == "bpe":  # the bytes, and the end of a document
         check_ranges("config.data", config, {"vocab_size": Range(257, 2**24)})
+    if config.path:
+        for flag in ("train_split", "validation_split"):
+            check_split(config[flag], flag)

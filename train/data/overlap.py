@@ -71,7 +71,7 @@ class Overlap:
         else:
             raise UserError(
                 f"{told}, so that scores say what was learned by heart: keep them apart (below {REFUSED:.0%} is not "
-                f"refused) by --config.data.path or the splits, or give --allow_overlap"
+                f"refused) by --config.data.path or the splits, or give --allow_overlap."
             )
 
 

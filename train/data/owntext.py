@@ -32,7 +32,9 @@ class OwnText:
         """
         self._files, again = find_files(pattern, apart)
         if again:
-            log.warning("data.path: links that lead to what is read anyway: %d, such as %s.", len(again), again[0])
+            log.warning(
+                "--config.data.path: links that lead to what is read anyway: %d, such as %s.", len(again), again[0]
+            )
         self._hashes: dict[str, bytes] = {}
         self._lengths: dict[str, int] = {}
         self._told: set[str] = set()  # the files that hold more than whitespace
@@ -44,11 +46,8 @@ class OwnText:
         self.rule = "by file" if {_split_of(name) for name in self._told} == set(SPLITS) else "by position"
 
     def check(self, split: str, flag: str) -> None:
-        """Raises UserError for a split that is neither 'train' nor 'validation'."""
-        if split not in SPLITS:
-            raise UserError(
-                f"one's own text has no split {split!r}, it has train and validation: change --config.data.{flag}"
-            )
+        """As `check_split`."""
+        check_split(split, flag)
 
     def documents(self, split: str) -> Iterator[str]:
         """Yields the documents of a split, in the order of their paths.
@@ -59,7 +58,7 @@ class OwnText:
         for name, part in self._parts(split).items():
             text = _read(self._files[name])
             if _hash(text) != self._hashes[name]:
-                raise UserError(f"{self._files[name]} was changed while it was read: start again when it rests")
+                raise UserError(f"{self._files[name]} was changed while it was read: start again when it rests.")
             yield text[part]
 
     def fingerprint(self, split: str) -> str:
@@ -103,6 +102,14 @@ class OwnText:
         return parts
 
 
+def check_split(split: str, flag: str) -> None:
+    """Raises UserError for a split that is neither 'train' nor 'validation'; `flag` is the key that chose it."""
+    if split not in SPLITS:
+        raise UserError(
+            f"--config.data.{flag}={split!r} is not one of: {', '.join(SPLITS)}, as one's own text is split."
+        )
+
+
 def _split_of(name: str) -> str:
     return "validation" if int(_hash(name).hex()[:8], 16) % 10 == 0 else "train"
 
@@ -118,8 +125,8 @@ def _read(path: Path) -> str:
         data = path.read_bytes()
         return data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): change --config.data.path") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): change --config.data.path.") from None
     except UnicodeDecodeError as error:
         marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         kind = "UTF-16 or UTF-32, not UTF-8" if data.startswith(marks) else f"not UTF-8 at byte {error.start}"
-        raise UserError(f"{path} is {kind}: convert it, or change --config.data.path") from None
+        raise UserError(f"{path} is {kind}: convert it, or change --config.data.path.") from None

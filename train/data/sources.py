@@ -49,7 +49,7 @@ class TfdsSource:
         if feature not in features:
             raise UserError(
                 f"{builder.info.full_name} has no feature {feature!r}, it has {', '.join(sorted(features))}: "
-                f"change --config.data.feature"
+                "change --config.data.feature."
             )
 
     def check(self, split: str, flag: str) -> None:
@@ -59,7 +59,7 @@ class TfdsSource:
         if known and not named <= {*known, "all"}:
             raise UserError(
                 f"{self._builder.info.full_name} has no split {split!r}, it has {', '.join(known)} (and "
-                f"parts of them, as in 'train[:90%]'): change --config.data.{flag}"
+                f"parts of them, as in 'train[:90%]'): change --config.data.{flag}."
             )
 
     def documents(self, split: str) -> Iterator[str]:
@@ -101,11 +101,11 @@ class TfdsSource:
         if isinstance(error, NotImplementedError):
             return UserError(
                 f"{info.full_name} in {folder} is stored as {info.file_format.value}, which has no random access: "
-                f"prepare it with file_format='array_record' in another folder and set --config.data.dir"
+                f"prepare it with file_format='array_record' in another folder and set --config.data.dir."
             )
         return UserError(
             f"the split {split!r} of {info.full_name} cannot be read ({first_line(error)}): change "
-            f"--config.data.train_split or --config.data.validation_split"
+            "--config.data.train_split or --config.data.validation_split."
         )
 
     def _text(self, split: str, rows: Sequence[dict[str, Any]], index: int) -> str:
@@ -120,7 +120,7 @@ class TfdsSource:
         except (AttributeError, UnicodeDecodeError):
             raise UserError(
                 f"feature {self._feature!r} of {self._builder.info.full_name} is no UTF-8 text in example {index}: "
-                f"change --config.data.feature"
+                "change --config.data.feature."
             ) from None
 
     def _damaged(self, split: str, index: int, reason: str) -> UserError:
@@ -129,7 +129,7 @@ class TfdsSource:
         file = parts[int(np.searchsorted(ends, index, side="right"))][0]
         return UserError(
             f"{folder}/{file} is missing or damaged at example {index} of {split!r} ({reason}): copy it "
-            f"anew, or remove {folder} and prepare the data set again"
+            f"anew, or remove {folder} and prepare the data set again."
         )
 
 
@@ -149,7 +149,7 @@ def tfds_source(name: str, folder: Path, feature: str) -> TfdsSource:
             return TfdsSource(_builder_of(place), feature)
     if name.startswith(("/", ".", "~")):
         raise UserError(
-            f"the folder {name} holds no prepared data set (no dataset_info.json): change --config.data.name"
+            f"--config.data.name={name}: that folder holds no prepared data set (no dataset_info.json); give another."
         )
     try:
         with quiet():
@@ -165,7 +165,7 @@ def _builder_of(folder: Path) -> tfds.core.DatasetBuilder:
     except (ValueError, ParseError) as error:  # of its JSON files
         raise UserError(
             f"the data set in {folder} is damaged ({first_line(error)}): copy dataset_info.json and features.json "
-            f"anew, or change --config.data.name"
+            "anew, or change --config.data.name."
         ) from None
 
 
@@ -176,8 +176,8 @@ def unprepared(name: str, folder: Path | str, reason: str) -> UserError:
         f"tfds.builder('{name}', data_dir='{folder}', file_format='array_record').download_and_prepare()\""
     )
     return UserError(
-        f"the data set {name!r} is not prepared in {folder} ({reason}): prepare it with `{command}`, or change "
-        f"--config.data.name or --config.data.dir"
+        f"--config.data.name={name!r} is not prepared in {folder} ({reason}): prepare it with `{command}`, or change "
+        "--config.data.name or --config.data.dir."
     )
 
 

@@ -91,7 +91,8 @@ def stdlib_builder(data_folder: Path, folder: Path | None = None) -> tfds.core.D
     """
     folder = folder or Path(sysconfig.get_path("stdlib"))
     name = f"py{platform.python_version()}-{fingerprint(folder)[:16]}"
-    lock = make_folder(data_folder / "heed") / f"{name}.lock"
+    lock = data_folder / "heed" / f"{name}.lock"
+    make_folder(lock.parent)
     with full_disk(data_folder, "--config.data.dir"), locked(lock), quiet():
         config = StdlibConfig(name=name, folder=str(folder))
         builder = PythonStdlib(config=config, data_dir=str(data_folder), file_format="array_record")

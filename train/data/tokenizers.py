@@ -127,7 +127,7 @@ def utf8(text: str) -> bytes:
     except UnicodeEncodeError as error:
         raise UserError(
             f"the text holds {text[error.start]!a} at position {error.start}, a lone surrogate, which is "
-            f"no character of UTF-8: remove it from the text (--prompt, or the data)"
+            "no character of UTF-8: remove it from the text (--prompt, or the data)."
         ) from None
 
 

@@ -1,7 +1,5 @@
 """A run's folder: one owner at a time, one config, and a passport that says what made it."""
 
-import errno
-import fcntl
 import importlib.metadata
 import logging
 import os
@@ -19,10 +17,11 @@ from ml_collections import ConfigDict
 from model.errors import UserError
 from train.data import Tokenizer, load_tokenizer
 from train.devices.together import check_shared, meet
-from train.run.files.disk import NO_SPACE, full_disk
+from train.run.files.disk import full_disk
 from train.run.files.format import FORMAT, check_format
 from train.run.files.json_files import dumps, loads
 from train.run.files.learned import FREE, flatten, learned_changes
+from train.run.files.lock import FolderLock
 from train.run.files.mending import copies, mend
 from train.run.files.naming import check_run_name
 
@@ -45,9 +44,9 @@ _PACKAGES = (
 class RunFolder:
     """The folder of a run, made if need be, and locked until it is closed or the process dies.
 
-    The lock is the kernel's (a POSIX record lock): it cannot outlive its process, and forked loaders do not inherit it.
-    On several processes the first one owns the folder; the others write nothing. A run that has saved nothing has
-    learned nothing: the next one may learn something else in its place. Damaged files are mended (see `mending`).
+    On several processes the first one owns the folder; the others write nothing. A run that is refused before its
+    passport is written leaves nothing that was not there before. One that has saved nothing has learned nothing: the
+    next one may learn something else in its place. Damaged files are mended (see `mending`).
 
     Raises:
         UserError: the folder cannot be named so, made or written, some hosts do not see it, another process uses it,
@@ -57,9 +56,8 @@ class RunFolder:
     def __init__(self, path: str | Path, config: ConfigDict, extend: bool = False):
         self.path = Path(path).absolute()
         check_run_name(self.path)
-        self._owner, self._lock = jax.process_index() == 0, None
-        if self._owner:
-            self._lock = self._take_lock()
+        self._owner = jax.process_index() == 0
+        self._lock = self._take() if self._owner else None
         try:
             if self._has_begun():
                 check_format(self.path)
@@ -68,8 +66,6 @@ class RunFolder:
             meet("damaged files are mended")  # before anybody reads them
             self._config = config.to_dict()
             self._check_config(extend)
-            if not self._has_begun():
-                self.write("config.json", self._config)
             check_shared(self.path)
         except BaseException:
             self.close()
@@ -86,7 +82,7 @@ class RunFolder:
     def close(self) -> None:
         """Gives the lock back."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release(undo=not (self.path / "passport.json").exists())
             self._lock = None
 
     def write_passport(self, values: Mapping[str, Any]) -> None:
@@ -119,36 +115,23 @@ class RunFolder:
         """The files that every checkpoint keeps a copy of; only the owner has them."""
         return copies(self.path) if self._owner else {}
 
-    def _take_lock(self) -> int:
-        file = None
+    def _take(self) -> FolderLock:
         ours = any((self.path / name).exists() for name in (".lock", "passport.json", "checkpoints"))
         if (self.path / "config.json").exists() and not ours:
             raise UserError(f"--workdir={self.path} holds a config.json that heed did not write: give another folder.")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # Not deleted at the end: two processes could then hold locks on two files of one name.
-            file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(file, 0)
-            os.write(file, str(os.getpid()).encode())
-        except OSError as error:
-            if file is not None:
-                os.close(file)
-            raise _refusal(self.path, error) from error
-        return file
+        return FolderLock(self.path)
 
     def _check_config(self, extend: bool) -> None:
         file = self.path / "config.json"
         if file.is_file() and self._has_begun():
             changes = learned_changes(loads(file.read_bytes()), self._config)
-            if extend and changes.keys() == {"train.steps"} and changes["train.steps"][0] < changes["train.steps"][1]:
-                changes = {}
-            if changes:
+            more_steps = changes.keys() == {"train.steps"} and changes["train.steps"][0] < changes["train.steps"][1]
+            if changes and not (extend and more_steps):
                 text = ", ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changes.items())
-                more = " or --extend for more train.steps," if "train.steps" in changes else ""
+                more = ", --extend for more train.steps," if more_steps else ""
                 raise UserError(
-                    f"{self.path} holds a run that learns something else ({text}): "
-                    f"give its --config again,{more} or another --workdir."
+                    f"--workdir={self.path} holds a run that learns something else ({text}): "
+                    f"give its --config again{more} or another --workdir."
                 )
 
     def _has_begun(self) -> bool:
@@ -238,19 +221,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _refusal(path: Path, error: OSError) -> UserError:
-    """The sentence for a folder that cannot be used."""
-    if (
-        error.errno in (errno.EAGAIN, errno.EACCES)
-        and (path / ".lock").is_file()
-        and os.access(path / ".lock", os.W_OK)
-    ):
-        owner = (path / ".lock").read_text() or "unknown"
-        return UserError(
-            f"--workdir={path} is in use by another process (number {owner}): wait for it, or give another folder."
-        )
-    if error.errno in NO_SPACE:
-        return UserError(f"--workdir={path}: the disk is full: make room, or give a folder on another disk.")
-    return UserError(f"--workdir={path} cannot be written ({error.strerror}): give a folder that you may write.")

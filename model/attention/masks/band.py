@@ -67,9 +67,8 @@ def window(left: int, right: int | None = None) -> Mask:
     Raises:
         UserError: a side is negative, or both are 0, which leaves each query alone with itself.
     """
-    right = left if right is None else right
-    if left < 0 or right < 0 or left + right == 0:
-        raise UserError(
-            f"window({left}, {right}) sees no neighbour; give --config.model.mask sides >= 0 that are not both 0."
-        )
-    return Band(left, right)
+    after = left if right is None else right
+    if left < 0 or after < 0 or left + after == 0:
+        asked = f"window({left})" if right is None else f"window({left}, {right})"
+        raise UserError(f"{asked} sees no neighbour; give --config.model.mask sides >= 0 that are not both 0.")
+    return Band(left, after)

@@ -198,10 +198,13 @@ def test_few_own_files_are_split_by_position(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"name": "no_such"}, "'no_such' is not prepared in .*: prepare it with .*download_and_prepare.*--config.data"),
+        (
+            {"name": "no_such"},
+            "--config.data.name='no_such' is not prepared in .*: prepare it with .*download_and_prepare.*--config.data",
+        ),
         ({"name": "lm1b"}, "'lm1b/1.1.0' is not prepared in .*download_and_prepare"),
         ({"name": "imdb_reviews/no_such"}, "'imdb_reviews/no_such' is not prepared .*BuilderConfig no_such not found"),
-        ({"name": "/no/such"}, "/no/such holds no prepared data set .*--config.data.name"),
+        ({"name": "/no/such"}, "--config.data.name=/no/such: that folder holds no prepared data set "),
         ({"feature": "txt"}, "no feature 'txt', it has label, text: change --config.data.feature"),
         ({"feature": "label"}, "'label' of tiny/en/3.1.0 is no UTF-8 text .*--config.data.feature"),
         ({"train_split": "trian"}, "no split 'trian', it has train, validation .*--config.data.train_split"),
@@ -209,11 +212,11 @@ def test_few_own_files_are_split_by_position(tmp_path) -> None:
         ({"train_split": "train[:x]"}, "the split 'train.:x.' of tiny.* cannot be read .*--config.data.train_split"),
         ({"length": 0}, "--config.data.length=0 must be at least 1 "),
         ({"batch_size": 0}, "--config.data.batch_size=0 must be at least 1 "),
-        ({"tokenizer": "words"}, "data.tokenizer='words' is neither .*--config.data.tokenizer"),
+        ({"tokenizer": "words"}, "--config.data.tokenizer='words' is not one of: bpe, bytes."),
         ({"tokenizer": "bpe", "vocab_size": 256}, "--config.data.vocab_size=256 must be at least 257 "),
-        ({"dir": "gs://bucket/data"}, "data.dir='gs://bucket/data' is no folder .*--config.data.dir"),
+        ({"dir": "gs://bucket/data"}, "--config.data.dir='gs://bucket/data' is no folder "),
         ({"dir": "/dev/null/data"}, "/dev/null/data cannot be written .*--config.data.dir"),
-        ({"path": "/no/such/*.txt"}, "data.path='/no/such/.\\.txt' matches no file: change --config.data.path"),
+        ({"path": "/no/such/*.txt"}, "--config.data.path='/no/such/.\\.txt' matches no file: give files "),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
@@ -223,19 +226,29 @@ def test_bad_input_is_one_sentence(prepared, values, sentence) -> None:
     with quiet(), pytest.raises(UserError, match=sentence) as caught:
         open_data(config)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("values", [{"name": "no_such"}, {"path": "/no/such"}, {"validation_split": "test"}], ids=str)
+def test_what_is_refused_makes_no_folder(prepared, values, tmp_path) -> None:
+    config = config_of(prepared, name=str(prepared / "tiny/en/3.1.0"), dir=f"{tmp_path}/new/data")
+    config.update(values)
+    with pytest.raises(UserError):
+        open_data(config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_little_and_unreadable_text_is_refused(tmp_path) -> None:
     write(tmp_path, {"a.txt": "abc" * 10, "empty.txt": "", "bad.txt": b"ab\xff"})
     short = open_data(config_of(tmp_path, path=f"{tmp_path}/a.txt"))
     assert len(short.windows("train")) == 4
-    with pytest.raises(UserError, match=r"'validation' holds 4 tokens, .* data.length=7: lower --config.data.length"):
+    with pytest.raises(UserError, match=r"'validation' holds 4 tokens, .* --config.data.length=7: lower it"):
         short.windows("validation")
     with pytest.raises(UserError, match="holds 0 tokens"):
         open_data(config_of(tmp_path, path=f"{tmp_path}/empty.txt")).windows("train")
     with pytest.raises(UserError, match="bad.txt is not UTF-8 at byte 2: convert it, or change --config.data.path"):
         open_data(config_of(tmp_path, path=f"{tmp_path}/*.txt"))
-    with pytest.raises(UserError, match="no split 'test', it has train and validation"):
+    with pytest.raises(UserError, match="--config.data.validation_split='test' is not one of: train, validation"):
         open_data(config_of(tmp_path, path=f"{tmp_path}/a.txt", validation_split="test"))
 
 

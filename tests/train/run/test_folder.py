@@ -1,6 +1,7 @@
 """A run's folder: one owner, one config, and errors in one sentence."""
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -94,10 +95,13 @@ def test_only_extend_allows_more_steps(tmp_path: Path) -> None:
     begin(tmp_path, **{"train.steps": 50})
     with pytest.raises(UserError, match=r"train.steps: 50 -> 60.*--extend"):
         RunFolder(tmp_path, config(**{"train.steps": 60}))
-    with pytest.raises(UserError, match="train.steps: 50 -> 40"):
-        RunFolder(tmp_path, config(**{"train.steps": 40}), extend=True)
-    with pytest.raises(UserError, match="model.width"):
-        RunFolder(tmp_path, config(**{"train.steps": 60, "model.width": 96}), extend=True)
+    for extend in (False, True):  # which helps with neither of these, so that it is not advised
+        with pytest.raises(
+            UserError, match=r"train.steps: 50 -> 40\): give its --config again or another --workdir\.$"
+        ):
+            RunFolder(tmp_path, config(**{"train.steps": 40}), extend=extend)
+        with pytest.raises(UserError, match=r"model.width: .*\): give its --config again or another --workdir\.$"):
+            RunFolder(tmp_path, config(**{"train.steps": 60, "model.width": 96}), extend=extend)
     go_on(tmp_path, extend=True, **{"train.steps": 60})
     go_on(tmp_path, **{"train.steps": 60})
 
@@ -137,8 +141,44 @@ def test_a_folder_has_one_owner_until_it_dies(tmp_path: Path) -> None:
 def test_a_run_that_has_saved_nothing_may_change(tmp_path: Path) -> None:
     RunFolder(tmp_path, config()).close()
     (tmp_path / "checkpoints/4.orbax-checkpoint-tmp").mkdir(parents=True)  # killed in its first save
-    RunFolder(tmp_path, config(**{"model.width": 96})).close()
+    with RunFolder(tmp_path, config(**{"model.width": 96})) as folder:
+        folder.write_passport(passport(config(**{"model.width": 96}), {"fingerprint": "f1n6er"}, {}))
     assert json.loads((tmp_path / "config.json").read_text())["model"]["width"] == 96
+
+
+def test_a_run_that_is_refused_leaves_what_was_there_before(tmp_path: Path) -> None:
+    """Nothing of its own, be it made by a run that was refused, or found."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("kept")
+    for folder in ("mine", "mine/a/b", "new"):
+        with pytest.raises(UserError, match="refused"), RunFolder(tmp_path / folder, config()):
+            raise UserError("refused")
+        assert sorted(tmp_path.rglob("*")) == [tmp_path / "mine", tmp_path / "mine/notes.txt"]
+    with RunFolder(tmp_path / "new", config()):
+        (tmp_path / "new/notes.txt").write_text("somebody else's")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["notes.txt"]
+    begin(tmp_path / "run")
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(UserError, match="learns something else"):
+        RunFolder(tmp_path / "run", config(**{"model.width": 96}))
+    assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_a_lock_that_its_owner_removes_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening it and locking it: whoever comes next would hold another file of its name."""
+    lockf, removed = fcntl.lockf, list[Path]()
+
+    def late(file: int, kind: int) -> None:
+        if not removed:
+            removed.append(tmp_path / "run/.lock")
+            removed[0].unlink()
+            removed[0].parent.rmdir()
+        lockf(file, kind)
+
+    monkeypatch.setattr(fcntl, "lockf", late)
+    with RunFolder(tmp_path / "run", config()):
+        assert (tmp_path / "run/.lock").read_text() == str(os.getpid())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_does_not_go_on_with_other_text(tmp_path: Path) -> None:
@@ -167,8 +207,14 @@ def test_a_refused_config_gives_the_lock_back(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file", tmp_path / "file/run", Path("/proc/run")):
-        with pytest.raises(UserError, match=f"--workdir={path} cannot be written"):
+    whole = f"--workdir={tmp_path}/file{{}}: {tmp_path}/file is a file: give a folder."
+    sentences = {
+        tmp_path / "file": whole.format(""),
+        tmp_path / "file/run": whole.format("/run"),
+        Path("/proc/run"): "--workdir=/proc/run cannot be written",
+    }
+    for path, sentence in sentences.items():
+        with pytest.raises(UserError, match=sentence):
             RunFolder(path, config())
 
 

@@ -1,9 +1,9 @@
-"""A full disk is told in one sentence, wherever something is written."""
+"""Folders that are made and taken back, and a full disk, told in one sentence wherever something is written."""
 
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from model.errors import UserError
@@ -13,6 +13,20 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 class FullDisk(UserError):
     """The disk is full; the libraries' threads will complain of it, too."""
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Makes a folder with its parents, and returns those that were not there, the innermost first."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes those of the folders, the innermost first, in which nothing is."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 @contextlib.contextmanager
