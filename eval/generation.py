@@ -180,7 +180,8 @@ def _check(model: Model, tokenizer: Tokenizer) -> None:
     if model.config.vocab_size != tokenizer.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens and the model {model.config.vocab_size}"
         raise UserError(f"the tokenizer has {sizes}; take both from the same run.")
-    if looks_ahead(parse_mask(model.config.mask), model.config.max_length):
+    masks = model.config.cycles["mask"].map(parse_mask)
+    if any(looks_ahead(mask, model.config.max_length) for mask in masks.values):
         raise UserError(
             f"--config.model.mask={model.config.mask} looks ahead, so the model cannot write; train it with 'causal'."
         )

@@ -116,8 +116,15 @@ def main(argv: Sequence[str]) -> None:
         print(f"auto / jax.nn.dot_product_attention (XLA) = {middle:.3f} (quartiles {low:.3f} to {high:.3f})")
         return
     experiment = check(load(flags.config, **overrides))
-    print("\n".join(explain(experiment.request)))
-    print(f"{experiment.config.model.core} takes {experiment.attention.name}")
+    sites = experiment.attention
+    for number, site in enumerate(sites.values):
+        if any(site is other for other in sites.values[:number]):
+            continue
+        if len(sites) > 1:
+            same = [str(n) for n, other in enumerate(sites.values) if other is site]
+            print(f"layer{'s' * (len(same) > 1)} {', '.join(same)} of each {len(sites)}:")
+        print("\n".join(explain(site.request)))
+    print(f"{experiment.config.model.core} takes {sites.map(lambda site: site.choice.name)}")
 
 
 def _check_flags(flags: argparse.Namespace, overrides: dict[str, str]) -> None:

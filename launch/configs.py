@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 import configs
 from configs import base
+from model.cycles import read_cycle
 from model.errors import UserError
 from model.families import FAMILIES
 from model.layers import choose
@@ -125,8 +126,18 @@ def _resolve(values: Mapping[str, Any]) -> ConfigDict:
     tree: dict[str, Any] = {}
     for key, default in defaults.items():
         section, _, name = key.rpartition(".")
-        (tree.setdefault(section, {}) if section else tree)[name] = _convert(key, values.get(key, default), default)
+        kind = FAMILIES[str(family)].LAYERED.get(name, str) if section == "model" else str
+        value = _convert_layers(key, values.get(key, default), kind, default)
+        (tree.setdefault(section, {}) if section else tree)[name] = value
     return ConfigDict(tree).lock()
+
+
+def _convert_layers(key: str, value: Any, kind: type, default: Value) -> Value:
+    """Returns a value as `_convert` does; the text of a cycle of numbers stays one, when each of them is converted."""
+    if kind is str or not isinstance(value, str) or not {"+", "*"} & {*value}:
+        return _convert(key, value, default)
+    found = [_convert(key, one, default) for one in read_cycle(value, key, kind).values]
+    return value if len(found) > 1 else found[0]
 
 
 def _convert(key: str, value: Any, default: Value) -> Value:

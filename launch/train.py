@@ -70,7 +70,7 @@ def fit(
         step, sums, place = compiled_together(experiment.step), compiled_together(experiment.sums), experiment.place
         stop.begin("the comparison of attention with its reference")
         key = jax.random.key(config.train.seed)
-        errors = check_attention(experiment.model_config, experiment.request, experiment.attention, key)
+        errors = check_attention(experiment.model_config, experiment.attention, key)
         likelihood = Likelihood(sums, validation, config.data.batch_size, place, experiment.rows)
         stop.begin("the baselines")
         baselines = known_baselines(data) if folder else {}

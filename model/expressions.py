@@ -23,15 +23,17 @@ _ELSEWHERE = {"and": "&", "&&": "&", "or": "|", "||": "|", "not": "~", "!": "~"}
 _JOINTS = re.compile(r"\b(?:and|or|not)\b|&&|\|\||!")
 
 
-def parse(text: str, table: Table, key: str, combined: bool = False) -> Any:
+def parse(text: Any, table: Table, key: str, combined: bool = False) -> Any:
     """What a name of the table, or a call of one with numbers (`rope_yarn(factor=4, length=2048)`), stands for.
 
-    `combined` allows `&`, `|`, `~` and parentheses between them.
+    `combined` allows `&`, `|`, `~` and parentheses between them. What is no text is such a value already.
 
     Raises:
         UserError: anything else, or arguments that the function refuses; the sentence says what is wrong, or lists the
             table.
     """
+    if not isinstance(text, str):
+        return text
     reader = _Reader(text, table, key, combined)
     return reader.build(reader.tree())
 

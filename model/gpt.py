@@ -2,18 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import KVCache, Scores, by_place, parse_bias, parse_mask, segments
+from model.attention import KVCache, Mask, Scores, by_place, parse_bias, parse_mask, segments
 from model.axes import pin
 from model.bounds import check_tokens, check_within
-from model.errors import Range, check_range
+from model.cycles import Cycle
+from model.errors import Range, UserError, check_range
 from model.layers import NORMS, Linear, dropout
-from model.parameters import Module
-from model.positions import parse_position
+from model.parameters import Module, flat_params
+from model.positions import NoPosition, parse_position
 from model.stack import Context, Stack
 from model.stack_config import StackConfig
 from model.vocabulary import Embedding, Readout
@@ -31,20 +33,21 @@ class GPTConfig(StackConfig):
         UserError: as StackConfig, and for an unknown position, bias or mask.
     """
 
+    LAYERED: ClassVar = StackConfig.LAYERED | {"position": str, "bias": str, "mask": str}
+
     vocab_size: int
     max_length: int
-    position: str = "rope"  # rope, rope_linear, rope_ntk, rope_yarn(4, 2048), rope_llama3, learned, sinusoidal or none
-    bias: str = "none"  # added to scores by distance: none, alibi, t5, t5_causal, kerple, kerple_power or fire
-    mask: str = "causal"  # which keys a query sees: causal & window(128), strided(64), ... joined by &, | and ~
+    position: Any = "rope"  # rope, rope_linear, rope_ntk, rope_yarn(4, 2048), rope_llama3, learned, sinusoidal or none
+    bias: Any = "none"  # added to scores by distance: none, alibi, t5, t5_causal, kerple, kerple_power or fire
+    mask: Any = "causal"  # which keys a query sees: causal & window(128), strided(64), ... joined by &, | and ~
     tied: bool = True  # the output head is the embedding, transposed
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("config.data.vocab_size", self.vocab_size, Range(1, 2**24))
         check_range("config.data.length", self.max_length, Range(1, 2**24))
-        parse_position(self.position)
-        parse_bias(self.bias)
-        parse_mask(self.mask)
+        for key, parse in (("position", parse_position), ("bias", parse_bias), ("mask", parse_mask)):
+            self.cycles[key].map(parse)
 
     def build(self, rngs: nnx.Rngs) -> "GPT":
         """The model of these sizes and choices."""
@@ -59,12 +62,15 @@ class GPT(Module):
             outside of their tables or the cache. Where they are only known on the device, the outputs are NaN.
     """
 
+    position: NoPosition
+
     def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.config = config
         self.embed = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
-        self.position = parse_position(config.position)(config.width, config.head_width, config.max_length, rngs)
-        self.attention_bias = parse_bias(config.bias)(config.num_heads, rngs)
+        self.positions = self._keep("position", _positions(config, rngs))
+        biases = config.cycles["bias"].map(lambda one: parse_bias(one)(config.num_heads, rngs))
+        self.biases = self._keep("attention_bias", biases)
         self.stack = Stack(config, rngs)
         self.norm = (
             NORMS[config.norm](config.width, bias=config.use_bias, rngs=rngs) if config.norm_place == "pre" else None
@@ -140,11 +146,23 @@ class GPT(Module):
         seen_X = seen_L2X.reshape(-1, *seen_L2X.shape[2:])
         return seen_X if self.norm is None else jnp.concatenate([seen_X, measure(x_BTD)[None]])
 
-    def attention_scores(self, batch: tuple[jax.Array, jax.Array, jax.Array], keys_B: jax.Array | None) -> Scores:
-        """What turns products into weights in the first layer, for (tokens, segment ids, positions), all (B, T), and
-        keys of dropout; the other layers differ in their sinks alone.
+    def attention_scores(self, batch: tuple[jax.Array, jax.Array, jax.Array], keys_B: jax.Array | None) -> list[Scores]:
+        """What turns products into weights in the first layer at each place of the cycles' unit, for (tokens, segment
+        ids, positions), all (B, T), and keys of dropout; in later units only learned numbers are others.
         """
         return self.stack.scores(self._start(*batch, keys_B)[1])
+
+    def _keep(self, name: str, modules: Cycle[Any]) -> Cycle[str]:
+        """Keeps modules that layers take in turn, and returns the names of their attributes.
+
+        The first that learns something has the name that it has without a cycle, and so the same first values.
+        """
+        distinct = list({id(one): one for one in modules.values}.values())
+        distinct.sort(key=lambda one: not flat_params(one))
+        names = {id(one): f"{name}_{number}" if number > 1 else name for number, one in enumerate(distinct, 1)}
+        for one in distinct:
+            setattr(self, names[id(one)], one)
+        return Cycle(tuple(names[id(one)] for one in modules.values))
 
     def _start(
         self,
@@ -153,7 +171,7 @@ class GPT(Module):
         positions_BT: jax.Array | None,
         dropout_keys_B: jax.Array | None,
         decoding: bool = False,
-    ) -> tuple[jax.Array, Context]:
+    ) -> tuple[jax.Array, Cycle[Context]]:
         limit = self.config.max_length if self.position.limited else None
         check_tokens(tokens_BT, segment_ids_BT, positions_BT, self.config.vocab_size, limit)
         B, T = tokens_BT.shape
@@ -161,16 +179,38 @@ class GPT(Module):
         places_BT = None if decoding else positions_BT
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
-        mask = parse_mask(self.config.mask)
-        mask = mask if places_BT is None else by_place(mask, places_BT)
-        if segment_ids_BT is not None:
-            mask = mask & segments(segment_ids_BT)
         x_BTD = self.position.add(self.embed(tokens_BT), positions_BT)
         if dropout_keys_B is not None:
             embedding_keys_B = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys_B, _EMBEDDING_SITE)
             x_BTD = dropout(x_BTD, self.config.dropout, embedding_keys_B, 0)
-        bias, rotation = self.attention_bias(places_BT), self.position.rotation(positions_BT)
-        return pin(x_BTD, "batch", "length", None), Context(mask, bias, rotation, dropout_keys_B)
+
+        def mask(text: Any) -> Mask:
+            mask = parse_mask(text) if places_BT is None else by_place(parse_mask(text), places_BT)
+            return mask if segment_ids_BT is None else mask & segments(segment_ids_BT)
+
+        masks = self.config.cycles["mask"].map(mask)
+        biases = self.biases.map(lambda name: getattr(self, name)(places_BT))
+        rotations = self.positions.map(lambda name: getattr(self, name).rotation(positions_BT))
+        contexts = [
+            Context(masks[place], biases[place], rotations[place], dropout_keys_B) for place in range(self.config.unit)
+        ]
+        return pin(x_BTD, "batch", "length", None), Cycle(tuple(contexts))
 
     def _normed(self, x_BTD: jax.Array) -> jax.Array:
         return x_BTD if self.norm is None else self.norm(x_BTD)
+
+
+def _positions(config: GPTConfig, rngs: nnx.Rngs) -> Cycle[Any]:
+    """What layers take for positions, in turn.
+
+    Raises:
+        UserError: a cycle with one that acts at the embedding.
+    """
+    sizes = config.width, config.head_width, config.max_length, rngs
+    positions = config.cycles["position"].map(lambda one: parse_position(one)(*sizes))
+    if len(positions) > 1 and any(one.at_embedding for one in positions.values):
+        raise UserError(
+            f"--config.model.position={config.position!r}: learned and sinusoidal positions act at the embedding, once "
+            "for all layers; write one of them alone, or a cycle of others."
+        )
+    return positions

@@ -16,7 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from model.errors import UserError
+
 Draw = Callable[[jax.Array], jax.Array]
+Path = tuple[str, ...]
+Owners = tuple[tuple[Path, tuple[int, ...]], ...]  # path of a parameter to the numbers of the modules that have it
 
 
 class _Construction:
@@ -67,23 +71,62 @@ def parameter(
     return construction.wait(rngs, shape, axes, lambda key: init(key, shape))
 
 
-def stack_layers(module: nnx.Module, numbers: Sequence[int]) -> None:
-    """Makes a module under construction the layers of these numbers: each parameter gets a leading axis 'layers'.
+def stack_layers(places: Sequence[nnx.Module], count: int) -> tuple[nnx.Module, Owners]:
+    """One module that stores `count` layers, which take the modules under construction in turn; and who has what.
 
-    What it is at layer n depends on its path and n, whichever layers have it besides.
+    Each parameter gets a leading axis 'layers' of those that have it, in their order. What it is at layer n depends on
+    its path and n, whichever layers have it besides.
+
+    Raises:
+        UserError: a parameter that would have two shapes.
     """
+    flat = [flat_params(module) for module in places]
+    storage, owners = Storage(), {}
+    for path in dict.fromkeys(path for params in flat for path in params):
+        owners[path] = tuple(place for place, params in enumerate(flat) if path in params)
+        first, *others = [flat[place][path] for place in owners[path]]
+        for other in others:
+            if other.shape != first.shape:
+                raise UserError(
+                    f"{'/'.join(map(str, path))} would have the shapes {first.shape} and {other.shape} in layers that "
+                    "differ; change the cycle in --config.model, so that all that have it have the same."
+                )
+        _stack(first, [layer for layer in range(count) if layer % len(places) in owners[path]])
+        storage.put(path, first)
+    return storage, tuple(owners.items())
+
+
+class Storage(nnx.Module):
+    """Parameters by their paths, and nothing that computes."""
+
+    def put(self, path: Path, param: nnx.Param) -> None:
+        """Keeps a parameter below names of the path."""
+        if len(path) == 1:
+            setattr(self, path[0], param)
+            return
+        if not hasattr(self, path[0]):
+            setattr(self, path[0], Storage())
+        getattr(self, path[0]).put(path[1:], param)
+
+
+def flat_params(module: nnx.Module) -> dict[Path, nnx.Param]:
+    """Path to parameter of all that a module has."""
+    flat: Any = nnx.to_flat_state(nnx.state(module, nnx.Param))
+    return dict(flat)
+
+
+def _stack(param: nnx.Param, layers: Sequence[int]) -> None:
     construction = _AT_WORK.get()
     assert construction is not None
-    layers = np.asarray(numbers, np.uint32)
+    _, key, draw = construction.waiting[id(param)]
+    numbers = np.asarray(layers, np.uint32)
 
-    def stacked(draw: Draw) -> Draw:
-        return lambda key: jax.vmap(lambda number: draw(jax.random.fold_in(key, number)))(layers)
+    def stacked(key: jax.Array) -> jax.Array:
+        return jax.vmap(lambda number: draw(jax.random.fold_in(key, number)))(numbers)
 
-    for param in jax.tree.leaves(nnx.state(module, nnx.Param), is_leaf=lambda leaf: isinstance(leaf, nnx.Param)):
-        _, key, draw = construction.waiting[id(param)]
-        construction.waiting[id(param)] = param, key, stacked(draw)
-        param.set_metadata(axes=("layers", *param.axes))
-        param.set_value(jax.ShapeDtypeStruct((len(layers), *param.shape), jnp.float32))
+    construction.waiting[id(param)] = param, key, stacked
+    param.set_metadata(axes=("layers", *param.axes))
+    param.set_value(jax.ShapeDtypeStruct((len(layers), *param.shape), jnp.float32))
 
 
 def path_number(path: Sequence[Any]) -> np.uint32:

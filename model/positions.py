@@ -27,6 +27,7 @@ class NoPosition(Module):
     """No position at all (NoPE); also what the other kinds inherit from."""
 
     limited = False  # whether positions >= max_length have no meaning
+    at_embedding = False  # whether it acts there, once for all layers
 
     def __init__(self, width: int, head_width: int, max_length: int, rngs: nnx.Rngs):
         pass
@@ -43,6 +44,8 @@ class NoPosition(Module):
 class Sinusoidal(NoPosition):
     """Adds sin and cos of position / 10000^(2i / D) to the embeddings (Vaswani et al. 2017, section 3.5)."""
 
+    at_embedding = True
+
     def __init__(self, width: int, head_width: int, max_length: int, rngs: nnx.Rngs):
         if width % 2:
             raise UserError(f"sinusoidal positions need an even width, not --config.model.width={width}.")
@@ -58,7 +61,7 @@ class Sinusoidal(NoPosition):
 class Learned(NoPosition):
     """Adds row `position` of a learned table (max_length, D) to the embeddings."""
 
-    limited = True
+    limited = at_embedding = True
 
     def __init__(self, width: int, head_width: int, max_length: int, rngs: nnx.Rngs):
         self.table = parameter(
@@ -261,7 +264,7 @@ POSITIONS: Table = {
 }
 
 
-def parse_position(text: str) -> PositionMaker:
+def parse_position(text: str | PositionMaker) -> PositionMaker:
     """What makes the position of a name or a call with numbers, such as `rope_yarn(4, length=2048)`.
 
     Raises:

@@ -1,8 +1,10 @@
-"""A stack of equal blocks, stored once with a leading layer axis and run by a scan."""
+"""A stack of blocks, whose parameters are stored by name with a leading layer axis, and which are run by scans."""
 
 import dataclasses
+import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,16 +13,18 @@ from flax import nnx
 
 from model.attention import Bias, KVCache, Mask, MultiHeadAttention, Scores
 from model.axes import pin
+from model.cycles import Cycle
 from model.layers import MLP, NORMS, dropout
-from model.parameters import Module, stack_layers
+from model.parameters import Module, Path, flat_params, stack_layers
 from model.positions import Rotation
+from model.rows import Number, keeps_all_but_rows, take_row
 from model.stack_config import REMAT, StackConfig
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every layer of a stack needs beside its input."""
+    """What a layer needs beside its input."""
 
     mask: Mask
     bias: Bias | None = None
@@ -103,74 +107,197 @@ class Block(Module):
         return x
 
 
-class Stack(Module):
-    """L blocks whose parameters are stored as one, with a leading layer axis, and run by `lax.scan`.
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Where a running stack stands: `step` layers after a place of the unit, all equal to it, in repetition `turn`."""
 
-    `unroll` layers run per iteration of the scan (L: no loop is left); storage, and so optimizers and checkpoints, do
-    not change.
+    place: int
+    turn: Number = 0
+    step: Number = 0
+
+    def row(self, places: Sequence[int]) -> Number:
+        """Its number among the layers that stand at these places of the unit."""
+        return self.turn * len(places) + places.index(self.place) + self.step
+
+
+Runs = tuple[tuple[int, int], ...]
+Body = Callable[[Block, Any, Layer], tuple[Any, Any]]
+
+
+class Stack(Module):
+    """L blocks, which may differ from layer to layer as the cycles of the config say.
+
+    A parameter that all have is stored as one array (L, ...), one that only some have as (number of those, ...), in the
+    order of the layers. Layers run in a loop over the unit after which all cycles begin anew, equal neighbours inside
+    it in a loop of their own, and at last what remains of a unit. `unroll` layers run per iteration (L: no loop is
+    left). Storage, and so optimizers and checkpoints, know nothing of that.
+
+    Raises:
+        UserError: a parameter that would have two shapes.
     """
 
     def __init__(self, config: StackConfig, rngs: nnx.Rngs):
-        self.blocks, self.config = Block(config, rngs), config
-        stack_layers(self.blocks, range(config.num_layers))
+        places = Cycle(tuple(config.at(place) for place in range(config.unit)))
+        blocks = places.map(lambda one: Block(one, rngs))
+        self.config, self.runs, self.kinds = config, _runs(places), blocks.map(nnx.graphdef)
+        self.blocks, self.owners = stack_layers(blocks.values, config.num_layers)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, head_gate_LH: jax.Array | None = None) -> jax.Array:
-        """All blocks in order, (B, T, D) to (B, T, D)."""
+    def __call__(self, x_BTD: jax.Array, contexts: Cycle[Context], head_gate_LH: jax.Array | None = None) -> jax.Array:
+        """All blocks in order, (B, T, D) to (B, T, D); `contexts` has one for each place of the unit."""
 
-        def body(x: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, None]:
-            block, keys_B, gate_H = layer
-            return block(x, dataclasses.replace(context, dropout_keys_B=keys_B), gate_H), None
+        def body(block: Block, x: jax.Array, layer: Layer) -> tuple[jax.Array, None]:
+            context, number = contexts[layer.place], self._number(layer)
+            context = dataclasses.replace(context, dropout_keys_B=_folded(context.dropout_keys_B, number))
+            return block(x, context, None if head_gate_LH is None else head_gate_LH[number]), None
 
-        return self._scan(body, x_BTD, self._keys_LB(context.dropout_keys_B), head_gate_LH)[0]
+        return self._run(body, x_BTD)[0]
 
     def decode(
-        self, x_BTD: jax.Array, context: Context, cache: KVCache, positions_BT: jax.Array
+        self, x_BTD: jax.Array, contexts: Cycle[Context], cache: KVCache, positions_BT: jax.Array
     ) -> tuple[jax.Array, KVCache]:
         """All blocks for new tokens; the caches of the layers are stacked, (L, B, S, G, K)."""
-        return self._scan(lambda x, layer: layer[0].decode(x, context, layer[1], positions_BT), x_BTD, cache)
 
-    def weights(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        def body(block: Block, carry: tuple[jax.Array, KVCache], layer: Layer) -> tuple[Any, None]:
+            (x, caches), number = carry, self._number(layer)
+            one = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, number, keepdims=False), caches)
+            x, one = block.decode(x, contexts[layer.place], one, positions_BT)
+            put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=number, axis=0)
+            return (x, jax.tree.map(put, caches, one)), None
+
+        return self._run(body, (x_BTD, cache))[0]
+
+    def weights(self, x_BTD: jax.Array, contexts: Cycle[Context]) -> jax.Array:
         """The attention weights of every layer, (L, B, H, T, T)."""
-        return self._scan(lambda x, layer: (layer[0](x, context, None), layer[0].weights(x, context)), x_BTD)[1]
+
+        def body(block: Block, x: jax.Array, layer: Layer) -> tuple[jax.Array, jax.Array]:
+            context = contexts[layer.place]
+            return block(x, context, None), block.weights(x, context)
+
+        return self._run(body, x_BTD)[1]
 
     def of_norms(
-        self, measure: Callable[[jax.Array], jax.Array], x_BTD: jax.Array, context: Context
+        self, measure: Callable[[jax.Array], jax.Array], x_BTD: jax.Array, contexts: Cycle[Context]
     ) -> tuple[jax.Array, jax.Array]:
         """The output of all blocks, and what `measure` says of the input of each norm, (L, 2, ...)."""
 
-        def body(x: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+        def body(block: Block, x: jax.Array, layer: Layer) -> tuple[jax.Array, jax.Array]:
             seen: list[jax.Array] = []
-            y = layer[0](x, context, None, lambda x_BTD: seen.append(measure(x_BTD)))
+            y = block(x, contexts[layer.place], None, lambda x_BTD: seen.append(measure(x_BTD)))
             return y, jnp.stack(seen)
 
-        return self._scan(body, x_BTD)
+        return self._run(body, x_BTD)
 
-    def scores(self, context: Context) -> Scores:
-        """What turns products into weights in the first layer."""
-        graphdef, params = nnx.split(self.blocks)
-        first = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], params))
-        keys_LB = self._keys_LB(context.dropout_keys_B)
-        return first.attention.scores(context.mask, context.bias, None if keys_LB is None else keys_LB[0])
+    def scores(self, contexts: Cycle[Context]) -> list[Scores]:
+        """What turns products into weights in the first layer at each place of the unit."""
+        stacks, found = flat_params(self.blocks), []
+        for place in range(self.config.unit):
+            rows = {path: stacks[path][Layer(place).row(owners)] for path, owners in self.owners if place in owners}
+            attention, context = self._block(place, rows).attention, contexts[place]
+            found.append(attention.scores(context.mask, context.bias, _folded(context.dropout_keys_B, place)))
+        return found
 
     def init_cache(self, batch_size: int, length: int) -> KVCache:
         """An empty cache for all layers, (L, B, S, G, K)."""
-        one = self.blocks.attention.init_cache(batch_size, length)
-        return jax.tree.map(lambda x: jnp.zeros((self.config.num_layers, *x.shape), x.dtype), one)
+        config = self.config
+        shape = config.num_layers, batch_size, length, config.num_kv_heads or config.num_heads, config.head_width
+        return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
-    def _scan(self, body: Callable[..., tuple[jax.Array, Any]], x: jax.Array, *per_layer: Any) -> tuple[jax.Array, Any]:
-        graphdef, params = nnx.split(self.blocks)
+    def _number(self, layer: Layer) -> Number:
+        return layer.row(range(self.config.unit))
 
-        def step(x: jax.Array, layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
-            return body(x, (nnx.merge(graphdef, layer[0]), *layer[1:]))
+    def _block(self, place: int, rows: dict[Path, Any]) -> Block:
+        state: Any = nnx.from_flat_state(rows)  # type: ignore[arg-type]
+        return nnx.merge(self.kinds[place], state)
 
-        policy, unroll = REMAT[self.config.remat], min(self.config.unroll, self.config.num_layers)
-        if policy is not None:
-            # Where no loop is left to keep forward and backward apart, XLA would merge what is computed twice.
-            step = jax.checkpoint(step, policy=policy, prevent_cse=unroll == self.config.num_layers)
-        return jax.lax.scan(step, x, (params, *per_layer), unroll=unroll, length=self.config.num_layers)
+    def _run(self, body: Body, carry: Any) -> tuple[Any, Any]:
+        """What `body` makes of the carry, layer by layer, and what it gives besides, stacked: (L, ...)."""
+        stacks = {path: param[...] for path, param in flat_params(self.blocks).items()}
+        whole = self.config.unroll >= self.config.num_layers  # no loop is left
+        return self._unrolled(body, carry, stacks) if whole else self._looped(body, carry, stacks)
 
-    def _keys_LB(self, keys_B: jax.Array | None) -> jax.Array | None:
-        if keys_B is None:
-            return None
-        fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))
-        return fold(keys_B, jnp.arange(self.config.num_layers))
+    def _looped(self, body: Body, carry: Any, stacks: dict[Path, jax.Array]) -> tuple[Any, Any]:
+        L, unit, unroll = self.config.num_layers, self.config.unit, self.config.unroll
+
+        def run(place: int, turn: Number, carry: Any, step: Number) -> tuple[Any, Any]:
+            (inner, carried), layer, rows = carry, Layer(place, turn, step), {}
+            carried = dict(carried)
+            for path, owners in self.owners:
+                if place in owners:
+                    rows[path], carried[path] = take_row(stacks[path], carried[path], layer.row(owners))
+            inner, given = body(self._block(place, rows), inner, layer)
+            return (inner, carried), given
+
+        def turns_of(runs: Runs, carry: Any, turn: Number) -> tuple[Any, Any]:
+            parts = []
+            for place, count in runs:
+                one = self._remat(functools.partial(run, place, turn), loops=True)
+                carry, given = _repeat(one, carry, count, unroll)
+                parts.append(given)
+            return carry, _joined(*parts)
+
+        turns, rest = divmod(L, unit)
+        carry, given = _repeat(functools.partial(turns_of, self.runs), (carry, stacks), turns, unroll // unit)
+        given = jax.tree.map(lambda x: x.reshape(turns * unit, *x.shape[2:]), given)
+        if rest:
+            carry, last = turns_of(_beginning(self.runs, rest), carry, turns)
+            given = _joined(given, last)
+        return carry[0], given
+
+    def _unrolled(self, body: Body, carry: Any, stacks: dict[Path, jax.Array]) -> tuple[Any, Any]:
+        turns, rest = divmod(self.config.num_layers, self.config.unit)
+        runs = [(Layer(place, turn), count) for turn in range(turns) for place, count in self.runs]
+        runs += [(Layer(place, turns), count) for place, count in _beginning(self.runs, rest)]
+        pieces = {
+            path: iter(jax.lax.split(stacks[path], [count for layer, count in runs if layer.place in owners]))
+            for path, owners in self.owners
+        }
+        parts = []
+        for layer, count in runs:
+
+            def run(carry: Any, given: Any, layer: Layer = layer) -> tuple[Any, Any]:
+                rows, step = given
+                return body(self._block(layer.place, rows), carry, dataclasses.replace(layer, step=step))
+
+            rows = {path: next(pieces[path]) for path, owners in self.owners if layer.place in owners}
+            one = self._remat(run, loops=False)
+            carry, given = jax.lax.scan(one, carry, (rows, jnp.arange(count)), unroll=count)
+            parts.append(given)
+        return carry, _joined(*parts)
+
+    def _remat(self, function: Callable[..., Any], loops: bool) -> Callable[..., Any]:
+        policy = REMAT[self.config.remat]
+        if policy is None:
+            # Else each iteration of a loop would keep its rows for the backward pass.
+            return jax.checkpoint(function, policy=keeps_all_but_rows, prevent_cse=False) if loops else function
+        # Where no loop is left to keep forward and backward apart, XLA would merge what is computed twice.
+        return jax.checkpoint(function, policy=policy, prevent_cse=not loops)
+
+
+def _repeat(body: Callable[[Any, Number], tuple[Any, Any]], carry: Any, count: int, unroll: int) -> tuple[Any, Any]:
+    """`body(carry, number)` for the numbers below `count`, and what it gives besides, stacked."""
+    if count > 1:
+        return jax.lax.scan(body, carry, jnp.arange(count), unroll=min(max(unroll, 1), count))
+    carry, given = body(carry, 0)
+    return carry, jax.tree.map(lambda x: x[None], given)
+
+
+def _joined(*parts: Any) -> Any:
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *some: jnp.concatenate(some), *parts)
+
+
+def _runs(places: Cycle[Any]) -> Runs:
+    """The first place and the number of equal neighbours."""
+    runs, place = [], 0
+    for _, same in itertools.groupby(places.values):
+        runs.append((place, len(list(same))))
+        place += runs[-1][1]
+    return tuple(runs)
+
+
+def _beginning(runs: Runs, count: int) -> Runs:
+    """The runs of the first `count` places."""
+    return tuple((place, min(number, count - place)) for place, number in runs if place < count)
+
+
+def _folded(keys_B: jax.Array | None, number: Number) -> jax.Array | None:
+    return None if keys_B is None else jax.vmap(jax.random.fold_in, (0, None))(keys_B, number)

@@ -1,12 +1,15 @@
 """The sizes and choices that all families share."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 
 from model.attention import AttentionConfig, AttentionKeys
+from model.cycles import Cycle, read_cycle
 from model.errors import Range, UserError, check_ranges
 from model.layers import NORMS, choose
 
@@ -32,9 +35,20 @@ _RANGES = {
 class StackConfig(AttentionKeys):
     """The sizes and choices of a stack: keys of a config with their defaults, of which `--help` prints the comments.
 
+    Those that LAYERED names may be cycles over the layers (see `model.cycles`), as text or as values.
+
     Raises:
-        UserError: sizes that do not fit each other, or a choice that does not exist.
+        UserError: sizes that do not fit each other, a choice that does not exist, or a cycle longer than the depth.
     """
+
+    # What one layer takes is of this kind; a text of a cycle of numbers is read as such.
+    LAYERED: ClassVar[dict[str, type]] = {
+        "core": str,
+        "scale": float,
+        "soft_cap": float,
+        "sinks": bool,
+        "qk_norm": bool,
+    }
 
     num_layers: int = 4  # L, layers
     mlp_width: int = 0  # F, hidden width of the MLP; 0: 4 x width
@@ -50,6 +64,12 @@ class StackConfig(AttentionKeys):
             raise UserError(
                 f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}."
             )
+        self._check_cycles()
+        if self.unit > 1:
+            for place in range(self.unit):
+                self.at(place)
+        else:
+            self.attention()
         choose(REMAT, self.remat, "model.remat")
         choose(NORMS, self.norm, "model.norm")
         choose({"pre": None, "post": None}, self.norm_place, "model.norm_place")
@@ -60,7 +80,35 @@ class StackConfig(AttentionKeys):
         """K, the width of one head."""
         return self.width // self.num_heads
 
+    @functools.cached_property
+    def cycles(self) -> dict[str, Cycle[Any]]:
+        """Each key of LAYERED to what the layers take in turn."""
+        return {key: read_cycle(getattr(self, key), f"model.{key}", kind) for key, kind in self.LAYERED.items()}
+
+    @property
+    def unit(self) -> int:
+        """After how many layers all cycles begin anew: their least common multiple."""
+        return math.lcm(*map(len, self.cycles.values()))
+
+    def at(self, layer: int) -> Self:
+        """The same without cycles: with what one layer takes."""
+        return dataclasses.replace(self, **{key: one[layer] for key, one in self.cycles.items()})
+
     def attention(self, gain: float = 1.0) -> AttentionConfig:
-        """What one attention layer takes of this, and how much smaller its output projection starts."""
+        """What an attention layer takes of this, if all take the same, and how much smaller its output projection
+        starts.
+        """
         keys = {field.name: getattr(self, field.name) for field in dataclasses.fields(AttentionKeys)}
+        keys |= {key: one[0] for key, one in self.cycles.items() if key in keys}
         return AttentionConfig(**keys, head_width=self.head_width, gain=gain)
+
+    def _check_cycles(self) -> None:
+        if self.unit <= self.num_layers:
+            return
+        lengths = {f"--config.model.{key}": len(one) for key, one in self.cycles.items() if len(one) > 1}
+        told = " and ".join(f"{flag} ({length})" for flag, length in lengths.items())
+        begin = f", which begin together anew after {self.unit} layers," if len(lengths) > 1 else ""
+        raise UserError(
+            f"the layers' cycle of {told}{begin} is longer than --config.model.num_layers={self.num_layers}; shorten "
+            "it, or take more layers."
+        )

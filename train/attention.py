@@ -1,27 +1,36 @@
 """Which core a run attends with: chosen before anything is traced, and compared with the reference before it learns."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model.attention import Request
+from model.attention import Request, Scores
 from model.attention.contract import Choice
 from model.attention.cores.table import CORES, select_core
 from model.attention.selfcheck import errors, judge
+from model.cycles import Cycle
 from model.families import Model, ModelConfig
 
 _SLICE = 256  # queries and keys of the check, at most
 
 
-def choose_attention(model: Model, config: ModelConfig, rows: int) -> tuple[Request, Choice]:
-    """What training asks of attention, for `rows` rows of the longest sequence on the ambient mesh, and who computes
-    it; `model` may be abstract.
+class Site(NamedTuple):
+    """What the layers at one place of the unit ask of attention, and who computes it."""
+
+    request: Request
+    choice: Choice
+
+
+def choose_attention(model: Model, config: ModelConfig, rows: int) -> Cycle[Site]:
+    """What training asks of attention in each layer of the unit, for `rows` rows of the longest sequence on the ambient
+    mesh, and who computes it; `model` may be abstract.
 
     Raises:
-        UserError: the core that is named refuses.
+        UserError: a core that is named refuses.
     """
     heads, kv_heads, T = config.num_heads, config.num_kv_heads or config.num_heads, config.max_length
     q_BTHK, k_BSGK = (jax.ShapeDtypeStruct((rows, T, n, config.head_width), config.dtype) for n in (heads, kv_heads))
@@ -29,15 +38,26 @@ def choose_attention(model: Model, config: ModelConfig, rows: int) -> tuple[Requ
     keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     graphdef, params = nnx.split(model)
 
-    def scores(params: Any, ids_BT: jax.Array, keys_B: jax.Array) -> Any:
+    def scores(params: Any, ids_BT: jax.Array, keys_B: jax.Array) -> list[Scores]:
         return nnx.merge(graphdef, params).attention_scores((ids_BT, ids_BT, ids_BT), keys_B)
 
-    request = Request.of(q_BTHK, k_BSGK, k_BSGK, jax.eval_shape(scores, params, ids_BT, keys_B))
-    return request, select_core(config.core, request)
+    asked = jax.eval_shape(scores, params, ids_BT, keys_B)
+
+    def site(place: int) -> Site:
+        request = Request.of(q_BTHK, k_BSGK, k_BSGK, asked[place])
+        return Site(request, select_core(config.cycles["core"][place], request))
+
+    return places(config).map(site)
 
 
-def check_attention(config: ModelConfig, request: Request, choice: Choice, key: jax.Array) -> dict[str, float]:
-    """How far the chosen core is from `dense` on this device, on rows of two packed documents of 256 tokens in all.
+def places(config: ModelConfig) -> Cycle[int]:
+    """For each place of the unit, the first one whose layers are equal to its own."""
+    alike = [config.at(place) for place in range(config.unit)]
+    return Cycle(tuple(alike.index(one) for one in alike))
+
+
+def check_attention(config: ModelConfig, sites: Cycle[Site], key: jax.Array) -> Cycle[dict[str, float]]:
+    """How far each chosen core is from `dense` on this device, on rows of two packed documents of 256 tokens in all.
 
     Two rows for each part of the batch, with borders of their own, and the mask, bias, dropout, heads and dtype of the
     run, with fresh parameters; see `model.attention.selfcheck`. What only shows in longer sequences is left to the
@@ -46,13 +66,14 @@ def check_attention(config: ModelConfig, request: Request, choice: Choice, key: 
     Raises:
         UserError: an error is beyond the tolerance of the dtype.
     """
+    request = sites[0].request
     B, C = 2 * request.ways["batch"], request.ways["length"]
     # A length that devices share is cut into two parts for each, where the run's is.
     pieces = 1 if C == 1 else 2 * C if request.T % (2 * C) == 0 else C
     T = max(min(request.T, _SLICE) // pieces, 1) * pieces
     borders_B1 = np.maximum(T // 2 - 1 - np.arange(B) % 2 * (T // 4), 1)[:, None]
 
-    def run(key: jax.Array) -> dict[str, jax.Array]:
+    def run(key: jax.Array) -> dict[int, dict[str, jax.Array]]:
         places_1T = jnp.arange(T)[None]
         ids_BT = (places_1T >= borders_B1).astype(jnp.int32)
         positions_BT = places_1T - ids_BT * borders_B1
@@ -60,9 +81,27 @@ def check_attention(config: ModelConfig, request: Request, choice: Choice, key: 
         model = config.build(nnx.Rngs(params=jax.random.fold_in(key, 0)))
         keys_B = jax.random.split(jax.random.fold_in(key, 1), B)
         scores = model.attention_scores((ids_BT, ids_BT, positions_BT), keys_B)
-        sizes = B, T, request.H, request.G, request.K
-        return errors(CORES[choice.name].call, scores, sizes, config.dtype, jax.random.fold_in(key, 2))
+        sizes, key = (B, T, request.H, request.G, request.K), jax.random.fold_in(key, 2)
+        cores = {place: CORES[sites[place].choice.name].call for place in places(config).values}
+        return {place: errors(core, scores[place], sizes, config.dtype, key) for place, core in cores.items()}
 
-    found = {name: float(error) for name, error in jax.jit(run)(key).items()}
-    judge(choice.name, found, config.dtype)
-    return found
+    found = jax.tree.map(float, jax.device_get(jax.jit(run)(key)))
+    for place, wrong in found.items():
+        judge(sites[place].choice.name, wrong, config.dtype)
+    return places(config).map(found.__getitem__)
+
+
+def described(asked: str, sites: Cycle[Site], errors: Cycle[dict[str, float]]) -> dict[str, Any]:
+    """What a run's passport says of attention: the core asked for, those that run, why none faster, and how far each is
+    from the reference. Where layers differ, all of that for each place of the unit.
+    """
+
+    def one(names: Cycle[str], sites: Sequence[Site], errors: Sequence[dict[str, float]]) -> dict[str, Any]:
+        refused = {name: f"{no.reason}; {no.fix}" for site in sites for name, no in site.choice.refused.items()}
+        names_of_errors = dict.fromkeys(name for error in errors for name in error)
+        worst = {name: max(error[name] for error in errors if name in error) for name in names_of_errors}
+        return {"core": str(names), "refused": refused, "self_check": worst}
+
+    names = sites.map(lambda site: site.choice.name)
+    places = [one(Cycle((name,)), [sites[n]], [errors[n]]) for n, name in enumerate(names.values)]
+    return {"asked": asked, **one(names, sites.values, errors.values)} | ({"places": places} if len(places) > 1 else {})

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,12 +11,11 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from model.attention import Request
-from model.attention.contract import Choice
 from model.bounds import check_within
+from model.cycles import Cycle
 from model.families import FAMILIES, Model, ModelConfig
 from model.layers import choose
-from train.attention import choose_attention
+from train.attention import Site, choose_attention
 from train.data import Windows, batches
 from train.data.order import ORDERS
 from train.devices.mesh import Rules, check_fit, make_mesh, make_rules, sizes
@@ -36,14 +36,13 @@ class Experiment:
 
     step(state, batch) -> (state, metrics); sums(params, batch) -> (nats, targets); make_state() -> the state before
     update 1. `abstract` is the state's shapes and shardings, `shape` and `sharding` are those of a training batch, and
-    `local` the numbers, along each of its leading axes, that this process loads. `request` is what training asks of
-    attention, and `attention` the core that computes it, here and in `step` and `sums`.
+    `local` the numbers, along each of its leading axes, that this process loads. `attention` is, for each layer of the
+    unit, what training asks of it, and the core that computes it, here and in `step` and `sums`.
     """
 
     config: ConfigDict
     model_config: ModelConfig
-    request: Request
-    attention: Choice
+    attention: Cycle[Site]
     mesh: Mesh
     rules: Rules
     abstract: State
@@ -101,9 +100,10 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
     check_fit(mesh, rules, sizes(config, model_config), seeds)
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     with placed(mesh, rules):
-        request, attention = choose_attention(model, model_config, config.data.batch_size // train.accumulate)
-    # From here on the core has a name, so that what is traced is what was chosen, or an error.
-    model_config = dataclasses.replace(model_config, core=attention.name)
+        attention = choose_attention(model, model_config, config.data.batch_size // train.accumulate)
+    # From here on each core has a name, so that what is traced is what was chosen, or an error.
+    cores: Any = attention.map(lambda site: site.choice.name)
+    model_config = dataclasses.replace(model_config, core=cores)
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     graphdef = nnx.graphdef(model)
     loss = language_model(graphdef, label_smoothing=train.label_smoothing, z_loss=train.z_loss)
@@ -120,7 +120,6 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
     return Experiment(
         config=config,
         model_config=model_config,
-        request=request,
         attention=attention,
         mesh=mesh,
         rules=rules,

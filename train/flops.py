@@ -17,16 +17,18 @@ _BLOCK = 512  # queries and keys of the largest part of a mask that is written o
 def flops_per_token(config: ModelConfig) -> float:
     """Floating-point operations of one training step per target token, the model's own, without recomputation.
 
-    6 x (entries of all matrices, the output head included, the embedding lookup not) + 12 x L x (keys that a token
-    sees, on average over a window) x H K for attention: two products of 2 K per head and pair, and twice that for their
-    gradients (Chowdhery et al. 2022, appendix B, which takes all T keys for seen; a causal mask shows (T + 1) / 2).
+    6 x (entries of all matrices, the output head included, the embedding lookup not) + 12 x (keys that a token sees, on
+    average over a window, summed over the layers) x H K for attention: two products of 2 K per head and pair, and twice
+    that for their gradients (Chowdhery et al. 2022, appendix B, which takes all T keys for seen; a causal mask shows
+    (T + 1) / 2).
     """
     model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
     kernels = [leaf.size for path, leaf in _leaves(model.stack) if path[-1].key == "kernel"]
     head = config.vocab_size * config.width
     T = config.max_length
-    seen = visible_pairs(parse_mask(config.mask), T) / T
-    return 6.0 * (sum(kernels) + head) + 12.0 * config.num_layers * seen * config.num_heads * config.head_width
+    pairs = config.cycles["mask"].map(lambda mask: visible_pairs(parse_mask(mask), T))
+    seen = sum(pairs[layer] for layer in range(config.num_layers)) / T
+    return 6.0 * (sum(kernels) + head) + 12.0 * seen * config.num_heads * config.head_width
 
 
 @functools.lru_cache(maxsize=64)

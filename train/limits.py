@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from model.attention import parse_mask
 from model.attention.masks.looking import looks_ahead, shows
+from model.cycles import read_cycle
 from model.errors import Range, UserError, check_ranges
 from model.layers import choose
 from train.data import check_data
@@ -50,12 +51,15 @@ def check_config(config: ConfigDict) -> None:
     rows, parts = config.data.batch_size, config.train.accumulate
     if rows % parts:
         raise UserError(f"--config.train.accumulate={parts} does not divide --config.data.batch_size={rows}.")
-    text, length = config.model.mask, config.data.length
-    mask = parse_mask(text)
-    if not shows(mask, length):
-        raise UserError(f"--config.model.mask={text!r} hides every token from every other; write 'causal'.")
-    if looks_ahead(mask, length):
-        raise UserError(f"--config.model.mask={text!r} shows tokens what they are to predict; write 'causal & ...'.")
+    length = config.data.length
+    for text in read_cycle(config.model.mask, "model.mask").values:
+        mask = parse_mask(text)
+        if not shows(mask, length):
+            raise UserError(f"--config.model.mask={text!r} hides every token from every other; write 'causal'.")
+        if looks_ahead(mask, length):
+            raise UserError(
+                f"--config.model.mask={text!r} shows tokens what they are to predict; write 'causal & ...'."
+            )
 
 
 def warn_if_short(warmup_steps: int, steps: int) -> None:

@@ -1,9 +1,9 @@
 """Optimizers over the parameters of a model whose layers are stored stacked.
 
-Parameters are nested dicts. Leaves below a key 'stack' have a leading layer axis L, and are updated layer by layer:
-what an optimizer measures of a matrix (Adafactor's RMS, Muon's orthogonalisation) never mixes layers. Leaves named
-'kernel' are matrices; all others (norms, biases, embeddings, learned positions, sinks, attention biases) are never
-decayed.
+Parameters are nested dicts. Leaves below a key 'stack' have a leading axis of the layers that have them, and are
+updated layer by layer: what an optimizer measures of a matrix (Adafactor's RMS, Muon's orthogonalisation) never mixes
+layers. Leaves named 'kernel' are matrices; all others (norms, biases, embeddings, learned positions, sinks, attention
+biases) are never decayed.
 """
 
 import math
@@ -49,16 +49,38 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.G
 
 
 def per_layer(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns the optimizer that treats row l of every leaf (L, ...) as a parameter of its own, with its own count."""
+    """Returns the optimizer that treats row l of every leaf (n, ...) as a parameter of its own, with its own count.
+
+    Its state is {n: that of the leaves with n rows}: what only some layers have, has fewer.
+    """
 
     def init(params: Params) -> Any:
-        # A model may lack a group altogether, and vmap needs an array to know L.
-        return jax.vmap(optimizer.init)(params) if jax.tree.leaves(params) else optax.EmptyState()
+        return {str(n): jax.vmap(optimizer.init)(_of_rows(n, params)) for n in _numbers_of_rows(params)}
 
     def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
-        return jax.vmap(optimizer.update)(updates, state, params) if jax.tree.leaves(updates) else (updates, state)
+        new = {}
+        for n in _numbers_of_rows(updates):
+            some = None if params is None else _of_rows(n, params)
+            changed, new[str(n)] = jax.vmap(optimizer.update)(_of_rows(n, updates), state[str(n)], some)
+            updates = jax.tree.map(
+                lambda one, old: old if _is_masked(one) else one, changed, updates, is_leaf=_is_masked
+            )
+        return updates, new
 
     return optax.GradientTransformation(init, update)
+
+
+def _numbers_of_rows(tree: Params) -> list[int]:
+    return sorted({len(leaf) for leaf in jax.tree.leaves(tree)})
+
+
+def _of_rows(n: int, tree: Params) -> Params:
+    """The tree without the leaves that have another number of rows."""
+    return jax.tree.map(lambda leaf: leaf if len(leaf) == n else optax.MaskedNode(), tree)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def group_labels(params: Params) -> Params:

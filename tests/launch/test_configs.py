@@ -89,6 +89,8 @@ def reads(*rooms: str) -> set[str]:
                 found |= {f'"{name.value}"' for name in node.iter.elts if isinstance(name, ast.Constant)}
             elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
                 found.add(f'"{node.slice.value}"')
+                if getattr(node.value, "attr", "") == "cycles":  # a key that layers may take in turn
+                    found.add(f"config.{node.slice.value}")
     return found
 
 
@@ -124,6 +126,12 @@ def test_every_key_is_read(family: str) -> None:
         ("model.tied", False, False),
         ("data.path", "a=b:c", "a=b:c"),
         ("data.name", "7", "7"),
+        ("model.soft_cap", "2 * 50 + 0", "2 * 50 + 0"),
+        ("model.soft_cap", "2 * 50", 50.0),
+        ("model.soft_cap", "1e+1", 10.0),
+        ("model.sinks", "2 * true + False", "2 * true + False"),
+        ("model.sinks", "true + true", True),
+        ("model.mask", "2 * (causal & window(3)) + causal", "2 * (causal & window(3)) + causal"),
     ],
 )
 def test_overrides_are_read_by_the_type_of_their_key(key: str, value: object, wanted: object) -> None:

@@ -302,27 +302,28 @@ def gpt(
     gate_LH = np.ones((config.num_layers, config.num_heads)) if gate_LH is None else gate_LH
     rows = []
     for b in range(B):
-        places = np.ix_(positions_BT[b], positions_BT[b])
-        mask_TT = mask_matrix(config.mask, T, T)[places] & (segment_ids_BT[b][:, None] == segment_ids_BT[b][None])
-        rows.append(_row(_float64(params), config, tokens_BT[b], mask_TT, positions_BT[b], gate_LH))
+        places, same_TT = np.ix_(positions_BT[b], positions_BT[b]), segment_ids_BT[b][:, None] == segment_ids_BT[b]
+        masks = [mask_matrix(config.at(layer).mask, T, T)[places] & same_TT for layer in range(config.num_layers)]
+        rows.append(_row(_float64(params), config, tokens_BT[b], masks, positions_BT[b], gate_LH))
     return Output(np.array([row[0] for row in rows]), np.array([row[1] for row in rows]).swapaxes(0, 1))
 
 
 def _row(
-    p: Tree, config: GPTConfig, tokens_T: Array, mask_TT: Array, positions_T: Array, gate_LH: Array
+    p: Tree, config: GPTConfig, tokens_T: Array, masks: list[Array], positions_T: Array, gate_LH: Array
 ) -> tuple[Array, Array]:
     norm, pre, embedding = NORMS[config.norm], config.norm_place == "pre", p["embed"]["embedding"]
-    added, table = POSITIONS[config.position][0], p.get("position", {}).get("table")
+    added, table = POSITIONS[config.at(0).position][0], p.get("position", {}).get("table")
     places = zip(tokens_T, positions_T, strict=True)
     i_T = np.arange(len(tokens_T))
-    bias_HTT = bias_array(config.bias, p.get("attention_bias", {}), config.num_heads, i_T, i_T, positions_T)
     x = np.array([embedding[token] + added(table, position, config.width) for token, position in places])
     layers = []
     for number in range(config.num_layers):
-        block = _take(p["stack"]["blocks"], number)
+        one, block = config.at(number), _take(p["stack"]["blocks"], number, config)
+        table = bias_parameters(p, config, one.bias)
+        bias_HTT = bias_array(one.bias, table, config.num_heads, i_T, i_T, positions_T)
         y = norm(x, block["attention_norm"]) if pre else x
         turned, gate_H = (positions_T, positions_T), gate_LH[number]
-        layer = attention_layer(block["attention"], config, y, y, mask_TT, turned, gate_H, bias_HTT)
+        layer = attention_layer(block["attention"], one, y, y, masks[number], turned, gate_H, bias_HTT)
         x = x + layer.o_TD if pre else norm(x + layer.o_TD, block["attention_norm"])
         y = mlp(block["mlp"], config.mlp, norm(x, block["mlp_norm"]) if pre else x)
         x = x + y if pre else norm(x + y, block["mlp_norm"])
@@ -350,5 +351,23 @@ def _float64(tree: Any) -> Any:
     return {k: _float64(v) for k, v in tree.items()} if isinstance(tree, Mapping) else np.asarray(tree, np.float64)
 
 
-def _take(tree: Any, layer: int) -> Any:
-    return {k: _take(v, layer) for k, v in tree.items()} if isinstance(tree, Mapping) else tree[layer]
+def bias_parameters(p: Tree, config: GPTConfig, bias: str) -> Tree:
+    """Those of a bias of a cycle: of several that learn something, the second has a 2 behind its name."""
+    learned = [text for text in dict.fromkeys(config.cycles["bias"].values) if text not in ("none", "alibi")]
+    number = learned.index(bias) if bias in learned else 0
+    return p.get("attention_bias" if number == 0 else f"attention_bias_{number + 1}", {})
+
+
+SOME = {"sinks": "sinks", "query_norm": "qk_norm", "key_norm": "qk_norm"}  # a parameter, and the key that gives it
+
+
+def _take(tree: Any, layer: int, config: GPTConfig) -> Any:
+    """Layer by layer, where only some have what a key gives: without it, or its number among those that have it."""
+    if not isinstance(tree, Mapping):
+        return tree[layer]
+    found = {}
+    for name, part in tree.items():
+        having = [n for n in range(config.num_layers) if name not in SOME or getattr(config.at(n), SOME[name])]
+        if layer in having:
+            found[name] = _take(part, having.index(layer), config)
+    return found

@@ -29,7 +29,8 @@ SHAPES = {
     "stack.attention.query.kernel": (L, D, H, K),
     "stack.attention.output.kernel": (L, H, K, D),
     "stack.attention.output.bias": (L, D),
-    "stack.attention.sinks": (L, H),
+    "stack.attention.sinks": (L - 1, H),  # only some layers have them
+    "stack.attention.gate.kernel": (L - 1, D, D),
     "stack.mlp.up.kernel": (L, WIDE, WIDE + 6),
     "stack.norm.scale": (L, D),
     "head.kernel": (D, V),
@@ -68,7 +69,7 @@ def arrays(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
     found = {name: scale * rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
     for name in found:
         if name.startswith("stack"):
-            found[name] *= np.float32([1, 5, 25]).reshape(L, *[1] * (found[name].ndim - 1))
+            found[name] *= np.float32([1, 5, 25][: len(found[name])]).reshape(-1, *[1] * (found[name].ndim - 1))
     return found
 
 
@@ -102,7 +103,7 @@ def layers(name: str, leaf: jax.Array, muon: bool) -> list[jax.Array]:
         return [leaf]
     shapes = {"query.kernel": (D, H * K), "output.kernel": (H * K, D)}
     shape = next((shape for end, shape in shapes.items() if muon and name.endswith(end)), leaf.shape[1:])
-    return [leaf[row].reshape(shape) for row in range(L)]
+    return [leaf[row].reshape(shape) for row in range(len(leaf))]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import jax
 
+from model.cycles import Cycle
+from train.attention import described
 from train.data import Data
 from train.devices.machine import machine_rate
 from train.devices.together import agree
@@ -45,7 +46,7 @@ def open_run(
     folder: RunFolder | None,
     data: Data,
     windows: int,
-    errors: Mapping[str, float],
+    errors: Cycle[dict[str, float]],
     baselines: Mapping[str, float],
 ) -> Opened:
     """Writes passport, baselines and tokenizer, and restores the newest state; `stack` closes what is opened here.
@@ -56,7 +57,8 @@ def open_run(
     Raises:
         UserError: what is in the folder cannot be gone on from.
     """
-    config, attention = experiment.config, _attention(experiment, errors)
+    config = experiment.config
+    attention = described(config.model.core, experiment.attention, errors)
     stable, checkpoints, found = decay_start(config.optimizer, config.train.steps), None, None
     if folder is not None:
         measured = {"windows": windows, "of": len(data.windows("validation"))}
@@ -82,9 +84,11 @@ def open_run(
     stack.enter_context(report)
     cache = jax.config.values["jax_compilation_cache_dir"]
     report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")
-    others = "".join(f"; not {name}: {no.reason}" for name, no in experiment.attention.refused.items())
-    error = f"{max(errors.values()):.0e} from dense on this device"
-    report.say(f"attention by {experiment.attention.name}, {error}{others}")
+    _say_layers(report, experiment)
+    refused = {name: no for site in experiment.attention.values for name, no in site.choice.refused.items()}
+    others = "".join(f"; not {name}: {no.reason}" for name, no in refused.items())
+    error = f"{max(attention['self_check'].values()):.0e} from dense on this device"
+    report.say(f"attention by {attention['core']}, {error}{others}")
     if stable:
         report.say(f"wsd decays after step {stable}: its checkpoint is kept, and --extend goes on smoothly from there")
     return Opened(state, start, evaluated, windows, stable, checkpoints, report)
@@ -98,10 +102,10 @@ def _is_evaluated(folder: Path, step: int) -> bool:
     return found
 
 
-def _attention(experiment: Experiment, errors: Mapping[str, float]) -> dict[str, Any]:
-    """What the passport says of attention: the core asked for, the one that runs, why not a faster one, and how far it
-    is from the reference.
-    """
-    refused = {name: f"{no.reason}; {no.fix}" for name, no in experiment.attention.refused.items()}
-    asked = experiment.config.model.core
-    return {"asked": asked, "core": experiment.attention.name, "refused": refused, "self_check": dict(errors)}
+def _say_layers(report: Report, experiment: Experiment) -> None:
+    """Says, where layers differ, how often their cycle repeats, and what remains."""
+    config = experiment.model_config
+    turns, rest = divmod(config.num_layers, config.unit)
+    if config.unit > 1:
+        remain = f", and the first {rest} of it once more" if rest else ""
+        report.say(f"{config.num_layers} layers: a cycle of {config.unit}, {turns} times{remain}")

@@ -14,7 +14,7 @@ BIASES: Table = {
 }
 
 
-def parse_bias(text: str) -> BiasMaker:
+def parse_bias(text: str | BiasMaker) -> BiasMaker:
     """What makes the bias of a name or a call with numbers, such as `t5(buckets=32, max_distance=128)`.
 
     Raises:

@@ -29,7 +29,7 @@ MASKS: Table = {
 }
 
 
-def parse_mask(text: str) -> Mask:
+def parse_mask(text: str | Mask) -> Mask:
     """The mask that an expression of names, calls with whole numbers, `&`, `|`, `~` and parentheses stands for.
 
     Raises:

@@ -13,7 +13,7 @@ from train.run.files.mending import newest_copy
 #   2: first values are keyed by path and layer; each seed of a population reads its own order (data.order); rope_yarn
 #      ramps over the number of the pair.
 #   3: masks speak of places in documents, not in windows.
-#   4: a config names its family.
+#   4: a config names its family; optimizers keep the numbers of layers by how many layers have them.
 FORMAT = 4
 
 
