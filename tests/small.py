@@ -22,7 +22,7 @@ SIZES = {
     "model.mlp_width": 40,
     "data.length": 16,
     "data.batch_size": 24,
-    "data.vocab_size": VOCAB,
+    "data.tokenizer": "bytes",  # whose vocabulary no key sets
     "optimizer.warmup_steps": 0,
     "mesh.fsdp": 1,
 }
