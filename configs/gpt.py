@@ -1,6 +1,6 @@
 """GPT, a causal Transformer, on text.
 
-    python -m launch.train --config=configs/gpt.py:quickstart --workdir=runs/quickstart
+    .venv/bin/python -m launch.train --config=configs/gpt.py:quickstart --workdir=runs/quickstart
 
 Each variant below tells its own story: command, hardware, time and score.
 """
@@ -25,11 +25,10 @@ def quickstart(config: ConfigDict) -> None:
 def cpu(config: ConfigDict) -> None:
     """The best of half an hour on two cores: 2.2M parameters, 4.9M tokens.
 
-    python -m launch.train --config=configs/gpt.py:cpu --workdir=runs/cpu
+    .venv/bin/python -m launch.train --config=configs/gpt.py:cpu --workdir=runs/cpu
 
-    Two cores of an AMD EPYC, jax 0.10.2: 1.243 bits per byte (contexts of four bytes 2.032, gzip -9 1.999, xz -9 1.664)
-    after 16 minutes at the 5.0k tokens/s of a quiet machine; the run that gave the score shared its cores, and began
-    from other first values, before they were keyed by the path of the parameter.
+    Two cores of an AMD EPYC, jax 0.10.2: 1.251 bits per byte (contexts of four bytes 2.032, gzip -9 1.999, xz -9 1.664)
+    after 16 minutes at the 5.0k tokens/s of a quiet machine; the run that gave the score shared its cores.
     """
     _small(config)
     config.model.width, config.model.num_heads = 192, 3
@@ -50,7 +49,7 @@ def _small(config: ConfigDict) -> None:
 def gpt2(config: ConfigDict) -> None:
     """GPT-2 small: 124M parameters, T=1024, bfloat16, for one pod slice such as v5e:4x4. Compiled for it, not yet run.
 
-    python -m launch.train --config=configs/gpt.py:gpt2 --workdir=runs/gpt2 \\
+    .venv/bin/python -m launch.train --config=configs/gpt.py:gpt2 --workdir=runs/gpt2 \\
       --config.data.name=lm1b --config.data.validation_split=test
     """
     model, data, train = config.model, config.data, config.train
@@ -66,7 +65,7 @@ def llama_1b(config: ConfigDict) -> None:
     """The shape of Llama 3.2 1B: 1,235,814,400 parameters, T=2048, bfloat16, for a slice such as v5e:4x4, 4 sequences a
     device. Compiled for it (tests/train/tpu_compile.py), not yet run.
 
-    python -m launch.train --config=configs/gpt.py:llama_1b --workdir=runs/llama_1b \\
+    .venv/bin/python -m launch.train --config=configs/gpt.py:llama_1b --workdir=runs/llama_1b \\
       --config.data.name=lm1b --config.data.validation_split=test
     """
     model, data = config.model, config.data
@@ -79,7 +78,7 @@ def llama_8b(config: ConfigDict) -> None:
     """The shape of Llama 3.1 8B: 8,030,261,248 parameters, T=8192, bfloat16, for a pod such as v5e:16x16, one sequence
     a device. Compiled for it (tests/train/tpu_compile.py), not yet run.
 
-    python -m launch.train --config=configs/gpt.py:llama_8b --workdir=runs/llama_8b \\
+    .venv/bin/python -m launch.train --config=configs/gpt.py:llama_8b --workdir=runs/llama_8b \\
       --config.data.name=lm1b --config.data.validation_split=test
     """
     model, data = config.model, config.data
@@ -102,7 +101,7 @@ def bench(config: ConfigDict) -> None:
     """What `launch.bench` times beside a bare function, and the README beside nanodo: L6 D384 H6 T256 B16 V256,
     float32.
 
-    python -m launch.bench --config=configs/gpt.py:bench
+    .venv/bin/python -m launch.bench --config=configs/gpt.py:bench
     """
     model, data = config.model, config.data
     model.num_layers, model.width, model.num_heads, model.unroll = 6, 384, 6, 6

@@ -13,6 +13,7 @@ from eval.generation import generate
 from eval.runs import Run, open_run
 from model.errors import UserError
 from train.devices.placing import on_host
+from train.run.command import command
 from train.run.files.json_files import read_lines
 from train.run.files.mending import read_kept
 from train.state import State
@@ -20,16 +21,19 @@ from train.state import State
 SAMPLE_TOKENS = 96
 
 
-def summarize(config: ConfigDict, state: State, folder: Path, command: str) -> str:
-    """The closing words of a run; writes attention.png into its folder. All of its processes must call this."""
+def summarize(config: ConfigDict, state: State, folder: Path, again: str, more: str) -> str:
+    """The closing words of a run; writes attention.png into its folder. All of its processes must call this.
+
+    again, more: the commands that go on with it, and to more steps.
+    """
     step = int(np.ravel(on_host(state.step))[0])
     if step < config.train.steps:
-        return f"stopped at step {step} of {config.train.steps}; the same command goes on from there:\n  {command}"
+        return f"stopped at step {step} of {config.train.steps}; the same command goes on from there:\n  {again}"
     run = open_run(folder)
     parts = [
-        _comparison(folder, step, command),
+        _comparison(folder, step, again),
         _sample(run, config.train.prompt, folder),
-        _places(folder, config.train.prompt, command),
+        _places(folder, config.train.prompt, more),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -41,16 +45,16 @@ def compare(bits_per_byte: float, baselines: dict[str, float]) -> str:
     return "\n".join(["bits per byte of the validation text (less is better):", *lines])
 
 
-def _comparison(folder: Path, step: int, command: str) -> str:
+def _comparison(folder: Path, step: int, again: str) -> str:
     score = last_score(folder, step)
     if score is None or score["step"] != step:  # told to stop in the last evaluation
-        return f"step {step} is not evaluated yet, which this makes up for:\n  {command}"
+        return f"step {step} is not evaluated yet, which this makes up for:\n  {again}"
     table = compare(float(np.mean(score["val/bits_per_byte"])), read_kept(folder, "baselines.json"))
     windows, of = int(score["val/windows"]), read_kept(folder, "passport.json")["evaluation"]["of"]
     if windows == of:
         return table
     few = f"this model is measured on {windows} of {of} windows, the others on the whole text"
-    return f"{table}\n{few}; of all of it:\n  python -m launch.evaluate --workdir={shlex.quote(str(folder))}"
+    return f"{table}\n{few}; of all of it:\n  {command('evaluate', f'--workdir={folder}')}"
 
 
 def last_score(folder: Path, step: int) -> dict[str, Any] | None:
@@ -77,13 +81,12 @@ def _sample(run: Run, prompt: str, folder: Path) -> str:
     return f"sample (temperature 0.8, top_p 0.95):\n{prompt}{text}"
 
 
-def _places(folder: Path, prompt: str, command: str) -> str:
-    place = shlex.quote(str(folder))
+def _places(folder: Path, prompt: str, more: str) -> str:
     rows = {
         "everything": f"{folder}",
         "curves": f"{folder}/metrics.jsonl, tensorboard --logdir={shlex.quote(f'{folder}/tensorboard')}",
         "attention": f"{folder}/attention.png" if (folder / "attention.png").exists() else "",
-        "more text": f"python -m launch.generate --workdir={place} --prompt={shlex.quote(prompt or 'def main(')}",
-        "go on": f"{command} --extend --config.train.steps=N",
+        "more text": command("generate", f"--workdir={folder}", f"--prompt={prompt or 'def main('}"),
+        "go on": more,
     }
     return "\n".join(f"{name:<11} {text}" for name, text in rows.items() if text)

@@ -1,7 +1,7 @@
-"""Says which attention core is exact for what: `python -m launch.attention --table`.
+"""Says which attention core is exact for what: `.venv/bin/python -m launch.attention --table`.
 
-For one config on this machine: `python -m launch.attention --config=configs/gpt.py:gpt2`. How fast `auto` is here:
-`python -m launch.attention --race=16x6x256x64`.
+For one config on this machine: `.venv/bin/python -m launch.attention --config=configs/gpt.py:gpt2`. How fast `auto` is
+here: `.venv/bin/python -m launch.attention --race=16x6x256x64`.
 
 An exact cell is one whose output and gradients the tests compare with float64; what they cannot run here says so."""
 
@@ -98,14 +98,19 @@ def _limit(score: float | None) -> str:
     return "not measured" if score is None else "any" if score == math.inf else f"{score:g}"
 
 
+def parser() -> cli.Parser:
+    """The flags of this command."""
+    made = cli.make_parser("attention", __doc__ or "", config=False, workdir=False)
+    made.add_argument("--table", action="store_true", help="every core under every condition")
+    made.add_argument("--config", default="", help=cli.CONFIG_HELP)
+    made.add_argument("--race", default="", metavar="BxHxTxK", help="time `auto` beside jax.nn.dot_product_attention")
+    made.add_argument("--rounds", type=int, default=9, help="how often each is timed for --race")
+    return made
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the table, or what each core says of a config's training on this machine."""
-    parser = cli.make_parser("attention", __doc__ or "", config=False, workdir=False)
-    parser.add_argument("--table", action="store_true", help="every core under every condition")
-    parser.add_argument("--config", default="", help="file and variant, such as configs/gpt.py:quickstart")
-    parser.add_argument("--race", default="", metavar="BxHxTxK", help="time `auto` beside jax.nn.dot_product_attention")
-    parser.add_argument("--rounds", type=int, default=9, help="how often each is timed for --race")
-    flags, overrides = cli.parse(parser, argv)
+    flags, overrides = cli.parse(parser(), argv)
     _check_flags(flags, overrides)
     if flags.table:
         print(table())

@@ -1,5 +1,5 @@
-"""Measures the training step: `python -m launch.bench --config=configs/gpt.py:bench` against the same model as a bare
-function.
+"""Measures the training step against the same model as a bare function:
+`.venv/bin/python -m launch.bench --config=configs/gpt.py:bench`.
 
 The bare function is GPT written out with jax.numpy over a plain list of layers, with the same numbers, loss and
 optimizer. Ours with the reference core runs beside both. All take turns in one process on the same batch of random
@@ -178,11 +178,16 @@ def race(runners: dict[str, Callable[[], float]], rounds: int) -> dict[str, list
     return seconds
 
 
+def parser() -> cli.Parser:
+    """The flags of this command."""
+    made = cli.make_parser("bench", __doc__ or "", workdir=False)
+    made.add_argument("--rounds", type=int, default=15, help="how often each step is timed, after two that are not")
+    return made
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the step's time beside the bare function's, as the median of the ratios of each round."""
-    parser = cli.make_parser("bench", __doc__ or "", workdir=False)
-    parser.add_argument("--rounds", type=int, default=15, help="how often each step is timed, after two that are not")
-    flags, overrides = cli.parse(parser, argv)
+    flags, overrides = cli.parse(parser(), argv)
     check_range("rounds", flags.rounds, ROUNDS)
     config = load(flags.config, **overrides)
     vocab_size = 256 if config.data.tokenizer == "bytes" else config.data.vocab_size

@@ -3,46 +3,58 @@
 import argparse
 import contextlib
 import difflib
+import importlib
 import logging
 import os
+import pkgutil
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 
+import launch
 from launch import configs, output
 from model.errors import UserError
+from train.run.command import command, interpreter
 from train.run.files.disk import FullDisk
 from train.run.files.naming import check_length
 
 _PREFIX = "--config."
+CONFIG_HELP = "file and variant, such as configs/gpt.py:quickstart; configs/gpt.py alone is its first variant, the same"
 
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser that refuses with a UserError."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises argparse's sentence, with the command that explains the flags."""
+        """Raises argparse's sentence, or ours for a number that is none, with the command that explains the flags."""
+        if found := re.fullmatch(r"argument (\S+): invalid (int|float) value: '(.*)'", message, re.DOTALL):
+            kind = {"int": "a whole number", "float": "a number"}[found[2]]
+            message = f"{found[1]}={found[3]}: {kind} is needed"
         raise UserError(f"{message}; see {self.prog} --help.")
 
-    def flags(self) -> dict[str, str]:
-        """Returns {its name with hyphens: the name that argparse knows} of every flag, such as '--workdir'."""
-        names = [flag for action in self._actions for flag in action.option_strings]
-        return {_hyphened(name): name for name in names}
+    def flags(self) -> dict[str, argparse.Action]:
+        """Returns {its name with hyphens: what it does} of every flag, such as '--workdir'."""
+        return {_hyphened(name): action for action in self._actions for name in action.option_strings}
 
 
-def make_parser(command: str, description: str, config: bool = True, workdir: bool = True) -> Parser:
-    """Returns the parser of `python -m launch.<command>`, with --config and --workdir where it takes them."""
+def make_parser(verb: str, description: str, config: bool = True, workdir: bool = True) -> Parser:
+    """Returns the parser of `launch.<verb>`, with --config and --workdir where it takes them.
+
+    The interpreter that a description names is replaced by the one that runs.
+    """
     parser = Parser(
-        prog=f"python -m launch.{command}",
-        description=description,
+        prog=command(verb),
+        description=description.replace(".venv/bin/python", interpreter()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         epilog=configs.help_text() if config else None,
     )
     if config:
-        parser.add_argument("--config", required=True, help="file and variant, such as configs/gpt.py:quickstart")
+        parser.add_argument("--config", required=True, help=CONFIG_HELP)
     if workdir:
         parser.add_argument("--workdir", required=True, help="the run's folder, such as runs/try")
     return parser
@@ -54,27 +66,94 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
     In a flag's name, a hyphen and an underscore are the same.
 
     Raises:
-      UserError: a flag is unknown, misses its value, or is missing, or the folder's name is empty.
+      UserError: a flag is unknown, misses its value or its dashes, or is missing, or the folder is none.
     """
     rest, overrides = split_overrides(argv)
     # Unknown flags first: a misspelt required flag would otherwise be reported as missing.
-    known = parser.flags()
-    for at, word in enumerate(rest):
-        flag, equals, value = word.partition("=")
-        if not flag.startswith("--"):
-            continue
-        if _hyphened(flag) not in known:
-            names = [*known.values(), *(_PREFIX + key for key in configs.comments())]
-            near = difflib.get_close_matches(flag, names, n=1)
-            hint = f"; the nearest is {near[0]}" if near else ""
-            raise UserError(f"{flag}: there is no such flag{hint}; see {parser.prog} --help.")
-        rest[at] = known[_hyphened(flag)] + equals + value
-    flags = parser.parse_args(rest)
-    if getattr(flags, "workdir", None) == "":
-        raise UserError("--workdir is empty: give the run's folder, such as --workdir=runs/try.")
+    flags = parser.parse_args(list(_whole(parser, rest)))
     for flag in ("workdir", "attention"):
         check_length(f"--{flag}", getattr(flags, flag, None) or "")
+    if (folder := getattr(flags, "workdir", None)) is not None:
+        if not folder:
+            raise UserError("--workdir is empty: give the run's folder, such as --workdir=runs/try.")
+        if Path(folder).is_file():
+            raise UserError(f"--workdir={folder} is a file: give the run's folder.")
     return flags, overrides
+
+
+def again(parser: Parser, flags: argparse.Namespace, overrides: Mapping[str, str]) -> tuple[str, str]:
+    """Returns the command that goes on, and the one that goes on to more steps: each flag said once, in any form.
+
+    On several processes both end with a comment that says so: they are of the first process.
+    """
+    given = vars(flags) | ({"process_id": "RANK"} if getattr(flags, "process_id", None) is not None else {})
+    more = given | {"extend": False, "profile_steps": ""}
+    keys = {key: value for key, value in overrides.items() if key != "train.steps"}
+    note, count = "", jax.process_count()
+    if count > 1:
+        own = f", with its own RANK from 0 to {count - 1}" if given.get("process_id") == "RANK" else ""
+        note = f"  # on each of the {count} processes{own}"
+    extended = f"{_line(parser, more, keys)} --extend {_PREFIX}train.steps=N"
+    return _line(parser, given, overrides) + note, extended + note
+
+
+def _line(parser: Parser, flags: Mapping[str, Any], overrides: Mapping[str, str]) -> str:
+    words = []
+    for action in parser._actions:
+        name, value = action.option_strings[-1], flags.get(action.dest, action.default)
+        if value != action.default:
+            words.append(name if action.nargs == 0 else f"{name}={value}")
+    return command(parser.prog.rpartition(".")[2], *words, *(f"{_PREFIX}{key}={one}" for key, one in overrides.items()))
+
+
+def _whole(parser: Parser, words: Sequence[str]) -> Iterator[str]:
+    """The words for argparse, each flag together with its value, as '--flag=value'.
+
+    Raises:
+        UserError: a word is no flag of this command, or one without its value.
+    """
+    known, left = parser.flags(), iter(words)
+    for word in left:
+        flag, equals, value = word.partition("=")
+        action = known.get(_hyphened(flag))
+        if action is None:
+            raise UserError(f"{_unknown(parser, word, flag)}; see {parser.prog} --help.")
+        if action.nargs == 0:
+            if equals:
+                raise UserError(f"{word}: {flag} takes no value; write {flag}.")
+            yield flag if flag == "-h" else action.option_strings[-1]
+            continue
+        value = value if equals else next(left, "--")
+        if not equals and value.startswith("--"):
+            raise UserError(f"{flag} has no value: write {flag}=VALUE.")
+        yield f"{action.option_strings[-1]}={value}"
+
+
+def _unknown(parser: Parser, word: str, flag: str) -> str:
+    """What a word may have meant that is no flag of this command."""
+    known, keys = parser.flags(), configs.comments()
+    if not flag.startswith("--"):
+        name = flag.lstrip("-")
+        if name in keys or name.startswith(_PREFIX.strip("-")) or f"--{_hyphened(name)}" in known:
+            return f"{word} lacks its dashes: write {_PREFIX if name in keys else '--'}{word.lstrip('-')}"
+        return f"{word} is no flag: flags begin with --"
+    names = [action.option_strings[-1] for action in known.values() if action.dest != "help"]
+    if "--config" in known:
+        names += (flags := [_PREFIX + key for key in keys])
+        if ends := [one for one in flags if one.endswith("." + flag.strip("-").replace("-", "_"))]:
+            return f"{flag} is a key of the config: write {' or '.join(ends)}"
+    if owners := [verb for verb, other in _others() if _hyphened(flag) in other.flags()]:
+        return f"{flag} is a flag of {', '.join(owners)}, and not of {parser.prog.rpartition(' ')[2]}"
+    near = difflib.get_close_matches(flag, names, n=1)
+    return f"{flag}: there is no such flag" + (f"; the nearest is {near[0]}" if near else "")
+
+
+def _others() -> Iterator[tuple[str, Parser]]:
+    """The commands with their parsers: the modules of this room that have one."""
+    for found in pkgutil.iter_modules(launch.__path__):
+        module = importlib.import_module(f"launch.{found.name}")
+        if hasattr(module, "parser"):
+            yield f"launch.{found.name}", module.parser()
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -93,6 +172,10 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         key, equals, value = word.removeprefix(_PREFIX).partition("=")
         value = value if equals else next(words, "--")
         if not equals and value.startswith("--"):
+            if inside := [name for name in configs.comments() if name.startswith(f"{key}.")]:
+                raise UserError(
+                    f"{word} is a section: write {_PREFIX}{inside[0]}=VALUE, or one of {', '.join(inside)}."
+                )
             raise UserError(f"{word} has no value: write {word}=VALUE.")
         overrides[key.replace("-", "_")] = value
     return rest, overrides

@@ -171,4 +171,4 @@ def _nearest(word: str, known: Collection[str]) -> str:
     if near and not inside:
         return f"; the nearest is {near[0]}"
     names = inside or known
-    return f"; there are: {', '.join(names)}" if len(names) < 25 else "; --help lists them all"
+    return f"; there are: {', '.join(names)}" if inside or len(names) < 25 else "; --help lists them all"

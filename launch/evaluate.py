@@ -1,4 +1,4 @@
-"""Measures a run's newest checkpoint on its validation text: `python -m launch.evaluate --workdir=runs/try`."""
+"""Measures a run's newest checkpoint on its text: `.venv/bin/python -m launch.evaluate --workdir=runs/try`."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,16 @@ from train.run.files.learned import PLACES
 from train.tasks.language_model import token_sums
 
 
+def parser() -> cli.Parser:
+    """The flags of this command."""
+    made = cli.make_parser("evaluate", __doc__ or "", config=False)
+    hosts.add_flags(made)
+    return made
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints loss, perplexity and bits per byte, beside those of n-grams and compressors on the same text."""
-    parser = cli.make_parser("evaluate", __doc__ or "", config=False)
-    hosts.add_flags(parser)
-    flags, overrides = cli.parse(parser, argv)
+    flags, overrides = cli.parse(parser(), argv)
     if others := [key for key in overrides if key not in PLACES]:
         raise UserError(
             f"--config.{others[0]}: a run keeps the config it was trained with, but for where its text lies "

@@ -1,4 +1,4 @@
-"""Writes on from a prompt: `python -m launch.generate --workdir=runs/try --prompt='def main('`."""
+"""Writes on from a prompt: `.venv/bin/python -m launch.generate --workdir=runs/try --prompt='def main('`."""
 
 import argparse
 import functools
@@ -24,15 +24,20 @@ FLAGS = (
 )
 
 
+def parser() -> cli.Parser:
+    """The flags of this command."""
+    made = cli.make_parser("generate", __doc__ or "", config=False)
+    made.add_argument("--prompt", action="append", default=[], help="text to go on from; may be given several times")
+    made.add_argument("--attention", metavar="FILE.png", help="write what the first prompt's tokens look at")
+    hosts.add_flags(made)
+    for name, kind, default, text in FLAGS:
+        made.add_argument(f"--{name}", type=kind, default=default, help=text)
+    return made
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints each prompt and what the run's model makes of it; one prompt is written on while you watch."""
-    parser = cli.make_parser("generate", __doc__ or "", config=False)
-    parser.add_argument("--prompt", action="append", default=[], help="text to go on from; may be given several times")
-    parser.add_argument("--attention", metavar="FILE.png", help="write what the first prompt's tokens look at")
-    hosts.add_flags(parser)
-    for name, kind, default, text in FLAGS:
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-    flags, overrides = cli.parse(parser, argv)
+    flags, overrides = cli.parse(parser(), argv)
     if overrides:
         raise UserError(
             f"--config.{next(iter(overrides))}: a run keeps the config it was trained with; leave this out."

@@ -1,10 +1,9 @@
-"""Trains a model: `python -m launch.train --config=configs/gpt.py:quickstart --workdir=runs/try`.
+"""Trains a model: `.venv/bin/python -m launch.train --config=configs/gpt.py:quickstart --workdir=runs/try`.
 
 From a notebook: `state, history = fit(config)`.
 """
 
 import contextlib
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from train.devices.machine import use_compilation_cache
 from train.devices.memory import check_memory
 from train.devices.together import agree, compiled_together
 from train.experiment import Experiment, make_experiment
-from train.limits import warn_if_short
+from train.limits import doubts
 from train.loop import Values, train
 from train.run.folder import RunFolder, shared_keys
 from train.run.opening import open_run
@@ -77,6 +76,8 @@ def fit(
         watch = Watch(experiment, next(iter(eval_batches(validation, config.data.batch_size, experiment.rows))))
         stop.begin("the first state")
         opened = open_run(stack, experiment, folder, data, len(validation), errors, baselines)
+        for doubt in doubts(config, experiment.mesh.size, jax.device_count()):
+            opened.report.say(doubt)
         stop.begin(f"the compilation of the step, and step {opened.start + 1}")
         state = train(
             step,
@@ -95,26 +96,28 @@ def fit(
 
 def check(config: ConfigDict) -> Experiment:
     """The experiment, with the vocabulary that is asked for; refuses what can be refused before any data is read."""
-    experiment = make_experiment(config, 256 if config.data.tokenizer == "bytes" else config.data.vocab_size)
-    warn_if_short(config.optimizer.warmup_steps, config.train.steps)
-    return experiment
+    return make_experiment(config, 256 if config.data.tokenizer == "bytes" else config.data.vocab_size)
+
+
+def parser() -> cli.Parser:
+    """The flags of this command."""
+    made = cli.make_parser("train", __doc__ or "")
+    made.add_argument("--extend", action="store_true", help="let a run go on to more train.steps than it began with")
+    made.add_argument("--allow_overlap", action="store_true", help="let validation text be in the train split, too")
+    made.add_argument("--profile_steps", default="", metavar="10:13", help="trace these steps for xprof")
+    hosts.add_flags(made)
+    return made
 
 
 def main(argv: Sequence[str]) -> None:
     """Trains, or goes on with, the run of a folder, and tells how it ended."""
-    parser = cli.make_parser("train", __doc__ or "")
-    parser.add_argument("--extend", action="store_true", help="let a run go on to more train.steps than it began with")
-    parser.add_argument("--allow_overlap", action="store_true", help="let validation text be in the train split, too")
-    parser.add_argument("--profile_steps", default="", metavar="10:13", help="trace these steps for xprof")
-    hosts.add_flags(parser)
-    flags, overrides = cli.parse(parser, argv)
+    flags, overrides = cli.parse(parser(), argv)
     config = load(flags.config, **overrides)
-    command = f"python -m launch.train {shlex.join(argv)}"
     free = {"extend": flags.extend, "profile_steps": flags.profile_steps, "allow_overlap": flags.allow_overlap}
     with hosts.joined(flags), stop_signals(command=True) as stop:
         state, _ = fit(config, flags.workdir, **free)
         stop.doing("the closing words (all is saved)")
-        closing = summarize(config, state, Path(flags.workdir), command)
+        closing = summarize(config, state, Path(flags.workdir), *cli.again(parser(), flags, overrides))
         with output.unheard():
             cli.say(closing)
 

@@ -34,6 +34,23 @@ def test_training_commands_build_what_they_name(command: str) -> None:
     assert flags.workdir.startswith("runs/")
 
 
+@pytest.mark.parametrize(
+    "file",
+    sorted(
+        {
+            *Path().glob("*/*.md"),
+            *Path("model").rglob("*.md"),
+            *Path("configs").glob("*.py"),
+            *Path("launch").glob("*.py"),
+            Path("README.md"),
+        }
+    ),
+    ids=str,
+)
+def test_commands_are_written_as_they_run_where_nothing_is_activated(file: Path) -> None:
+    assert re.findall(r"(?<!\.venv/bin/)python -m .*", file.read_text()) == []
+
+
 def test_every_command_there_is_exists() -> None:
     verbs = {command.partition("-m launch.")[2].split()[0] for command in COMMANDS}
     assert {"train", "evaluate", "generate", "bench"} <= verbs
@@ -67,7 +84,7 @@ def test_the_readme_is_short() -> None:
 
 def test_one_step_is_understood_from_900_lines_of_code() -> None:
     """Of the files that the README names; blank lines, comments and docstrings are not counted."""
-    (named,) = re.findall(r"To understand\s+one training step, read (.*?):", README, re.DOTALL)
+    (named,) = re.findall(r"To\s+understand\s+one training step, read (.*?):", README, re.DOTALL)
     files = re.findall(r"`([\w/]+\.py)`", named)
     assert {"train/step.py", "model/gpt.py", "model/attention/cores/dense.py"} <= {*files}
     counted = {file: lines_of_code(Path(file).read_text()) for file in files}

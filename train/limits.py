@@ -1,6 +1,6 @@
 """What a config may ask for on any devices: numbers in their ranges, and a mask that leaves something to learn."""
 
-import logging
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
@@ -62,11 +62,13 @@ def check_config(config: ConfigDict) -> None:
             )
 
 
-def warn_if_short(warmup_steps: int, steps: int) -> None:
-    """Warns of a run that ends in its warm-up."""
-    if warmup_steps >= steps:
-        logging.getLogger("heed").warning(
-            "--config.optimizer.warmup_steps=%d is not below --config.train.steps=%d: the run ends in its warm-up.",
-            warmup_steps,
-            steps,
+def doubts(config: ConfigDict, used: int, there: int) -> Iterator[str]:
+    """What may not have been meant, of a run on so many of the devices that are there; no reason to refuse it."""
+    if used < there:
+        yield f"the mesh of {used} leaves {there - used} of {there} devices idle: --config.mesh.* divides them."
+    warmup, steps = config.optimizer.warmup_steps, config.train.steps
+    if warmup >= steps:
+        yield (
+            f"--config.optimizer.warmup_steps={warmup} is not below --config.train.steps={steps}: the run ends in its"
+            " warm-up."
         )

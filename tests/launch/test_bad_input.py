@@ -113,6 +113,43 @@ def test_misspelt_and_missing_flags_are_refused(keys: dict[str, Any], tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+# The words of a command, of which each is a mistake of typing, and what the sentence says.
+TYPED: list[tuple[Any, str, tuple[str, ...]]] = [
+    (generate, "--workdir=x --extend", ("--extend is a flag of launch.train, and not of launch.generate;",)),
+    (generate, "--workdir=x --config=gpt", ("--config is a flag of ", "launch.train", "and not of launch.generate;")),
+    (evaluate, "--workdir=x --max-new-tokens=3", ("is a flag of launch.generate, and not of launch.evaluate;",)),
+    (evaluate, "--workdir=x --step=7", ("--step: there is no such flag; see ",)),
+    (train, "--config=gpt --workdir=x --table", ("--table is a flag of launch.attention, and not of launch.train;",)),
+    (train, "--config=gpt --workdir=x --steps=9", ("--steps is a key of the config: write --config.train.steps;",)),
+    (train, "--config=gpt --seed=3", ("write --config.data.seed or --config.train.seed;",)),
+    (train, "--config=gpt --workdir=x config.train.steps=20", ("lacks its dashes: write --config.train.steps=20;",)),
+    (train, "--config=gpt --workdir=x train.steps=20", ("lacks its dashes: write --config.train.steps=20;",)),
+    (train, "config=gpt workdir=x", ("config=gpt lacks its dashes: write --config=gpt;",)),
+    (train, "--config=gpt -workdir=x", ("-workdir=x lacks its dashes: write --workdir=x;",)),
+    (train, "--config=gpt --workdir=x stray", ("stray is no flag: flags begin with --;",)),
+    (
+        train,
+        "--config=gpt --workdir=x --config.model",
+        ("is a section", "model.width", "model.num_layers", "model.bias"),
+    ),
+    (train, "--config=gpt --workdir=x --config.model=3", ("no such key", "model.width", "model.num_layers")),
+    (train, "--config=gpt --workdir=x --extend=3", ("--extend takes no value; write --extend.",)),
+    (train, "--config=gpt --workdir=README.md", ("--workdir=README.md is a file: give",)),
+    (evaluate, "--workdir=README.md", ("--workdir=README.md is a file: give",)),
+    (generate, "--workdir=x --prompt", ("--prompt has no value: write --prompt=VALUE.",)),
+    (generate, "--workdir --prompt=a", ("--workdir has no value: write --workdir=VALUE.",)),
+    (generate, "--workdir=x --prompt=a --seed=two", ("--seed=two: a whole number is needed;",)),
+    (generate, "--workdir=x --prompt=a --top_p=half", ("--top_p=half: a number is needed;",)),
+]
+
+
+@pytest.mark.parametrize(("command", "typed", "parts"), TYPED, ids=[typed for _, typed, _ in TYPED])
+def test_a_mistake_of_typing_is_answered_by_what_was_meant(command: Any, typed: str, parts: tuple[str, ...]) -> None:
+    refused = call(command.main, typed.split())
+    assert_refused(refused, *parts)
+    assert len(refused.err.splitlines()) == 1
+
+
 LONG = ["x" * 300, "é" * 150, "/".join(["folder"] * 700)]
 
 
@@ -147,10 +184,12 @@ def test_an_empty_data_set_is_refused_and_the_folder_stays_free(keys: dict[str, 
     empty = keys | {"data.path": f"{tmp_path}/empty.txt", "optimizer.warmup_steps": 50}
     refused = call(train.main, words(tmp_path / "run", empty))
     assert_refused(refused, "'train'", "holds 0 tokens", "--config.data.")
-    # A warning is a plain line, said once.
+    assert len(refused.err.splitlines()) == 1  # what may not have been meant is told of a run that begins
+    trained = call(train.main, words(tmp_path / "run", keys | {"optimizer.warmup_steps": 50}))
+    assert trained.status == 0
     short = "--config.optimizer.warmup_steps=50 is not below --config.train.steps=12: the run ends in its warm-up."
-    assert [line for line in refused.err.splitlines() if "warm-up" in line] == [short]
-    assert call(train.main, words(tmp_path / "run", keys)).status == 0
+    told = [line for line in trained.err.splitlines() if "warm-up" in line or "idle" in line]
+    assert told == ["the mesh of 1 leaves 7 of 8 devices idle: --config.mesh.* divides them.", short]
     assert saved(tmp_path / "run")[-1] == 12
 
 

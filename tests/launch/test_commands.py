@@ -3,7 +3,10 @@
 import itertools
 import json
 import math
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +92,25 @@ def test_the_closing_words_say_where_everything_is(workdir: Path, outcome: Outco
     for part in ("  ngram_4", "  gzip", "  xz", "sample (", "\nde", "attention.png", "metrics.jsonl", "tensorboard"):
         assert part in outcome.out
     assert f"--workdir='{workdir}'" in outcome.out  # with its space
-    assert f"'--workdir={workdir}'" in outcome.out
     assert "--extend --config.train.steps=N" in outcome.out
     assert f"compiled programs are kept in {jax.config.values['jax_compilation_cache_dir']}\n" in outcome.err
     assert "step 12/12  loss " in outcome.err
     assert "tokens/s" in outcome.err
     assert "WARNING" not in outcome.err
+
+
+@pytest.mark.rest
+def test_the_commands_that_it_prints_run_as_typed(workdir: Path, outcome: Outcome, tmp_path: Path) -> None:
+    """By a shell in which nothing is activated; the one that goes on, in a copy of the run."""
+    run = shutil.copytree(workdir, tmp_path / "a run")
+    lines = dict(re.findall(r"^(more text|go on) +(.*)$", outcome.out, re.MULTILINE))
+    for name, line in lines.items():
+        typed = line.replace(str(workdir), str(run)).replace("=N", "=13")
+        done = subprocess.run(
+            typed, shell=True, capture_output=True, text=True, env=os.environ | {"PATH": "/usr/bin:/bin"}
+        )
+        assert done.returncode == 0, (name, done.stderr)
+    assert saved(run)[-1] == 13
 
 
 def test_a_run_that_is_complete_says_so_again(keys: dict[str, Any], workdir: Path, outcome: Outcome) -> None:

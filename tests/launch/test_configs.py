@@ -1,6 +1,7 @@
 """Configs: every committed one parses, every key is read, and mistakes are answered in one sentence."""
 
 import ast
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ import pytest
 from flax import nnx
 
 from configs import base
-from launch import cli
+from launch import cli, train
 from launch.configs import family_comments, family_defaults, help_text, load, shared_comments
 from model.errors import UserError
 from model.families import FAMILIES
 from tests.conftest import ROOT
 from train.devices.mesh import AXES
 from train.experiment import make_model_config
+from train.run.command import interpreter
 from train.run.files.learned import flatten
 
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base"))
@@ -228,6 +230,21 @@ def test_flags_and_overrides_are_told_apart() -> None:
     assert overrides == {"mesh.fsdp": "-1", "data.path": "a=b"}
 
 
+def test_a_command_is_said_again_each_flag_once() -> None:
+    """As it was meant, by the interpreter that runs, of the first of several processes."""
+    typed = ["--config", "gpt", "--workdir=a b", "--extend", "--profile-steps=4:5", "--config.train.steps=30"]
+    typed += ["--config.model.mask=causal & window(3)", "--extend", "--config.train.steps", "40", "--process-id=0"]
+    again, more = cli.again(train.parser(), *cli.parse(train.parser(), typed))
+    start = f"{interpreter()} -m launch.train --config=gpt --workdir='a b'"
+    mask = "--config.model.mask='causal & window(3)'"
+    assert again == f"{start} --extend --profile_steps=4:5 --process-id=RANK --config.train.steps=40 {mask}"
+    assert more == f"{start} --process-id=RANK {mask} --extend --config.train.steps=N"
+    for line in (again, more.replace("=N", "=50")):  # as a shell takes it
+        flags, overrides = cli.parse(train.parser(), shlex.split(line.replace("RANK", "0"))[3:])
+        assert (flags.config, flags.workdir, flags.extend) == ("gpt", "a b", True)
+        assert overrides["model.mask"] == "causal & window(3)"
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -237,7 +254,7 @@ def test_flags_and_overrides_are_told_apart() -> None:
         (["--config=gpt"], "required: --workdir"),
         (["--config=gpt", "--workdir=x", "--config.train.steps"], "--config.train.steps has no value"),
         (["--config.train.steps", "--config=gpt", "--workdir=x"], "--config.train.steps has no value"),
-        (["--config=gpt", "--workdir=x", "stray"], "unrecognized arguments: stray"),
+        (["--config=gpt", "--workdir=x", "stray"], "stray is no flag: flags begin with --;"),
     ],
 )
 def test_wrong_flags_are_refused_with_the_nearest(words: list[str], sentence: str) -> None:

@@ -16,6 +16,7 @@ from tests.tiny import CONFIG, Outcome, call, end, metrics, saved, start, words,
 from train.data import open_data
 from train.experiment import make_experiment
 from train.run.checkpoints import Checkpoints
+from train.run.command import interpreter
 from train.run.report import Report
 from train.state import State
 
@@ -136,7 +137,7 @@ def test_a_run_that_is_told_to_stop_before_its_last_evaluation_makes_up_for_it(
     argv = words(tmp_path / "run", keys)
     outcome = call_and_signal(argv, signal.SIGTERM, 12)
     assert outcome.status == 0, outcome.err
-    assert "step 12 is not evaluated yet, which this makes up for:\n  python -m launch.train" in outcome.out
+    assert f"step 12 is not evaluated yet, which this makes up for:\n  {interpreter()} -m launch.train" in outcome.out
     for _ in range(2):  # and only once
         assert "this model" in call(train.main, argv).out
         assert_the_same(tmp_path / "run", whole, keys)

@@ -1,7 +1,6 @@
 """One run, one result, wherever its arrays lie: meshes against one device, seeds as an axis against single seeds."""
 
 import itertools
-import logging
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -11,12 +10,14 @@ import jax
 import numpy as np
 import pytest
 
+from launch.configs import load
 from model.errors import UserError
 from tests.small import compiled_step, losses, random_batch, random_batches, small_experiment, windows
 from tests.tiers import tiered
 from train.devices.mesh import make_mesh, make_rules
 from train.devices.placing import local_numbers, place_batch
 from train.experiment import Experiment
+from train.limits import doubts
 from train.sharding import placed
 from train.tasks.base import Batch
 
@@ -275,13 +276,13 @@ def test_a_mesh_that_does_not_fit_is_refused_with_the_arithmetic(sizes: dict[str
         make_mesh({"replica": 1, "fsdp": 1, "tensor": 1, "context": 1} | sizes)
 
 
-def test_a_mesh_takes_what_remains_and_says_what_is_idle(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mesh_takes_what_remains_or_less_and_a_run_says_what_is_idle() -> None:
     sizes = {"replica": 2, "fsdp": -1, "tensor": 2, "context": 1}
     assert dict(make_mesh(sizes).shape) == {"replica": 2, "fsdp": 2, "tensor": 2, "context": 1}
-    assert caplog.text == ""
-    with caplog.at_level(logging.WARNING, "heed"):
-        assert make_mesh(sizes | {"fsdp": 1}).size == 4
-    assert "leaves 4 of 8 devices idle" in caplog.text
+    assert make_mesh(sizes | {"fsdp": 1}).size == 4
+    config = load("base")
+    assert not list(doubts(config, 8, 8))
+    assert list(doubts(config, 4, 8)) == ["the mesh of 4 leaves 4 of 8 devices idle: --config.mesh.* divides them."]
 
 
 @pytest.mark.parametrize(

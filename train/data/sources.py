@@ -14,6 +14,7 @@ from model.errors import UserError
 from train.data.files import quiet
 from train.data.overlap import Overlap, Range, ranges_overlap
 from train.data.stdlib import stdlib_builder
+from train.run.command import interpreter
 
 SAMPLED = 256  # documents that are read to tell one prepared data set from another of the same name and version
 
@@ -172,7 +173,7 @@ def _builder_of(folder: Path) -> tfds.core.DatasetBuilder:
 def unprepared(name: str, folder: Path | str, reason: str) -> UserError:
     """Returns the refusal of a data set that is not there; a download may take hours, so it is never begun unasked."""
     command = (
-        f'python -c "import tensorflow_datasets as tfds; '
+        f'{interpreter()} -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir='{folder}', file_format='array_record').download_and_prepare()\""
     )
     return UserError(

@@ -1,6 +1,5 @@
 """The mesh: devices as a grid, and which logical axis goes to which axis of it."""
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -38,10 +37,6 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None
     if used < len(devices) and jax.process_count() > 1:
         raise UserError(
             f"the mesh {product} uses {used} of {len(devices)} devices, and pods need all; change --config.mesh.*."
-        )
-    if used < len(devices):
-        logging.getLogger("heed").warning(
-            "the mesh %s leaves %d of %d devices idle", product, len(devices) - used, len(devices)
         )
     grid = np.array(devices).reshape(shape) if used == len(devices) else np.array(devices[:used]).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
