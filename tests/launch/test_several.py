@@ -1,6 +1,7 @@
 """The commands in two real processes: they train, one is killed or frozen or fails, and what is left goes on."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ def whole(keys: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
     assert "this model" in outcomes[0].out
     assert "this model" not in outcomes[1].out
     assert "step 12/12" not in outcomes[1].err
+    assert "coordination_service.cc" not in outcomes[0].err  # jax warns of what it is asked for
+    go_on = re.search(r"^go on +(.*)$", outcomes[0].out, re.MULTILINE)
+    assert go_on is not None
+    assert go_on[1].endswith("--extend --config.train.steps=N  # on each of the 2 processes")
     return workdir
 
 
