@@ -14,6 +14,7 @@ from model.attention.cores.table import CORES, select_core
 from model.attention.selfcheck import errors, judge
 from model.cycles import Cycle
 from model.families import Model, ModelConfig
+from train.devices.machine import compiler_options
 
 _SLICE = 256  # queries and keys of the check, at most
 
@@ -85,7 +86,8 @@ def check_attention(config: ModelConfig, sites: Cycle[Site], key: jax.Array) -> 
         cores = {place: CORES[sites[place].choice.name].call for place in places(config).values}
         return {place: errors(core, scores[place], sizes, config.dtype, key) for place, core in cores.items()}
 
-    found = jax.tree.map(float, jax.device_get(jax.jit(run)(key)))
+    checked = jax.jit(run, compiler_options=compiler_options(request.platform))
+    found = jax.tree.map(float, jax.device_get(checked(key)))
     for place, wrong in found.items():
         judge(sites[place].choice.name, wrong, config.dtype)
     return places(config).map(found.__getitem__)

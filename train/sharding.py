@@ -11,6 +11,7 @@ from flax.core import spmd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from model.axes import partition_spec
+from train.devices.machine import compiler_options
 from train.devices.mesh import Rules
 from train.state import State, parameter_key
 
@@ -63,4 +64,5 @@ def born_sharded(
     abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings
     )
-    return lambda: jax.jit(many, out_shardings=shardings)(number), abstract
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return lambda: jax.jit(many, out_shardings=shardings, compiler_options=options)(number), abstract
