@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from launch.configs import load
+from model import vocabulary
 from model.errors import UserError
 from tests.small import compiled_step, losses, random_batch, random_batches, small_experiment, windows
 from tests.tiers import tiered
@@ -87,6 +88,25 @@ def test_micro_batches_on_a_mesh_change_nothing() -> None:
     experiment = small_experiment(**mesh_keys(2, 2, 1, 1), **DROPOUT, **{"train.accumulate": 3})
     found = losses(experiment, compiled_step(experiment), random_batches(experiment, STEPS))
     np.testing.assert_allclose(found, losses_alone(), rtol=1e-5)
+
+
+@pytest.mark.rest
+def test_a_loss_in_slices_of_the_vocabulary_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With micro-batches and recomputation on a mesh, in training and in evaluation."""
+    known, sums = losses_alone(), nats(one_device()[0])
+    monkeypatch.setattr(vocabulary, "SLICE_BYTES", 4 * 32 * 10)  # ten of a device's 28 tokens at once
+    experiment = small_experiment(
+        **mesh_keys(2, 2, 2, 1), **DROPOUT, **{"train.accumulate": 3, "model.remat": "full", "model.tied": True}
+    )
+    found = losses(experiment, compiled_step(experiment), random_batches(experiment, STEPS))
+    np.testing.assert_allclose(found, known, rtol=1e-5)
+    np.testing.assert_allclose(nats(experiment), sums, rtol=1e-5)
+
+
+def nats(experiment: Experiment) -> tuple[float, float]:
+    """Of the first batch, by the first parameters."""
+    with placed(experiment.mesh, experiment.rules):
+        return jax.device_get(experiment.sums(experiment.make_state().params, next(random_batches(experiment, 1))))
 
 
 def test_the_losses_tell_runs_apart() -> None:
