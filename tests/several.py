@@ -66,6 +66,7 @@ def run_together(
     for rank, words in enumerate(argv):
         env = os.environ | launcher(rank, len(argv)) | {"JAX_COORDINATOR_PORT": port}
         env["XLA_FLAGS"] = env["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+        env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # which jax has set for this process
         with open(folder / f"{rank}.out", "w") as out, open(folder / f"{rank}.err", "w") as err:
             child = subprocess.Popen([sys.executable, *command, *words], cwd=ROOT, stdout=out, stderr=err, env=env)
         children.append(child)
