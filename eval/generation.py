@@ -11,10 +11,11 @@ import numpy as np
 from flax import nnx
 
 from eval.sampling import Sampling
-from model.attention import KVCache, parse_mask
+from model.attention import parse_mask
 from model.attention.masks.looking import looks_ahead
 from model.errors import UserError
 from model.families import Model
+from model.stack import Caches
 from train.data import Tokenizer
 from train.devices.placing import batch_ways, on_host
 
@@ -31,7 +32,7 @@ class Rows(NamedTuple):
     tokens_BT: jax.Array
     position_B: jax.Array
     done_B: jax.Array
-    cache: KVCache
+    cache: Caches
 
 
 def generate(
@@ -126,17 +127,20 @@ def _start(
         row[: len(prompt)] = prompt
     position_B = np.array([len(prompt) - 1 for prompt in prompts], np.int32)
     width = _padded(int(position_B.max()) + 1, length)
-    cache = _prefill(graphdef, params, tokens_BT[:, :width], length)
+    cache = _prefill(graphdef, params, tokens_BT[:, :width], position_B, length)
     # Plain arrays, which are the same for all of several processes.
     rows: Any = tokens_BT, position_B, limit_B == 0, cache
     return Rows(*rows)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _prefill(graphdef: nnx.GraphDef, params: nnx.State, tokens_BT: jax.Array, length: int) -> KVCache:
-    """The cache after the prompts. What padding leaves there is overwritten before any query may see it."""
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _prefill(
+    graphdef: nnx.GraphDef, params: nnx.State, tokens_BT: jax.Array, position_B: jax.Array, length: int
+) -> Caches:
+    """The cache after the prompts, of which padding is no part."""
     model = nnx.merge(graphdef, params)
-    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None], tokens_BT.shape)
+    positions_1T = jnp.arange(tokens_BT.shape[1])[None]
+    positions_BT = jnp.where(positions_1T <= position_B[:, None], positions_1T, -1)
     return model.decode(tokens_BT, positions_BT, model.init_cache(len(tokens_BT), length))[1]
 
 

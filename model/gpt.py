@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import KVCache, Mask, Scores, by_place, parse_bias, parse_mask, segments
+from model.attention import Mask, Scores, by_place, parse_bias, parse_mask, segments
 from model.axes import pin
 from model.bounds import check_tokens, check_within
 from model.cycles import Cycle
@@ -16,7 +16,7 @@ from model.errors import Range, UserError, check_range
 from model.layers import NORMS, Linear, dropout
 from model.parameters import Module, flat_params
 from model.positions import NoPosition, parse_position
-from model.stack import Context, Stack
+from model.stack import Caches, Context, Stack
 from model.stack_config import StackConfig
 from model.vocabulary import Embedding, Readout
 
@@ -112,11 +112,11 @@ class GPT(Module):
         kernel, axis = (self.embed.embedding, 0) if self.head is None else (self.head.kernel, 1)
         return Readout(kernel[...], axis, jnp.dtype(self.config.dtype))
 
-    def decode(self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+    def decode(self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Caches) -> tuple[jax.Array, Caches]:
         """Logits (B, T, V) of new tokens at absolute positions, attending to the cache, and the cache with them in
-        it.
+        it. Compiled, a token at position -1 is padding: nothing of it is kept, and its logits are NaN.
         """
-        S = cache.k_BSGK.shape[2]  # of (L, B, S, G, K)
+        S = cache.length
         check_within(positions_BT, S, "position", f"is outside of a cache for {S}; make it longer")
         x_BTD, context = self._start(tokens_BT, None, positions_BT, None, decoding=True)
         # What is written outside of the cache is lost, and with it what the token sees of itself.
@@ -124,9 +124,12 @@ class GPT(Module):
         x_BTD, cache = self.stack.decode(x_BTD, context, cache, positions_BT)
         return self.readout()(self._normed(x_BTD)), cache
 
-    def init_cache(self, batch_size: int, length: int) -> KVCache:
-        """An empty cache for `batch_size` sequences of at most `length` tokens, (L, B, S, G, K)."""
-        return self.stack.init_cache(batch_size, length)
+    def init_cache(self, batch_size: int, length: int) -> Caches:
+        """An empty cache for `batch_size` sequences of at most `length` tokens; a layer that looks back less keeps
+        less.
+        """
+        reaches = self.config.cycles["mask"].map(lambda one: parse_mask(one).reach)
+        return self.stack.init_cache(batch_size, length, reaches)
 
     def attention_weights(
         self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None, positions_BT: jax.Array | None = None

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import Bias, KVCache, Mask, MultiHeadAttention, Scores
+from model.attention import Bias, Mask, MultiHeadAttention, Scores
+from model.attention.cache import Cache, empty_cache
 from model.axes import pin
 from model.cycles import Cycle
 from model.layers import MLP, NORMS, dropout
@@ -72,8 +73,8 @@ class Block(Module):
         return self._residuals(x_BTD, attend, context.dropout_keys_B, watch)
 
     def decode(
-        self, x_BTD: jax.Array, context: Context, cache: KVCache, positions_BT: jax.Array
-    ) -> tuple[jax.Array, KVCache]:
+        self, x_BTD: jax.Array, context: Context, cache: Cache, positions_BT: jax.Array
+    ) -> tuple[jax.Array, Cache]:
         """The block's output for new tokens, and the cache with them in it."""
         caches = []
 
@@ -120,6 +121,35 @@ class Layer:
         return self.turn * len(places) + places.index(self.place) + self.step
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["stacks"], meta_fields=["places", "length"])
+@dataclasses.dataclass(frozen=True)
+class Caches:
+    """What all layers keep while they decode `length` positions: those at the same `places` of the unit in one stack.
+
+    The leading axis of a stack is that of its layers, in their order.
+    """
+
+    stacks: tuple[Any, ...]
+    places: tuple[tuple[int, ...], ...]
+    length: int
+
+    def at(self, layer: Layer) -> Cache:
+        """The cache of a layer."""
+        group, row = self._where(layer)
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, row, keepdims=False), self.stacks[group])
+
+    def replaced(self, layer: Layer, cache: Cache) -> "Caches":
+        """The same with another cache for a layer."""
+        group, row = self._where(layer)
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=row, axis=0)
+        new = jax.tree.map(put, self.stacks[group], cache)
+        return dataclasses.replace(self, stacks=(*self.stacks[:group], new, *self.stacks[group + 1 :]))
+
+    def _where(self, layer: Layer) -> tuple[int, Number]:
+        group = next(n for n, places in enumerate(self.places) if layer.place in places)
+        return group, layer.row(self.places[group])
+
+
 Runs = tuple[tuple[int, int], ...]
 Body = Callable[[Block, Any, Layer], tuple[Any, Any]]
 
@@ -153,18 +183,17 @@ class Stack(Module):
         return self._run(body, x_BTD)[0]
 
     def decode(
-        self, x_BTD: jax.Array, contexts: Cycle[Context], cache: KVCache, positions_BT: jax.Array
-    ) -> tuple[jax.Array, KVCache]:
-        """All blocks for new tokens; the caches of the layers are stacked, (L, B, S, G, K)."""
+        self, x_BTD: jax.Array, contexts: Cycle[Context], caches: Caches, positions_BT: jax.Array
+    ) -> tuple[jax.Array, Caches]:
+        """All blocks for new tokens, and the caches with them in it."""
 
-        def body(block: Block, carry: tuple[jax.Array, KVCache], layer: Layer) -> tuple[Any, None]:
-            (x, caches), number = carry, self._number(layer)
-            one = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, number, keepdims=False), caches)
-            x, one = block.decode(x, contexts[layer.place], one, positions_BT)
-            put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=number, axis=0)
-            return (x, jax.tree.map(put, caches, one)), None
+        def body(block: Block, carry: tuple[jax.Array, Caches], layer: Layer) -> tuple[Any, None]:
+            x, caches = carry
+            cache = caches.at(layer)
+            x, cache = block.decode(x, contexts[layer.place], cache, positions_BT)
+            return (x, caches.replaced(layer, cache)), None
 
-        return self._run(body, (x_BTD, cache))[0]
+        return self._run(body, (x_BTD, caches))[0]
 
     def weights(self, x_BTD: jax.Array, contexts: Cycle[Context]) -> jax.Array:
         """The attention weights of every layer, (L, B, H, T, T)."""
@@ -196,11 +225,17 @@ class Stack(Module):
             found.append(attention.scores(context.mask, context.bias, _folded(context.dropout_keys_B, place)))
         return found
 
-    def init_cache(self, batch_size: int, length: int) -> KVCache:
-        """An empty cache for all layers, (L, B, S, G, K)."""
+    def init_cache(self, batch_size: int, length: int, reaches: Cycle[float]) -> Caches:
+        """Empty caches of all layers for `length` positions, or, of a layer that looks back less, for its reach."""
         config = self.config
-        shape = config.num_layers, batch_size, length, config.num_kv_heads or config.num_heads, config.head_width
-        return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+        slots = [int(min(length, reaches[place] + 1)) for place in range(config.unit)]
+        stacks, places = [], []
+        for size in dict.fromkeys(slots):
+            places.append(tuple(place for place, own in enumerate(slots) if own == size))
+            count = sum(layer % config.unit in places[-1] for layer in range(config.num_layers))
+            shape = count, batch_size, size, config.num_kv_heads or config.num_heads, config.head_width
+            stacks.append(empty_cache(shape, length, config.dtype))
+        return Caches(tuple(stacks), tuple(places), length)
 
     def _number(self, layer: Layer) -> Number:
         return layer.row(range(self.config.unit))

@@ -2,6 +2,7 @@
 
 from model.attention.biases.base import Bias, ExplicitBias, Relative
 from model.attention.biases.table import BIASES, parse_bias
+from model.attention.cache import KVCache, RollingCache
 from model.attention.contract import Core, Refusal, Request
 from model.attention.cores.table import CORES, attend, select_core
 from model.attention.masks.arrays import explicit, padding, segments
@@ -9,7 +10,7 @@ from model.attention.masks.band import causal, causal_at_end, full, window
 from model.attention.masks.base import BlockState, Mask
 from model.attention.masks.places import by_place
 from model.attention.masks.table import MASKS, parse_mask
-from model.attention.module import AttentionConfig, AttentionKeys, KVCache, MultiHeadAttention
+from model.attention.module import AttentionConfig, AttentionKeys, MultiHeadAttention
 from model.attention.scores import Dropout, Scores, dropout
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Refusal",
     "Relative",
     "Request",
+    "RollingCache",
     "Scores",
     "attend",
     "by_place",

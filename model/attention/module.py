@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from model.attention.biases.base import Bias
+from model.attention.cache import Cache, KVCache
 from model.attention.cores.dense import dense
 from model.attention.cores.table import attend, check_name
 from model.attention.masks.base import Mask
@@ -18,24 +18,6 @@ from model.errors import Range, UserError, check_ranges
 from model.layers import Linear, RMSNorm
 from model.parameters import Module, parameter
 from model.positions import Rotation, rotate
-
-
-class KVCache(NamedTuple):
-    """Keys and values seen so far, both (B, S, G, K); slot s holds the token at position s."""
-
-    k_BSGK: jax.Array
-    v_BSGK: jax.Array
-
-    def write(self, k_BTGK: jax.Array, v_BTGK: jax.Array, positions_BT: jax.Array) -> "KVCache":
-        """The cache with the new tokens at their positions, which may differ from row to row; outside of it, none."""
-        rows_B1 = jnp.arange(len(positions_BT))[:, None]
-
-        def written(x_BSGK: jax.Array, new_BTGK: jax.Array) -> jax.Array:
-            place = x_BSGK.at[rows_B1, positions_BT]
-            return place.set(new_BTGK, mode="drop", wrap_negative_indices=False)
-
-        return KVCache(written(self.k_BSGK, k_BTGK), written(self.v_BSGK, v_BTGK))
-
 
 _RANGES = {
     "scale": Range(1e-6, 1e6, zero="1/sqrt(head width)"),
@@ -125,21 +107,22 @@ class MultiHeadAttention(Module):
         self,
         x_BTD: jax.Array,
         mask: Mask,
-        cache: KVCache,
+        cache: Cache,
         positions_BT: jax.Array,
         *,
         bias: Bias | None = None,
         rotation: Rotation | None = None,
         head_gate_H: jax.Array | None = None,
-    ) -> tuple[jax.Array, KVCache]:
+    ) -> tuple[jax.Array, Cache]:
         """The same for new tokens at `positions_BT`, whose keys and values join the cache; mask and bias speak of
         positions.
 
         Computed by `dense` whatever `core` says: new tokens are few, and so are the rows of their matrix of weights.
         """
-        cache = cache.write(*self._keys_values(x_BTD, rotation), positions_BT)
-        scores = self.scores(mask, bias).replace(query_positions_BT=positions_BT)
-        return self._out(dense(self._queries(x_BTD, rotation), *cache, scores), head_gate_H), cache
+        cache, seen = cache.write(*self._keys_values(x_BTD, rotation), positions_BT)
+        places = {"query_positions_BT": positions_BT, "key_positions_BS": seen.positions_BS}
+        scores = self.scores(mask, bias).replace(**places)
+        return self._out(dense(self._queries(x_BTD, rotation), seen.k_BSGK, seen.v_BSGK, scores), head_gate_H), cache
 
     def weights(
         self, x_BTD: jax.Array, mask: Mask, *, bias: Bias | None = None, rotation: Rotation | None = None

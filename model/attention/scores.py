@@ -76,7 +76,8 @@ class Scores:
 
     `soft_cap` 0 is none (Gemma 2, 2024, section 2); `sinks_H` adds one logit per head to each row's sum that no value
     stands behind (Xiao et al. 2023, section 3.3, as a learned number). `query_positions_BT` says where on the keys'
-    axis the queries stand, if not at 0, 1, ... (cached decoding); mask and bias then speak of those places.
+    axis the queries stand, if not at 0, 1, ... (cached decoding); mask and bias then speak of those places. So does
+    `key_positions_BS` of the keys; at a negative position there is none.
 
     Infinite logits are limits: one of -infinity weighs nothing, as if it were hidden, and one of +infinity takes all
     (of several, each an equal part). Neither gets a gradient, and a row of -infinity alone is one without a key.
@@ -89,6 +90,7 @@ class Scores:
     sinks_H: jax.Array | None = array("heads", default=None)
     dropout: Dropout | None = None
     query_positions_BT: jax.Array | None = array("batch", None, default=None)
+    key_positions_BS: jax.Array | None = array("batch", None, default=None)
 
     def logits(self, products: jax.Array, i0: Start = 0, j0: Start = 0, visible: bool = False) -> jax.Array:
         """Logits (B, H, rows, columns), at least in float32, of scaled products: a block that begins at (i0, j0).
@@ -102,7 +104,7 @@ class Scores:
         if self.query_positions_BT is not None:
             i, j = self.indices(i0, j0, rows, columns)
             x = bounded(x if self.bias is None else x + self.bias.at(i, j))
-            return jnp.where(self.mask.at(i, j), x, MASKED)
+            return jnp.where(self.mask.at(i, j) & (j >= 0), x, MASKED)
         x = bounded(x if self.bias is None else x + self.bias.block(i0, j0, rows, columns))
         return x if visible else jnp.where(self.mask.block(i0, j0, rows, columns), x, MASKED)
 
@@ -112,7 +114,10 @@ class Scores:
         Padding, or a slot that nobody has written yet, may hold NaN, and a weight of 0 times NaN would be NaN.
         """
         (S, G), positions_BT = k_BSGK.shape[1:3], self.query_positions_BT
-        seen = seen_keys(self.mask, T, S) if positions_BT is None else seen_from(self.mask, positions_BT, S)
+        if positions_BT is None:
+            seen = seen_keys(self.mask, T, S)
+        else:
+            seen = seen_from(self.mask, positions_BT, self.indices(0, 0, 1, S)[1])
         if seen is None:
             return k_BSGK, v_BSGK
         seen_BHS = jnp.broadcast_to(seen, (*seen.shape[:2], S))
@@ -131,7 +136,8 @@ class Scores:
     def indices(self, i0: Start, j0: Start, rows: int, columns: int) -> tuple[Index, Index]:
         """Where the block's queries and keys stand on the keys' axis."""
         i, j = indices(i0, j0, rows, columns)
-        return (i if self.query_positions_BT is None else gather(self.query_positions_BT, i)), j
+        i = i if self.query_positions_BT is None else gather(self.query_positions_BT, i)
+        return i, (j if self.key_positions_BS is None else gather(self.key_positions_BS, j))
 
     def learned(self) -> tuple[Bias | None, jax.Array | None]:
         """What gradients are asked of: bias and sinks."""

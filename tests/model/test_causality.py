@@ -1,6 +1,6 @@
 """No token knows what comes after it or what another document says, and decoding with a cache is the same model."""
 
-from itertools import cycle
+import itertools
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from model.attention import MASKS, parse_mask, segments
+from model.cycles import cycle
 from model.stack import Context
 from tests.model import reference
 from tests.model.test_gpt import B, H, K, T, assert_same, compiled, documents, model
@@ -19,7 +20,7 @@ def looks_back(text: str) -> bool:
 
 
 LOOKING_BACK = [text for text in reference.MASKS if looks_back(text)]
-BACK_WITH_BIAS = list(zip(LOOKING_BACK, cycle(reference.BIASES)))
+BACK_WITH_BIAS = list(zip(LOOKING_BACK, itertools.cycle(reference.BIASES)))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_no_output_has_a_gradient_from_a_later_input(text: str, bias: str, unrol
     @compiled
     def gradients(params: Any) -> tuple[jax.Array, jax.Array]:
         gpt = m.merge(params)
-        context = Context(mask, gpt.attention_bias(), gpt.position.rotation(positions_BT))
+        context = cycle(Context(mask, gpt.attention_bias(), gpt.position.rotation(positions_BT)))
 
         def rows(call: Any) -> jax.Array:
             """(T, B, T, D): what output t, all of its entries weighed, takes from each input."""
@@ -85,7 +86,7 @@ def test_no_gradient_crosses_a_border() -> None:
     def crossing(params: Any, x_BTD: jax.Array, chosen_BT: jax.Array) -> jax.Array:
         gpt = m.merge(params)
         mask, rotation = parse_mask("causal") & segments(ids_BT), gpt.position.rotation(positions_BT)
-        context = Context(mask, gpt.attention_bias(jnp.asarray(positions_BT)), rotation)
+        context = cycle(Context(mask, gpt.attention_bias(jnp.asarray(positions_BT)), rotation))
         return jax.grad(lambda x: jnp.where(chosen_BT[..., None], jnp.sin(gpt.stack(x, context)), 0).sum())(x_BTD)
 
     x_BTD = np.random.default_rng(5).standard_normal((B, T, H * K)).astype(np.float32)
@@ -96,7 +97,7 @@ def test_no_gradient_crosses_a_border() -> None:
 # Masks, positions and biases meet nowhere: each has to occur, and not each with each.
 DECODED = [
     {"mask": mask, "bias": bias, "position": position}
-    for (mask, bias), position in zip(BACK_WITH_BIAS, cycle(reference.POSITIONS))
+    for (mask, bias), position in zip(BACK_WITH_BIAS, itertools.cycle(reference.POSITIONS))
 ]
 
 
@@ -111,13 +112,14 @@ def test_all_of_them_are_decoded() -> None:
     ids=lambda one: "-".join(map(str, one.values() if isinstance(one, dict) else one)),
 )
 def test_decoding_in_chunks_is_the_full_forward_pass(choices: dict[str, Any], chunks: tuple[int, ...]) -> None:
-    """Prompts of different lengths, padded on the right; then chunks at each row's own positions, over the padding."""
+    """Prompts of different lengths, padded on the right at no position; then chunks at each row's own positions."""
     m = model(**choices)
     decode = compiled(lambda params, *args: m.merge(params).decode(*args))
     expected = reference.gpt(m.params, m.config, m.tokens_BT).logits_BTV
     done_B = np.array([1, 2, 3, 5, 4])
     positions_BT = np.tile(np.arange(5), (B, 1))
-    prompts_BT = np.where(positions_BT < done_B[:, None], m.tokens_BT[:, :5], 0)
+    positions_BT = np.where(positions_BT < done_B[:, None], positions_BT, -1)
+    prompts_BT = np.where(positions_BT < 0, 0, m.tokens_BT[:, :5])
     logits_BTV, cache = decode(m.params, prompts_BT, positions_BT, m.merge(m.params).init_cache(B, T))
     for b in range(B):
         assert_same(logits_BTV[b, : done_B[b]], expected[b, : done_B[b]], 1e-4)

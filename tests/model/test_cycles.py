@@ -98,6 +98,37 @@ def _flat(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def test_a_layer_keeps_what_its_mask_looks_back_to() -> None:
+    """Rolling over many times its window, in pieces longer and shorter than it, with rows of different lengths, and
+    with a token that is fed again: each row as alone and whole. What it keeps does not grow with the length."""
+    m = model(num_layers=7, mask=f"2 * ({NEAR}) + causal", bias="alibi", sinks=True)
+    lengths_B = np.array([T, T - 2, 3, 7, 1])
+    grid_BT = np.arange(T)[None]
+    positions_BT = np.where(grid_BT < lengths_B[:, None], grid_BT, -1)
+
+    @compiled
+    def run(params: Any, tokens_BT: jax.Array, positions_BT: jax.Array) -> Any:
+        one, found = m.merge(params), []
+        cache = one.init_cache(B, T)
+        for at in (slice(0, 3), slice(2, 3), slice(3, 9), slice(8, 9), slice(9, T)):
+            logits_BtV, cache = one.decode(tokens_BT[:, at], positions_BT[:, at], cache)
+            found.append(logits_BtV)
+        return jnp.concatenate([found[0][:, :2], found[1], found[2][:, :-1], *found[3:]], 1), cache
+
+    logits_BTV, cache = run(m.params, m.tokens_BT, positions_BT)
+    whole_BTV = reference.gpt(m.params, m.config, m.tokens_BT).logits_BTV
+    there_BT = positions_BT >= 0
+    np.testing.assert_allclose(logits_BTV[there_BT], whole_BTV[there_BT], atol=2e-5 * np.abs(whole_BTV).max())
+    rolling, full = cache.stacks
+    assert (rolling.k_BRGK.shape[:3], full.k_BSGK.shape[:3]) == ((5, B, 5), (2, B, T))
+    assert np.asarray(rolling.positions_BR).max(-1).tolist() == [(lengths_B - 1).tolist()] * 5
+    back_BT = np.full((B, 1), 2)  # what lies before is gone in rows that have rolled over it, and that is told
+    answers_B1V, _ = compiled(lambda p, *args: m.merge(p).decode(*args))(m.params, m.tokens_BT[:, :1], back_BT, cache)
+    assert np.isnan(answers_B1V).all((1, 2)).tolist() == (lengths_B > 5).tolist()
+    longer = jax.eval_shape(lambda: GPT(m.config, rngs=nnx.Rngs(0)).init_cache(B, 17 * T))
+    assert longer.stacks[0].k_BRGK.shape == rolling.k_BRGK.shape
+
+
 def test_each_layer_begins_as_without_a_cycle() -> None:
     """First values are keyed by path and layer: what all have is the same, and what some have is those rows."""
 

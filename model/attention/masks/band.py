@@ -25,6 +25,11 @@ class Band(Mask):
         """A band is one of distances."""
         return True
 
+    @property
+    def reach(self) -> float:
+        """The longer side."""
+        return max(self.left, self.right)
+
     def at(self, i: Index, j: Index) -> Index:
         """-right <= i - j <= left; an unbounded side is not compared."""
         distance = i - j

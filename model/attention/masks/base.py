@@ -99,6 +99,11 @@ class And(Mask):
             return BlockState.EMPTY
         return states.pop() if len(states) == 1 else BlockState.MIXED
 
+    @property
+    def reach(self) -> float:
+        """The shorter one."""
+        return min(self.first.reach, self.second.reach)
+
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
         """That of either."""
         return self.first.misfit(B, H, T, S) or self.second.misfit(B, H, T, S)
@@ -125,6 +130,11 @@ class Or(Mask):
         if BlockState.FULL in states:
             return BlockState.FULL
         return states.pop() if len(states) == 1 else BlockState.MIXED
+
+    @property
+    def reach(self) -> float:
+        """The longer one."""
+        return max(self.first.reach, self.second.reach)
 
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
         """That of either."""

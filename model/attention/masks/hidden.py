@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.attention.masks.arrays import Padding, Segments
-from model.attention.masks.base import And, BlockState, Index, Mask, Or, conjuncts, indices
+from model.attention.masks.base import And, BlockState, Index, Mask, Or, conjuncts
 from model.attention.masks.places import Placed
 
 _ROWS = 128  # queries that are asked at a time
@@ -79,7 +79,6 @@ def _asked(mask: Mask, T: int, S: int) -> jax.Array:
     return jnp.any(jax.lax.map(one, jnp.asarray(starts, jnp.int32)), axis=0)
 
 
-def seen_from(mask: Mask, positions_BT: Index, S: int) -> jax.Array:
-    """`seen_keys` for queries at given positions, which are few, (B, H or 1, S)."""
-    j = indices(0, 0, 1, S)[1]
-    return jnp.any(mask.at(positions_BT[:, None, :, None], j), axis=2)
+def seen_from(mask: Mask, positions_BT: Index, j: Index) -> jax.Array:
+    """`seen_keys` for queries at given positions, which are few, and keys j (B or 1, 1, 1, S): (B, H or 1, S)."""
+    return jnp.any(mask.at(positions_BT[:, None, :, None], j) & (j >= 0), axis=2)
