@@ -11,12 +11,13 @@ from flax import nnx
 from model.attention import Mask, Scores, by_place, parse_bias, parse_mask, segments
 from model.axes import pin
 from model.bounds import check_tokens, check_within
+from model.caches import Caches, empty_caches
 from model.cycles import Cycle
-from model.errors import Range, UserError, check_range
+from model.errors import Range, check_range
 from model.layers import NORMS, Linear, dropout
-from model.parameters import Module, flat_params
-from model.positions import NoPosition, parse_position
-from model.stack import Caches, Context, Stack
+from model.parameters import Module, keep_in_turn
+from model.positions import NoPosition, parse_position, positions_in_turn
+from model.stack import Context, Stack
 from model.stack_config import StackConfig
 from model.vocabulary import Embedding, Readout
 
@@ -68,9 +69,10 @@ class GPT(Module):
         dtype = jnp.dtype(config.dtype)
         self.config = config
         self.embed = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
-        self.positions = self._keep("position", _positions(config, rngs))
+        sizes = config.width, config.head_width, config.max_length, rngs
+        self.positions = keep_in_turn(self, "position", positions_in_turn(config.cycles["position"], *sizes))
         biases = config.cycles["bias"].map(lambda one: parse_bias(one)(config.num_heads, rngs))
-        self.biases = self._keep("attention_bias", biases)
+        self.biases = keep_in_turn(self, "attention_bias", biases)
         self.stack = Stack(config, rngs)
         self.norm = (
             NORMS[config.norm](config.width, bias=config.use_bias, rngs=rngs) if config.norm_place == "pre" else None
@@ -129,7 +131,7 @@ class GPT(Module):
         less.
         """
         reaches = self.config.cycles["mask"].map(lambda one: parse_mask(one).reach)
-        return self.stack.init_cache(batch_size, length, reaches)
+        return empty_caches(self.config, batch_size, length, reaches)
 
     def attention_weights(
         self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None, positions_BT: jax.Array | None = None
@@ -154,18 +156,6 @@ class GPT(Module):
         ids, positions), all (B, T), and keys of dropout; in later units only learned numbers are others.
         """
         return self.stack.scores(self._start(*batch, keys_B)[1])
-
-    def _keep(self, name: str, modules: Cycle[Any]) -> Cycle[str]:
-        """Keeps modules that layers take in turn, and returns the names of their attributes.
-
-        The first that learns something has the name that it has without a cycle, and so the same first values.
-        """
-        distinct = list({id(one): one for one in modules.values}.values())
-        distinct.sort(key=lambda one: not flat_params(one))
-        names = {id(one): f"{name}_{number}" if number > 1 else name for number, one in enumerate(distinct, 1)}
-        for one in distinct:
-            setattr(self, names[id(one)], one)
-        return Cycle(tuple(names[id(one)] for one in modules.values))
 
     def _start(
         self,
@@ -201,19 +191,3 @@ class GPT(Module):
 
     def _normed(self, x_BTD: jax.Array) -> jax.Array:
         return x_BTD if self.norm is None else self.norm(x_BTD)
-
-
-def _positions(config: GPTConfig, rngs: nnx.Rngs) -> Cycle[Any]:
-    """What layers take for positions, in turn.
-
-    Raises:
-        UserError: a cycle with one that acts at the embedding.
-    """
-    sizes = config.width, config.head_width, config.max_length, rngs
-    positions = config.cycles["position"].map(lambda one: parse_position(one)(*sizes))
-    if len(positions) > 1 and any(one.at_embedding for one in positions.values):
-        raise UserError(
-            f"--config.model.position={config.position!r}: learned and sinusoidal positions act at the embedding, once "
-            "for all layers; write one of them alone, or a cycle of others."
-        )
-    return positions

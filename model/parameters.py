@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from model.cycles import Cycle
 from model.errors import UserError
 
 Draw = Callable[[jax.Array], jax.Array]
@@ -94,6 +95,19 @@ def stack_layers(places: Sequence[nnx.Module], count: int) -> tuple[nnx.Module, 
         _stack(first, [layer for layer in range(count) if layer % len(places) in owners[path]])
         storage.put(path, first)
     return storage, tuple(owners.items())
+
+
+def keep_in_turn(module: nnx.Module, name: str, parts: Cycle[Any]) -> Cycle[str]:
+    """Makes parts that layers take in turn attributes of a module, and returns their names.
+
+    The first that learns something has the name that it has without a cycle, and so the same first values.
+    """
+    distinct = list({id(one): one for one in parts.values}.values())
+    distinct.sort(key=lambda one: not flat_params(one))
+    names = {id(one): f"{name}_{number}" if number > 1 else name for number, one in enumerate(distinct, 1)}
+    for one in distinct:
+        setattr(module, names[id(one)], one)
+    return Cycle(tuple(names[id(one)] for one in parts.values))
 
 
 class Storage(nnx.Module):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from flax import nnx
 
 from model.axes import pin
 from model.bounds import rows_of
+from model.cycles import Cycle
 from model.errors import UserError
 from model.expressions import Table, parse
 from model.parameters import Module, parameter
@@ -271,3 +272,18 @@ def parse_position(text: str | PositionMaker) -> PositionMaker:
         UserError: another name, or numbers that the position refuses.
     """
     return parse(text, POSITIONS, "model.position")
+
+
+def positions_in_turn(cycle: Cycle[Any], width: int, head_width: int, max_length: int, rngs: nnx.Rngs) -> Cycle[Any]:
+    """What layers take for positions, in turn; equal ones are one.
+
+    Raises:
+        UserError: a cycle with one that acts at the embedding.
+    """
+    positions = cycle.map(lambda one: parse_position(one)(width, head_width, max_length, rngs))
+    if len(positions) > 1 and any(one.at_embedding for one in positions.values):
+        raise UserError(
+            f"--config.model.position='{cycle}': learned and sinusoidal positions act at the embedding, once for all "
+            "layers; write one of them alone, or a cycle of others."
+        )
+    return positions

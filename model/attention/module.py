@@ -4,13 +4,12 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from model.attention.biases.base import Bias
-from model.attention.cache import Cache, KVCache
+from model.attention.cache import Cache
 from model.attention.cores.dense import dense
-from model.attention.cores.table import attend, check_name
+from model.attention.cores.table import attend, check_name, matrix
 from model.attention.masks.base import Mask
 from model.attention.scores import Scores, dropout
 from model.axes import check_axes, pin
@@ -71,7 +70,7 @@ class MultiHeadAttention(Module):
 
     def __init__(self, config: AttentionConfig, *, rngs: nnx.Rngs):
         H, K, G = config.num_heads, config.head_width, config.num_kv_heads or config.num_heads
-        self.config, self.kv_shape = config, (G, K)
+        self.config = config
         outer, heads, kv_heads = {"embed": config.width}, {"heads": H, "head": K}, {"kv_heads": G, "head": K}
         linear = functools.partial(Linear, bias=config.use_bias, dtype=config.dtype, rngs=rngs)
         self.query, self.key, self.value = linear(outer, heads), linear(outer, kv_heads), linear(outer, kv_heads)
@@ -127,17 +126,9 @@ class MultiHeadAttention(Module):
     def weights(
         self, x_BTD: jax.Array, mask: Mask, *, bias: Bias | None = None, rotation: Rotation | None = None
     ) -> jax.Array:
-        """The weights (B, H, T, T) that the core really applies to x.
-
-        A core is linear in v: with rows of the identity as values, K columns at a time, its output is its matrix.
-        """
-        q_BTHK, (k_BTGK, v_BTGK) = self._queries(x_BTD, rotation), self._keys_values(x_BTD, rotation)
-        (B, T, G, K), scores, slabs = k_BTGK.shape, self.scores(mask, bias), []
-        for start in range(0, T, K):
-            columns_TK = jnp.eye(T, K, -start, dtype=v_BTGK.dtype)
-            values_BTGK = jnp.broadcast_to(columns_TK[None, :, None], (B, T, G, K))
-            slabs.append(attend(self.config.core, q_BTHK, k_BTGK, values_BTGK, scores))
-        return jnp.concatenate(slabs, axis=-1)[..., :T].swapaxes(1, 2)
+        """The weights (B, H, T, T) that the core really applies to x."""
+        q_BTHK, (k_BTGK, _) = self._queries(x_BTD, rotation), self._keys_values(x_BTD, rotation)
+        return matrix(self.config.core, q_BTHK, k_BTGK, self.scores(mask, bias))
 
     def scores(self, mask: Mask, bias: Bias | None = None, dropout_keys_B: jax.Array | None = None) -> Scores:
         """What turns this layer's products into weights."""
@@ -145,11 +136,6 @@ class MultiHeadAttention(Module):
         scale, drawn = self.config.scale or self.config.head_width**-0.5, self.config.dropout
         drop = dropout(drawn, dropout_keys_B, self.config.num_heads)
         return Scores(mask, scale, bias, self.config.soft_cap, sinks_H, drop)
-
-    def init_cache(self, batch_size: int, length: int) -> KVCache:
-        """An empty cache for sequences of at most `length` tokens."""
-        zeros = jnp.zeros((batch_size, length, *self.kv_shape), self.config.dtype)
-        return KVCache(zeros, zeros)
 
     def _queries(self, x_BTD: jax.Array, rotation: Rotation | None) -> jax.Array:
         check_axes("inputs", x_BTD, "BTD")

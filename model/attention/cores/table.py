@@ -4,6 +4,7 @@ adding one is a file and a line here."""
 import logging
 
 import jax
+import jax.numpy as jnp
 
 from model.attention.contract import Choice, Core, Request, choose_core
 from model.attention.cores import blockwise, dense, fused, ring, splash, ulysses
@@ -59,3 +60,19 @@ def attend(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, s
     """
     choice = select_core(name, Request.of(q_BTHK, k_BSGK, v_BSGK, scores))
     return choice.call(q_BTHK, k_BSGK, v_BSGK, scores)
+
+
+def matrix(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, scores: Scores) -> jax.Array:
+    """The weights (B, H, T, S) that the core of that name really applies.
+
+    A core is linear in v: with rows of the identity as values, K columns at a time, its output is its matrix.
+
+    Raises:
+        UserError: as `attend`.
+    """
+    (B, S, G, K), slabs = k_BSGK.shape, []
+    for start in range(0, S, K):
+        columns_SK = jnp.eye(S, K, -start, dtype=k_BSGK.dtype)
+        values_BSGK = jnp.broadcast_to(columns_SK[None, :, None], (B, S, G, K))
+        slabs.append(attend(name, q_BTHK, k_BSGK, values_BSGK, scores))
+    return jnp.concatenate(slabs, axis=-1)[..., :S].swapaxes(1, 2)

@@ -249,8 +249,8 @@ def test_slots_of_a_cache_that_nobody_has_written_may_hold_anything() -> None:
     decode = jax.jit(lambda cache: module.decode(jnp.asarray(x_BTD), causal(), cache, positions_BT)[0])
 
     def decoded(content: float) -> np.ndarray:
-        empty = module.init_cache(B, 11)
-        cache = KVCache(*(jnp.where(written_BS[..., None, None], jnp.ones_like(x), content) for x in empty))
+        kept_BSGK = jnp.where(written_BS[..., None, None], jnp.ones((B, 11, 2, 8), "bfloat16"), content)
+        cache = KVCache(kept_BSGK, kept_BSGK)
         return np.asarray(decode(cache), np.float32)
 
     wanted = decoded(0.0)

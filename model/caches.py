@@ -1,0 +1,54 @@
+"""What all layers keep while they decode, in few stacks."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+
+from model.attention.cache import Cache, empty_cache
+from model.cycles import Cycle
+from model.loops import Layer
+from model.rows import Number
+from model.stack_config import StackConfig
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["stacks"], meta_fields=["places", "length"])
+@dataclasses.dataclass(frozen=True)
+class Caches:
+    """What all layers keep while they decode `length` positions: those at the same `places` of the unit in one stack.
+
+    The leading axis of a stack is that of its layers, in their order.
+    """
+
+    stacks: tuple[Any, ...]
+    places: tuple[tuple[int, ...], ...]
+    length: int
+
+    def at(self, layer: Layer) -> Cache:
+        """The cache of a layer."""
+        group, row = self._where(layer)
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, row, keepdims=False), self.stacks[group])
+
+    def replaced(self, layer: Layer, cache: Cache) -> "Caches":
+        """The same with another cache for a layer."""
+        group, row = self._where(layer)
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=row, axis=0)
+        new = jax.tree.map(put, self.stacks[group], cache)
+        return dataclasses.replace(self, stacks=(*self.stacks[:group], new, *self.stacks[group + 1 :]))
+
+    def _where(self, layer: Layer) -> tuple[int, Number]:
+        group = next(n for n, places in enumerate(self.places) if layer.place in places)
+        return group, layer.row(self.places[group])
+
+
+def empty_caches(config: StackConfig, batch_size: int, length: int, reaches: Cycle[float]) -> Caches:
+    """Empty caches of a stack for `length` positions, or, of layers that look back less, for their reach."""
+    slots = [int(min(length, reaches[place] + 1)) for place in range(config.unit)]
+    places = tuple(tuple(n for n, own in enumerate(slots) if own == size) for size in dict.fromkeys(slots))
+    kv_heads, stacks = config.num_kv_heads or config.num_heads, []
+    for group in places:
+        count = sum(layer % config.unit in group for layer in range(config.num_layers))
+        shape = count, batch_size, slots[group[0]], kv_heads, config.head_width
+        stacks.append(empty_cache(shape, length, config.dtype))
+    return Caches(tuple(stacks), places, length)
