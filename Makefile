@@ -26,9 +26,8 @@ COMPILE = .cache/uv/bin/uv pip compile --quiet --no-config --universal --upgrade
 	.cache/oracle/bin/python -m pip install --quiet --constraint requirements-oracle.txt numpy torch transformers
 	@touch $@
 
-# Memory in large pages: a step asks for it anew each time, and spends a fifth of its time on small ones.
 quickstart: .venv
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) launch.train --config=configs/gpt.py:quickstart --workdir=runs/quickstart
+	$(RUN) launch.train --config=configs/gpt.py:quickstart --workdir=runs/quickstart
 
 # One case of each kind, for a developer who runs it ten times a day; what takes long is in test-rest; test-all is both.
 test: TIER = -m 'not rest'
