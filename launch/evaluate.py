@@ -11,7 +11,6 @@ from eval.runs import Run, open_run
 from eval.summary import compare, last_score
 from launch import cli, hosts
 from model.errors import UserError
-from train.devices.machine import compiler_options
 from train.devices.together import compiled_together
 from train.run.files.learned import PLACES
 from train.tasks.language_model import token_sums
@@ -60,8 +59,7 @@ def evaluate(run: Run) -> dict[str, Value]:
     """
     here = run.experiment
     graphdef, params = nnx.split(run.model)
-    jitted = jax.jit(token_sums(graphdef), compiler_options=compiler_options(here.mesh.devices.flat[0].platform))
-    sums, rows = compiled_together(jitted), here.config.data.batch_size
+    sums, rows = compiled_together(jax.jit(token_sums(graphdef))), here.config.data.batch_size
     with run.placed():
         return dict(Likelihood(sums, run.data.windows("validation"), rows, here.place, here.rows)(params))
 

@@ -1,6 +1,7 @@
 """From a config to the things that training needs, all built before anything runs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,6 @@ from model.layers import choose
 from train.attention import Site, choose_attention
 from train.data import Windows, batches
 from train.data.order import ORDERS
-from train.devices.machine import compiler_options
 from train.devices.mesh import Rules, check_fit, make_mesh, make_rules, sizes
 from train.devices.placing import batch_sharding, local_numbers, place_batch
 from train.limits import check_config
@@ -47,7 +47,7 @@ class Experiment:
     mesh: Mesh
     rules: Rules
     abstract: State
-    make_state: Callable[[], State]
+    make_state: functools.partial[State]
     step: Callable[[State, Batch], tuple[State, Metrics]]
     sums: Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
     schedule: optax.Schedule
@@ -114,7 +114,6 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
         batch_axis = ORDERS[config.data.order]
         shape = shape if batch_axis is None else (seeds, *shape)
         step, sums = population(step, batch_axis), jax.vmap(sums, in_axes=(0, None), spmd_axis_name="replica")
-    options = compiler_options(mesh.devices.flat[0].platform)
     with placed(mesh, rules):
         init = make_init(model_config.build, optimizer.init)
         make_state, abstract = born_sharded(init, model, train.seed, seeds, mesh)
@@ -128,13 +127,8 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
         abstract=abstract,
         make_state=make_state,
         # The state stays in its place, whatever a core makes of the gradients: else the next step would refuse it.
-        step=jax.jit(
-            step,
-            donate_argnums=0,
-            out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
-            compiler_options=options,
-        ),
-        sums=jax.jit(sums, compiler_options=options),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None)),
+        sums=jax.jit(sums),
         schedule=schedule,
         sharding=sharding,
         shape=shape,

@@ -1,6 +1,7 @@
 """Where a state lives: its logical axes mean axes of the mesh, and it is born in its place."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,6 @@ from flax.core import spmd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from model.axes import partition_spec
-from train.devices.machine import compiler_options
 from train.devices.mesh import Rules
 from train.state import State, parameter_key
 
@@ -37,7 +37,7 @@ def make_init(
 
 def born_sharded(
     init: Callable[[jax.Array], State], model: nnx.Module, seed: int, seeds: int, mesh: Mesh
-) -> tuple[Callable[[], State], State]:
+) -> tuple[functools.partial[State], State]:
     """(a function that makes the state in its place, the abstract state with shardings), by the ambient rules.
 
     `model` is abstract: only its parameters' axis names are read. Seed i of a population is the run with `seed + i`.
@@ -64,5 +64,4 @@ def born_sharded(
     abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings
     )
-    options = compiler_options(mesh.devices.flat[0].platform)
-    return lambda: jax.jit(many, out_shardings=shardings, compiler_options=options)(number), abstract
+    return functools.partial(jax.jit(many, out_shardings=shardings), number), abstract

@@ -13,6 +13,7 @@ from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from model.errors import UserError
+from train.devices.machine import compiler_options
 
 _LONG = 7 * 24 * 3600 * 1000  # ms; that a process is lost is told by others, sooner
 _numbers = itertools.count()
@@ -67,17 +68,17 @@ def check_shared(folder: Path) -> None:
 
 
 def compiled_together(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A jitted function of arguments whose shapes never change, compiled by all processes before any of them runs it.
+    """A jitted function of arguments whose shapes never change, compiled at its first call with `compiler_options`.
 
-    Else those that find it in their cache wait in its collectives for those that compile, which a CPU's do for 30 s.
+    Of several processes, all compile it before any of them runs it: else those that find it in their cache wait in its
+    collectives for those that compile, which a CPU's do for 30 s.
     """
-    if jax.process_count() == 1:
-        return function
     compiled: list[jax.stages.Compiled] = []
 
     def call(*values: Any) -> Any:
         if not compiled:
-            compiled.append(function.lower(*values).compile())  # type: ignore[attr-defined]
+            lowered = function.lower(*values)  # type: ignore[attr-defined]
+            compiled.append(lowered.compile(compiler_options(jax.local_devices()[0].platform)))
             meet("compiled")
         return compiled[0](*values)
 

@@ -11,7 +11,7 @@ from model.cycles import Cycle
 from train.attention import described
 from train.data import Data
 from train.devices.machine import machine_rate
-from train.devices.together import agree
+from train.devices.together import agree, compiled_together
 from train.experiment import Experiment
 from train.flops import flops_per_token
 from train.run import extension
@@ -69,7 +69,8 @@ def open_run(
         checkpoints = Checkpoints(folder.path / "checkpoints", *keep, metric, folder.copies(), stable)
         stack.enter_context(checkpoints)
         found = extension.restore(checkpoints, experiment.abstract, folder.path, config)
-    state, extra, _ = found or (experiment.make_state(), extension.extra(0, config), 0)
+    first = experiment.make_state
+    state, extra, _ = found or (compiled_together(first.func)(*first.args), extension.extra(0, config), 0)
     start, flops, rate = extra["batches"], flops_per_token(experiment.model_config), machine_rate(config.model.dtype)
     evaluated = folder is None or start == 0 or _is_evaluated(folder.path, start)
     report = Report(

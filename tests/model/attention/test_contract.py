@@ -279,7 +279,7 @@ def test_no_seed_refuses_what_is_exact(changes: dict[str, Any]) -> None:
     experiment = make_experiment(load("gpt:quickstart", **sizes, **changes), 64)
     with placed(experiment.mesh, experiment.rules):
         for seed in range(5):
-            check_attention(experiment.model_config, experiment.request, experiment.attention, jax.random.key(seed))
+            check_attention(experiment.model_config, experiment.attention, jax.random.key(seed))
 
 
 def test_a_length_below_1_is_refused_before_the_check() -> None:
@@ -308,7 +308,8 @@ def test_what_is_traced_is_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> N
         lambda cores, name, request, real=table.choose_core: asked.append(name) or real(cores, name, request),
     )
     experiment = make_experiment(load("gpt:quickstart"), 64)
-    assert (asked, experiment.attention.name, experiment.model_config.core) == (["auto"], "blockwise", "blockwise")
+    chosen = experiment.attention.values[0].choice.name
+    assert (asked, chosen, experiment.model_config.cycles["core"].values) == (["auto"], "blockwise", ("blockwise",))
     jax.eval_shape(experiment.make_state)
     batch = {
         name: jax.ShapeDtypeStruct((8, 256), jnp.int32)
