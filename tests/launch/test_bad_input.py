@@ -204,6 +204,7 @@ def test_a_folder_that_cannot_be_written_is_refused(keys: dict[str, Any], tmp_pa
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.rest
 def test_a_full_disk_is_refused_and_loses_nothing(keys: dict[str, Any], run: Path) -> None:
     """Of a disk that is full only where metrics are written; a whole one needs the right to mount."""
     shutil.rmtree(run / "checkpoints/12")
@@ -261,6 +262,7 @@ def test_a_changed_config_is_refused_field_by_field(keys: dict[str, Any], run: P
     assert contents(run) == before
 
 
+@pytest.mark.rest
 def test_more_steps_and_free_keys_are_allowed(keys: dict[str, Any], run: Path) -> None:
     changes = {"train.steps": 15, "train.log_every": 3, "mesh.fsdp": 2, "train.keep_last": 1}
     outcome = call(train.main, words(run, keys | changes, "--extend"))

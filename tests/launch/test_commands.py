@@ -147,6 +147,7 @@ def test_generate_prints_prompts_and_what_follows(workdir: Path, outcome: Outcom
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.rest
 def test_scores_of_some_windows_say_so(keys: dict[str, Any], tmp_path: Path) -> None:
     """In the passport, in the closing words, beside a score of all windows, and where a run goes on with others."""
     run, few = tmp_path / "run", keys | {"train.evaluate_windows": 3, "train.prompt": "", "train.keep_last": 1}

@@ -76,6 +76,7 @@ def test_its_keys_are_found() -> None:
         check(load("base", family="echo", **{"model.loudness": 11}))
 
 
+@pytest.mark.rest
 def test_a_run_of_it_is_trained_evaluated_and_sampled(tmp_path: Path) -> None:
     keys = write_text(tmp_path) | {"family": "echo", "train.steps": 2, "train.evaluate_every": 2}
     run = tmp_path / "run"

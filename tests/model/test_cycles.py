@@ -19,6 +19,14 @@ from tests.tiers import tiered
 NEAR = "causal & window(4)"  # T is above it
 # Each: what differs, in how many layers (of 7: one unit and a part, several units, or both loops), and how it is run.
 CASES: dict[str, dict[str, Any]] = {
+    "a little of all": {
+        "mask": f"({NEAR}) + causal",
+        "position": "rope + none",
+        "sinks": "true + false",
+        "qk_norm": "false + true",
+        "bias": "none + t5_causal(5, 7)",
+        "num_layers": 3,
+    },
     "masks": {"mask": f"2 * ({NEAR}) + causal"},
     "masks by place": {"mask": "(causal & chunked(4)) + fixed(4, 2) + causal"},
     "positions": {"position": "3 * rope + none", "num_layers": 9},
@@ -32,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a cycle as long as the depth": {"mask": f"5 * ({NEAR}) + 2 * causal", "remat": "full"},
 }
 
-EVERY_DAY = "masks", "sinks and norms"
+EVERY_DAY = ("a little of all",)
 
 
 def choices(case: str) -> dict[str, Any]:
@@ -77,7 +85,8 @@ def test_a_cycle_is_the_plain_loop_over_its_layers(case: str) -> None:
     assert along == pytest.approx((up - down) / (2 * step), rel=2e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("case", tiered([(case,) for case in CASES], EVERY_DAY[:1].__contains__))
+@pytest.mark.rest
+@pytest.mark.parametrize("case", CASES)
 def test_reversed_layers_are_another_model(case: str) -> None:
     """With the same parameters at each layer: so that no pattern is applied in another order, or not at all."""
     given = choices(case)
@@ -101,7 +110,7 @@ def _flat(tree: Any) -> dict[str, Any]:
 def test_a_layer_keeps_what_its_mask_looks_back_to() -> None:
     """Rolling over many times its window, in pieces longer and shorter than it, with rows of different lengths, and
     with a token that is fed again: each row as alone and whole. What it keeps does not grow with the length."""
-    m = model(num_layers=7, mask=f"2 * ({NEAR}) + causal", bias="alibi", sinks=True)
+    m = model(num_layers=3, mask=f"({NEAR}) + causal", bias="alibi", sinks=True)
     lengths_B = np.array([T, T - 2, 3, 7, 1])
     grid_BT = np.arange(T)[None]
     positions_BT = np.where(grid_BT < lengths_B[:, None], grid_BT, -1)
@@ -120,8 +129,8 @@ def test_a_layer_keeps_what_its_mask_looks_back_to() -> None:
     there_BT = positions_BT >= 0
     np.testing.assert_allclose(logits_BTV[there_BT], whole_BTV[there_BT], atol=2e-5 * np.abs(whole_BTV).max())
     rolling, full = cache.stacks
-    assert (rolling.k_BRGK.shape[:3], full.k_BSGK.shape[:3]) == ((5, B, 5), (2, B, T))
-    assert np.asarray(rolling.positions_BR).max(-1).tolist() == [(lengths_B - 1).tolist()] * 5
+    assert (rolling.k_BRGK.shape[:3], full.k_BSGK.shape[:3]) == ((2, B, 5), (1, B, T))
+    assert np.asarray(rolling.positions_BR).max(-1).tolist() == [(lengths_B - 1).tolist()] * 2
     back_BT = np.full((B, 1), 2)  # what lies before is gone in rows that have rolled over it, and that is told
     answers_B1V, _ = compiled(lambda p, *args: m.merge(p).decode(*args))(m.params, m.tokens_BT[:, :1], back_BT, cache)
     assert np.isnan(answers_B1V).all((1, 2)).tolist() == (lengths_B > 5).tolist()

@@ -140,6 +140,7 @@ def test_slices_are_as_many_as_keep_their_logits_small(monkeypatch: pytest.Monke
     assert ",11]" not in program.replace("[5,11]", "")
 
 
+@pytest.mark.rest
 def test_forward_mode_goes_through_model_and_loss_of_one_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     config = GPTConfig(num_layers=1, width=6, num_heads=1, vocab_size=11, max_length=5, core="dense", position="none")
     graphdef, params = nnx.split(GPT(config, rngs=nnx.Rngs(0)))

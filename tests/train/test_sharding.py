@@ -103,6 +103,35 @@ def test_a_loss_in_slices_of_the_vocabulary_changes_nothing(monkeypatch: pytest.
     np.testing.assert_allclose(nats(experiment), sums, rtol=1e-5)
 
 
+# Of five layers, a unit of three and two more: masks, positions, norms and sinks of only some.
+UNEQUAL = {
+    "model.num_layers": 5,
+    "model.mask": "2 * (causal & window(3)) + causal",
+    "model.position": "2 * rope + none",
+    "model.qk_norm": "true + 2 * false",
+    "model.sinks": "2 * false + true",
+}
+
+
+@pytest.mark.rest
+@pytest.mark.parametrize("changes", [mesh_keys(1, 4, 2, 1), mesh_keys(1, 2, 2, 2), {"model.unroll": 5}], ids=str)
+def test_layers_that_differ_learn_the_same_on_a_mesh_and_without_loops(changes: dict[str, int]) -> None:
+    alone, other = (small_experiment(**DROPOUT, **UNEQUAL, **some) for some in ({}, changes))
+    found, wanted = (losses(one, compiled_step(one), random_batches(one, STEPS)) for one in (other, alone))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert np.abs(wanted - losses_alone()).max() > 1e-3
+
+
+@pytest.mark.rest
+def test_seeds_of_layers_that_differ_are_trained_as_alone() -> None:
+    population = small_experiment(**mesh_keys(2, 2, 1, 1), **UNEQUAL, **{"train.seeds": 2, "data.order": "shared"})
+    found = losses(population, compiled_step(population), random_batches(population, STEPS))
+    for seed in range(2):
+        alone = small_experiment(**UNEQUAL, **{"train.seed": seed})
+        wanted = losses(alone, compiled_step(alone), random_batches(alone, STEPS))
+        np.testing.assert_allclose(found[:, seed], wanted, rtol=1e-5)
+
+
 def nats(experiment: Experiment) -> tuple[float, float]:
     """Of the first batch, by the first parameters."""
     with placed(experiment.mesh, experiment.rules):
