@@ -110,15 +110,22 @@ def test_the_loss_of_a_process_ends_the_other(
     signal: str, rank: int, parts: tuple[str, ...], keys: dict[str, Any], tmp_path: Path
 ) -> None:
     argv = words(tmp_path / "run", keys, HEARTBEAT, "3", str(rank), signal)
-    outcomes = run_together(open_mpi, ("-c", SIGNALLED), 2 * [argv], tmp_path / "logs")
+    outcomes = run_together(open_mpi, ("-c", SLOWLY), 2 * [argv], tmp_path / "logs")
     assert outcomes[rank].status == -9
     assert_ended([outcomes[1 - rank]], 1, *parts)
 
 
+# jax looks once a second whether a signal has come: the steps must not be over by then.
+SLOWLY = SIGNALLED.replace("import os,", "import time, os,").replace(
+    "rest)\n    if", "rest)\n    time.sleep(0.3)\n    if"
+)
+
+
 def test_a_stop_that_one_process_hears_of_is_a_stop_of_all(keys: dict[str, Any], tmp_path: Path) -> None:
+    assert "time.sleep" in SLOWLY
     for name, at in (("SIGTERM", "2"), ("SIGINT", "7")):
         argv = words(tmp_path / "run", keys, at, "1", name)
-        outcomes = run_together(open_mpi, ("-c", SIGNALLED), 2 * [argv], tmp_path / name)
+        outcomes = run_together(open_mpi, ("-c", SLOWLY), 2 * [argv], tmp_path / name)
         assert_ended(outcomes, 0)
         assert "stopped at step" in outcomes[0].out
     assert len(saved(tmp_path / "run")) > 1

@@ -179,7 +179,8 @@ def test_whoever_waits_for_training_may_end_it() -> None:
 
 
 TRAINING = """
-import random, time
+import random, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind an & ignores it
 from train.data.training import train_bpe
 words = ["".join(random.choices("abcdefghijklmnop", k=7)) for _ in range(10**5)]
 text = " ".join(random.choices(words, k=6 * 10**6))
