@@ -72,7 +72,7 @@ def uncached(kind: str, prompts: Sequence[str], most: int, seed: int, sampling: 
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        ("rope", {"temperature": 0.0}),
+        pytest.param("rope", {"temperature": 0.0}, marks=pytest.mark.rest),
         ("rope", {"temperature": 1.3, "top_k": 5, "top_p": 0.95, "min_p": 0.05}),
         ("learned", {"temperature": 1.3}),
     ],

@@ -223,6 +223,7 @@ def test_the_program_does_not_grow_with_the_depth() -> None:
     assert size(14) == pytest.approx(size(50), rel=0.01)
 
 
+@pytest.mark.rest
 def test_a_row_costs_a_row() -> None:
     """Gradient and tangent through `take_row`, also of each other and for many at once, are those of plain indexing."""
     stack = jnp.asarray(np.random.default_rng(0).standard_normal((7, 3, 3)), jnp.float32)
