@@ -5,6 +5,7 @@ gradient of the rest: for L layers, L times the whole stack. Here the stack trav
 from layer to layer, and its gradient comes back the same way: each layer adds its row in place.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -77,16 +78,16 @@ def _give_transpose(given: Any, row: Any, stack: Any, number: Number, *, axis: i
 
 def _take_batched(args: tuple[Any, ...], dims: tuple[Any, ...], *, axis: int) -> tuple[Any, Any]:
     (stack, number), (dim, of_number) = args, dims
-    if of_number is not None:
-        raise NotImplementedError("all rows of a batch are taken from the same place")
+    if of_number is not None:  # rows from different places: nobody's loop over layers asks for them
+        return jax.vmap(functools.partial(_take, axis=axis), dims)(*args), (0, 0)
     return take_row_p.bind(jnp.moveaxis(stack, dim, 0), number, axis=axis + 1), (0, 0)
 
 
 def _give_batched(args: tuple[Any, ...], dims: tuple[Any, ...], *, axis: int) -> tuple[Any, Any]:
+    if dims[2] is not None:
+        return jax.vmap(functools.partial(_give, axis=axis), dims)(*args), 0
     size = next(x.shape[dim] for x, dim in zip(args, dims, strict=True) if dim is not None)
     row, stack = (batching.bdim_at_front(x, dim, size) for x, dim in zip(args[:2], dims, strict=False))
-    if dims[2] is not None:
-        raise NotImplementedError("all rows of a batch are added at the same place")
     return give_row_p.bind(row, stack, args[2], axis=axis + 1), 0
 
 
