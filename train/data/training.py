@@ -72,6 +72,7 @@ def train_bpe(
             while_waiting()
     finally:
         given_up.set()
+        thread.join(1)  # it ends at the next text; at the exit of Python it would abort the process
     if errors:
         raise errors[0]
     return BytePairTokenizer(tokenizer.to_str())
