@@ -13,9 +13,9 @@ from flax import nnx
 from eval.sampling import Sampling
 from model.attention import parse_mask
 from model.attention.masks.looking import looks_ahead
-from model.caches import Caches
 from model.errors import UserError
 from model.families import Model
+from model.stack.caches import Caches
 from train.data import Tokenizer
 from train.devices.placing import batch_ways, on_host
 

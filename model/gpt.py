@@ -11,14 +11,15 @@ from flax import nnx
 from model.attention import Mask, Scores, by_place, parse_bias, parse_mask, segments
 from model.axes import pin
 from model.bounds import check_tokens, check_within
-from model.caches import Caches, empty_caches
 from model.cycles import Cycle
 from model.errors import Range, check_range
 from model.layers import NORMS, Linear, dropout
 from model.parameters import Module, keep_in_turn
 from model.positions import NoPosition, parse_position, positions_in_turn
-from model.stack import Context, Stack
-from model.stack_config import StackConfig
+from model.stack.block import Context
+from model.stack.caches import Caches, empty_caches
+from model.stack.config import StackConfig
+from model.stack.stack import Stack
 from model.vocabulary import Embedding, Readout
 
 _EMBEDDING_SITE = 2**31  # the layer number under which the embeddings draw their dropout: no stack is that deep

@@ -3,15 +3,17 @@
 from model.attention.biases.base import Bias, ExplicitBias, Relative
 from model.attention.biases.table import BIASES, parse_bias
 from model.attention.cache import KVCache, RollingCache
+from model.attention.config import AttentionConfig, AttentionKeys
 from model.attention.contract import Core, Refusal, Request
 from model.attention.cores.table import CORES, attend, select_core
+from model.attention.dropout import Dropout, dropout
 from model.attention.masks.arrays import explicit, padding, segments
 from model.attention.masks.band import causal, causal_at_end, full, window
 from model.attention.masks.base import BlockState, Mask
 from model.attention.masks.places import by_place
 from model.attention.masks.table import MASKS, parse_mask
-from model.attention.module import AttentionConfig, AttentionKeys, MultiHeadAttention
-from model.attention.scores import Dropout, Scores, dropout
+from model.attention.module import MultiHeadAttention
+from model.attention.scores import Scores
 
 __all__ = [
     "BIASES",

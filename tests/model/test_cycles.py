@@ -11,7 +11,7 @@ from flax import nnx
 from model import GPT, UserError
 from model.attention import causal, window
 from model.cycles import Cycle, cycle, read_cycle
-from model.rows import take_row
+from model.stack.rows import take_row
 from tests.model import reference
 from tests.model.test_gpt import B, H, T, assert_same, compiled, cross_entropy, documents, model
 from tests.tiers import tiered

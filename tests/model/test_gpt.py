@@ -15,7 +15,7 @@ from model import GPT, GPTConfig, UserError
 from model.attention import BIASES, MASKS
 from model.layers import ACTIVATIONS, GATED, NORMS, dropout, row_bernoulli
 from model.positions import POSITIONS
-from model.stack_config import REMAT
+from model.stack.config import REMAT
 from tests.model import reference
 from tests.tiers import tiered
 

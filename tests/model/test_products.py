@@ -12,8 +12,8 @@ from flax import nnx
 
 from model import GPT, GPTConfig
 from model.layers import Linear
-from model.stack import Block
-from model.stack_config import REMAT
+from model.stack.block import Block
+from model.stack.config import REMAT
 from tests.small import random_batch, run
 from tests.tiers import tiered
 from train.devices.mesh import make_mesh, make_rules

@@ -16,11 +16,12 @@ from flax import nnx
 from model.attention.biases.base import ExplicitBias
 from model.attention.biases.table import BIASES, parse_bias
 from model.attention.contract import Core, Request
+from model.attention.dropout import dropout
 from model.attention.masks.arrays import explicit, padding, segments
 from model.attention.masks.band import causal
 from model.attention.masks.places import by_place
 from model.attention.masks.table import MASKS, parse_mask
-from model.attention.scores import Scores, dropout
+from model.attention.scores import Scores
 
 B, LENGTH, HEADS, WIDTH = 2, 144, 4, 32  # a multiple of 16: eight devices can share the sequence in two parts each
 _NUMBERS = (17, 5, LENGTH)

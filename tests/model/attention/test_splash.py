@@ -19,7 +19,7 @@ from model.attention.cores.dense import dense
 from model.attention.cores.splash import Sizes, fitting, make_kernel, refusals, run, with_places
 from model.attention.cores.splash_mask import BlockMask, computed_blocks
 from model.attention.cores.table import CORES
-from model.attention.scores import Dropout
+from model.attention.dropout import Dropout
 from model.errors import UserError
 
 SMALL = Sizes(128, 128, 128)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from model.cycles import Cycle
 from model.parameters import Owners, Path
-from model.rows import Number, keeps_all_but_rows, take_row
+from model.stack.rows import Number, keeps_all_but_rows, take_row
 
 
 @dataclasses.dataclass(frozen=True)

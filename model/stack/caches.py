@@ -8,9 +8,9 @@ import jax
 
 from model.attention.cache import Cache, empty_cache
 from model.cycles import Cycle
-from model.loops import Layer
-from model.rows import Number
-from model.stack_config import StackConfig
+from model.stack.config import StackConfig
+from model.stack.loops import Layer
+from model.stack.rows import Number
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["stacks"], meta_fields=["places", "length"])
