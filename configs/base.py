@@ -39,7 +39,9 @@ def get_config() -> ConfigDict:
     optimizer.final_fraction = 0.1  # end of cosine, linear and wsd, as a share of learning_rate
     optimizer.beta1 = 0.9  # decay of the first moment (muon: momentum); adafactor keeps none at 0
     optimizer.beta2 = 0.95  # decay of the second moment (lion: of the momentum)
-    optimizer.weight_decay = 0.1  # decoupled, times the learning rate; kernels only
+    optimizer.epsilon = 1e-8  # added to the root of AdamW's second moment; not read by lion and adafactor
+    optimizer.weight_decay = 0.1  # decoupled, times the learning rate
+    optimizer.decayed = "kernel"  # what decays: kernel, embedding, table, bias, scale, all, none, joined by |, & and ~
     optimizer.clip_norm = 1.0  # largest global norm of a gradient; 0: not clipped
 
     train.steps = 1000  # updates in all

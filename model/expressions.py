@@ -8,7 +8,7 @@ import operator
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import numpy as np
 
@@ -93,15 +93,18 @@ class _Reader(NamedTuple):
                     raise self.refusal(f": without numbers, {name} is written without parentheses")
                 if any(one.arg is None for one in keywords):
                     raise self.unknown()
-                named = {str(one.arg): self.number(name, one.value) for one in keywords}
-                return self.call(name, [self.number(name, one) for one in arguments], named)
+                named = {str(one.arg): self.argument(name, one.value) for one in keywords}
+                return self.call(name, [self.argument(name, one) for one in arguments], named)
             case ast.Name(id=name) | ast.Call(func=ast.Name(id=name)):
                 if near := difflib.get_close_matches(name, self.table, n=1):
                     raise self.refusal(f": there is no {name}; the nearest is {near[0]}{self.signature(near[0])}")
         raise self.unknown()
 
-    def number(self, name: str, node: ast.expr) -> int | float:
-        """An argument of a call of `name`."""
+    def argument(self, name: str, node: ast.expr) -> int | float | str:
+        """An argument of a call of `name`: a number, or a word where the function takes one of a few."""
+        parameters = inspect.signature(self.table[name], eval_str=True).parameters.values()
+        if isinstance(node, ast.Name) and any(_words(one) for one in parameters):
+            return node.id
         sign = 1
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
             sign, node = -1, node.operand
@@ -112,8 +115,8 @@ class _Reader(NamedTuple):
             raise self.refusal(f": a whole number of at most {INT32}, or another of at most {_FLOAT32:.1e}, is needed")
         return sign * content
 
-    def call(self, name: str, arguments: list[int | float], named: dict[str, int | float]) -> Any:
-        """What the function of that name makes of numbers."""
+    def call(self, name: str, arguments: list[int | float | str], named: dict[str, int | float | str]) -> Any:
+        """What the function of that name makes of numbers and words."""
         function, instead = self.table[name], f"; write {name}{self.signature(name)}"
         if unknown := [one for one in named if one not in inspect.signature(function).parameters]:
             raise self.refusal(f": {name} has no {unknown[0]}{instead}")
@@ -122,15 +125,25 @@ class _Reader(NamedTuple):
         except TypeError as error:  # such as: missing a required argument: 'left'
             raise self.refusal(f": {name}: {error}{instead}") from None
         for one, content in bound.arguments.items():
+            parameter = inspect.signature(function, eval_str=True).parameters[one]
+            if words := _words(parameter):
+                if content not in words:
+                    raise self.refusal(f": {one}={content} is not one of: {', '.join(words)}")
+            elif isinstance(content, str):
+                raise self.refusal(f": {one}={content} must be a number")
             # A whole number may stand for a number, and not the other way round.
-            if inspect.signature(function, eval_str=True).parameters[one].annotation not in (float, float | None):
-                if isinstance(content, float):
-                    raise self.refusal(f": {one}={content} must be a whole number")
+            elif isinstance(content, float) and parameter.annotation not in (float, float | None):
+                raise self.refusal(f": {one}={content} must be a whole number")
         return function(*bound.args, **bound.kwargs)
 
     def signature(self, name: str) -> str:
         """The arguments of the function of that name."""
         return _arguments(self.table[name])
+
+
+def _words(parameter: inspect.Parameter) -> tuple[str, ...]:
+    """Those that may stand for an argument, if it takes words."""
+    return get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
 
 
 def _arguments(function: Callable[..., Any]) -> str:

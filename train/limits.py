@@ -11,6 +11,7 @@ from model.errors import Range, UserError, check_ranges
 from model.layers import choose
 from train.data import check_data
 from train.data.order import ORDERS
+from train.decay import parse_decayed
 from train.optimizers import OPTIMIZERS
 from train.optimizers import RANGES as OPTIMIZER
 from train.schedules import RANGES as SCHEDULE
@@ -47,6 +48,7 @@ def check_config(config: ConfigDict) -> None:
     check_ranges("config.optimizer", config.optimizer, OPTIMIZER | SCHEDULE)
     choose(OPTIMIZERS, config.optimizer.name, "optimizer.name")
     choose(SCHEDULES, config.optimizer.schedule, "optimizer.schedule")
+    parse_decayed(config.optimizer.decayed)
     choose(ORDERS, config.data.order, "data.order")
     rows, parts = config.data.batch_size, config.train.accumulate
     if rows % parts:

@@ -2,8 +2,7 @@
 
 Parameters are nested dicts. Leaves below a key 'stack' have a leading axis of the layers that have them, and are
 updated layer by layer: what an optimizer measures of a matrix (Adafactor's RMS, Muon's orthogonalisation) never mixes
-layers. Leaves named 'kernel' are matrices; all others (norms, biases, embeddings, learned positions, sinks, attention
-biases) are never decayed.
+layers. Leaves named 'kernel' are matrices; which leaves are decayed is said by `config.optimizer.decayed`.
 """
 
 import math
@@ -15,6 +14,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from model.errors import Range
+from train.decay import parse_decayed
 from train.schedules import ScheduleConfig
 
 Params = Any  # a nested dict of arrays
@@ -26,7 +26,9 @@ class OptimizerConfig(ScheduleConfig, Protocol):
     name: str
     beta1: float
     beta2: float
+    epsilon: float
     weight_decay: float
+    decayed: str
     clip_norm: float
 
 
@@ -94,11 +96,6 @@ def group_labels(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def decayed(params: Params) -> Params:
-    """Returns True for the leaves that weight decay applies to: the kernels."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _names(path)[-1] == "kernel", params)
-
-
 def matrix_axes(params: Params) -> Params:
     """Returns which axes of each kernel are its rows and columns; those of one layer, without the axis L.
 
@@ -113,13 +110,13 @@ def matrix_axes(params: Params) -> Params:
 
 
 def _adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019, algorithm 2)."""
-    return optax.adamw(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=decayed)
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2), epsilon outside of the root."""
+    return optax.adamw(schedule, config.beta1, config.beta2, config.epsilon, **_decay(config, "mask"))
 
 
 def _lion(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Lion (Chen et al. 2023, algorithm 2): the learning rate is usually 3 to 10 times smaller than AdamW's."""
-    return optax.lion(schedule, config.beta1, config.beta2, weight_decay=config.weight_decay, mask=decayed)
+    return optax.lion(schedule, config.beta1, config.beta2, **_decay(config, "mask"))
 
 
 def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -131,9 +128,9 @@ def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
     return muon(
         schedule,
         beta=config.beta1,
-        weight_decay=config.weight_decay,
         muon_weight_dimension_numbers=matrix_axes,
         consistent_rms=0.2,
+        **_decay(config, "weight_decay_mask"),
     )
 
 
@@ -144,8 +141,12 @@ def _adafactor(config: OptimizerConfig, schedule: optax.Schedule) -> optax.Gradi
         momentum=config.beta1 or None,
         # optax applies this rate as it is; the other optimizers' decay is times the learning rate.
         weight_decay_rate=lambda step: config.weight_decay * schedule(step),
-        weight_decay_mask=decayed,
+        weight_decay_mask=parse_decayed(config.decayed).of,
     )
+
+
+def _decay(config: OptimizerConfig, mask: str) -> dict[str, Any]:
+    return {"weight_decay": config.weight_decay, mask: parse_decayed(config.decayed).of}
 
 
 # For the matrices of the layers, and for everything else.
@@ -159,6 +160,8 @@ OPTIMIZERS: dict[str, tuple[Maker, Maker]] = {
 RANGES = {
     "beta1": Range(0, 1, below=True),
     "beta2": Range(0, 1, below=True),
+    # Below, what has gradients whose squares are 0 in float32 would be divided by little more than 0.
+    "epsilon": Range(1e-18, 1),
     "weight_decay": Range(0, math.inf),
     "clip_norm": Range(0, math.inf),
 }

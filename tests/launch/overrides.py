@@ -5,7 +5,7 @@ import inspect
 import re
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from launch.configs import load
 from launch.train import check
@@ -14,6 +14,7 @@ from model.attention.masks.table import MASKS
 from model.errors import UserError
 from model.positions import POSITIONS
 from train.data import open_data
+from train.decay import LEAVES
 from train.devices.memory import check_memory
 from train.experiment import Experiment
 from train.run.files.learned import flatten
@@ -48,14 +49,14 @@ NUMBERS = (
     "2j",
 )
 REQUIRED = {"factor": 4, "length": 64, "count": 1, "size": 8}  # what is written for arguments without a default
-EXPRESSIONS = {"model.position": POSITIONS, "model.bias": BIASES, "model.mask": MASKS}
+EXPRESSIONS = {"model.position": POSITIONS, "model.bias": BIASES, "model.mask": MASKS, "optimizer.decayed": LEAVES}
 # A key that is only read beside another.
 BESIDE = {"data.vocab_size": {"data.tokenizer": "bpe"}, "data.name": {"data.path": ""}}
 
 
 def named(key: str) -> list[str]:
     """The entries of the table that a key chooses from, read from the sentence that refuses another, or all of its
-    expressions: each function, and each of its arguments with each number."""
+    expressions: each function, and each of its arguments with each number and each of its words."""
     if key in EXPRESSIONS:
         return [text for name, function in EXPRESSIONS[key].items() for text in _calls(key, name, function)]
     try:
@@ -69,10 +70,14 @@ def named(key: str) -> list[str]:
 def _calls(key: str, name: str, function: Callable[..., Any]) -> list[str]:
     parameters = inspect.signature(function).parameters.values()
     needed = {one.name: REQUIRED.get(one.name, 8) for one in parameters if one.default is one.empty}
-    changed = [needed | {one.name: number} for one in parameters for number in NUMBERS]
+    changed = [needed | {one.name: value} for one in parameters for value in (*NUMBERS, *_words(one))]
     arguments = [", ".join(f"{name}={number}" for name, number in one.items()) for one in [needed, *changed]]
     before = "causal & " if key == "model.mask" else ""
     return [f"{before}{name}({one})" if one else f"{before}{name}" for one in arguments]
+
+
+def _words(parameter: inspect.Parameter) -> tuple[str, ...]:
+    return get_args(parameter.annotation) if get_origin(parameter.annotation) is Literal else ()
 
 
 def answer(changes: dict[str, Any]) -> tuple[str | Experiment, float]:

@@ -88,16 +88,21 @@ Added = Callable[[Array | None, int, int], Array | float]
 Rotate = Callable[[Array, Array], Array]
 
 
-def turn(frequency: Callable[[int, int], float], columns: float = 1.0, gain: float = 1.0) -> Rotate:
-    """Rotates pairs (i, i + R/2) of one head's vectors as complex numbers, R being the first share of their columns, by
-    position x frequency(i, R).
+def turn(
+    frequency: Callable[[int, int], float], columns: float = 1.0, gain: float = 1.0, neighbours: bool = False
+) -> Rotate:
+    """Rotates pairs (i, i + R/2), or (2i, 2i + 1), of one head's vectors as complex numbers, R being the first share of
+    their columns, by position x frequency(i, R).
     """
 
     def rotate(x_TK: Array, positions_T: Array) -> Array:
         R = int(columns * x_TK.shape[1])
         angles = np.array([[position * frequency(i, R) for i in range(R // 2)] for position in positions_T])
-        turned = (x_TK[:, : R // 2] + 1j * x_TK[:, R // 2 : R]) * np.exp(1j * angles) * gain
-        return np.concatenate([turned.real, turned.imag, x_TK[:, R:]], axis=1)
+        first = [2 * i if neighbours else i for i in range(R // 2)]
+        second = [i + 1 if neighbours else i + R // 2 for i in first]
+        turned, y_TK = (x_TK[:, first] + 1j * x_TK[:, second]) * np.exp(1j * angles) * gain, x_TK.copy()
+        y_TK[:, first], y_TK[:, second] = turned.real, turned.imag
+        return y_TK
 
     return rotate
 
@@ -140,12 +145,14 @@ def _still(x_TK: Array, positions_T: Array) -> Array:
 POSITIONS: dict[str, tuple[Added, Rotate]] = {
     "rope": (_nothing, turn(lambda i, R: 10000 ** (-2 * i / R))),
     "rope(fraction=0.5)": (_nothing, turn(lambda i, R: 10000 ** (-2 * i / R), columns=0.5)),
+    "rope(0.5, pairs=interleaved)": (_nothing, turn(lambda i, R: 10000 ** (-2 * i / R), columns=0.5, neighbours=True)),
     "rope(base=50)": (_nothing, turn(lambda i, R: 50 ** (-2 * i / R))),
     "rope_linear(3)": (_nothing, turn(lambda i, R: 10000 ** (-2 * i / R) / 3)),
     "rope_ntk(8.0)": (_nothing, turn(lambda i, R: (10000 * 8 ** (R / (R - 2))) ** (-2 * i / R))),
     "rope_yarn(4, length=2048)": (_nothing, turn(yarn(4, 2048), gain=0.1 * math.log(4) + 1)),
     "rope_llama3(8, length=1024)": (_nothing, turn(_llama3)),
     "learned": (lambda table, position, width: table[position], _still),
+    "learned(2)": (lambda table, position, width: table[position + 2], _still),
     "sinusoidal": (lambda table, position, width: sinusoid(position, width), _still),
     "none": (_nothing, _still),
 }

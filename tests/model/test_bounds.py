@@ -39,18 +39,23 @@ def test_a_known_token_outside_of_the_vocabulary_is_refused(value: int, kind: An
 @pytest.mark.parametrize("value", [LENGTH, 1000, -1])
 def test_a_known_position_outside_of_its_table_or_cache_is_refused(value: int) -> None:
     tokens_BT, positions_BT = changed(0, V - 1), changed(value, LENGTH - 1)
-    with pytest.raises(UserError, match=rf"^position {value} at \(1, 3\) \(row, place\) has none of the 11 learned"):
-        gpt()(tokens_BT, None, positions_BT)
+    for position in ("learned", "learned(2)"):
+        with pytest.raises(
+            UserError, match=rf"^position {value} at \(1, 3\) \(row, place\) has none of the 11 learned"
+        ):
+            gpt(position=position)(tokens_BT, None, positions_BT)
     model = gpt(position="rope")
     assert np.isfinite(model(tokens_BT, None, changed(10**6, LENGTH - 1))).all()  # which has no table
     with pytest.raises(UserError, match=rf"^position {value} at \(1, 3\) \(row, place\) is outside of a cache for 11"):
         model.decode(tokens_BT, positions_BT, model.init_cache(2, LENGTH))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_unknown_ones_make_their_row_nan_and_no_other(dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "position"), [("float32", "learned(2)"), ("bfloat16", "learned"), ("float16", "learned")]
+)
+def test_unknown_ones_make_their_row_nan_and_no_other(dtype: str, position: str) -> None:
     """In training and in a cache; the same program gives the usual numbers for what lies within."""
-    model = gpt(dtype)
+    model = gpt(dtype, position)
     graphdef, params = nnx.split(model)
 
     @jax.jit

@@ -313,7 +313,7 @@ def test_the_golden_numbers_still_hold(family: str) -> None:
         ({"dtype": "int8"}, "--config.model.dtype='int8' is not one of: float32, bfloat16, float16."),
         (
             {"position": "alibi"},
-            "--config.model.position='alibi' is not an expression of rope(fraction=1.0, base=10000.0),",
+            "--config.model.position='alibi' is not an expression of rope(fraction=1.0, base=10000.0, pairs=halves),",
         ),
         (
             {"position": "rope(fraction=0.3)"},

@@ -1,5 +1,6 @@
 """Positions against the numbers of their papers, and what rotation promises."""
 
+import inspect
 import itertools
 import math
 from typing import Any
@@ -12,6 +13,7 @@ from flax import nnx
 
 from model.errors import UserError
 from model.positions import POSITIONS, Rotary, parse_position, rotate
+from model.positions.embedded import Learned
 from tests.model import reference
 
 B, T, H, K, D = 2, 5, 3, 12, 36
@@ -139,6 +141,38 @@ def test_partial_rotation_is_rope_on_a_narrower_head_and_keeps_the_dtype() -> No
     assert rotate(jnp.asarray(x_BTHK), None).shape == x_BTHK.shape
 
 
+@pytest.mark.parametrize("text", ["rope", "rope_linear(3)", "rope_ntk(8)", "rope_yarn(4, 64)", "rope_llama3(8)"])
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_interleaved_pairs_are_halves_of_other_columns(text: str, fraction: float) -> None:
+    """For every kind and share of the columns; the result stands where its columns stood."""
+    R = round(K * fraction)
+    order = [*range(0, R, 2), *range(1, R, 2), *range(R, K)]
+    x_BTHK, positions_BT = np.random.default_rng(2).standard_normal((B, T, H, K)), np.arange(B * T).reshape(B, T)
+    inner = text.rstrip(")") + ("(" if "(" not in text else ", ") + f"fraction={fraction}"
+    halves = turned(f"{inner})", x_BTHK[..., order].astype(np.float32), positions_BT)
+    neighbours = turned(f"{inner}, pairs=interleaved)", x_BTHK.astype(np.float32), positions_BT)
+    np.testing.assert_array_equal(neighbours[..., order], halves)
+    assert np.abs(neighbours[..., :R] - turned(f"{inner})", x_BTHK.astype(np.float32), positions_BT)[..., :R]).max() > 1
+
+
+def test_every_kind_that_turns_has_both_pairs() -> None:
+    """So that the test above leaves none out."""
+    turning = {name for name, make in POSITIONS.items() if "pairs" in inspect.signature(make).parameters}
+    assert turning == {name for name in POSITIONS if name.startswith("rope")}
+
+
+@pytest.mark.parametrize("offset", [0, 2])
+def test_learned_positions_read_row_p_plus_offset(offset: int) -> None:
+    """Rows before the first and after the last are nobody's, though they are there."""
+    position = parse_position(f"learned(offset={offset})")(D, K, 17, nnx.Rngs(0))
+    assert isinstance(position, Learned)
+    table_TD = np.asarray(position.table[...])
+    assert table_TD.shape == (17 + offset, D)
+    read_BTD = np.asarray(position.add(jnp.ones((1, 5, D)), jnp.array([[0, 16, 3, -1, 17]])))[0]
+    np.testing.assert_array_equal(read_BTD[:3], 1 + table_TD[np.array([0, 16, 3]) + offset])
+    assert np.isnan(read_BTD[3:]).all()
+
+
 def test_learned_positions_end_and_the_others_do_not() -> None:
     for name, make in POSITIONS.items():
         needed = {"rope_linear": (2,), "rope_ntk": (2,), "rope_yarn": (2, 64), "rope_llama3": (2,)}.get(name, ())
@@ -196,7 +230,19 @@ def test_the_same_position_is_the_same_program() -> None:
             "rope(degree=3)",
             "--config.model.position='rope(degree=3)': rope has no degree; write rope(fraction=1.0, base=",
         ),
-        ("Rope", "--config.model.position='Rope': there is no Rope; the nearest is rope(fraction=1.0, base=10000.0)."),
+        (
+            "rope(pairs=thirds)",
+            "--config.model.position='rope(pairs=thirds)': pairs=thirds is not one of: halves, inter",
+        ),
+        ("rope(pairs=2)", "--config.model.position='rope(pairs=2)': pairs=2 is not one of: halves, interleaved."),
+        ("rope(interleaved)", "--config.model.position='rope(interleaved)': fraction=interleaved must be a number."),
+        ("rope(pairs=-halves)", "--config.model.position='rope(pairs=-halves)': halves is no number, of which rope("),
+        ("learned(-1)", "--config.model.position: offset=-1 must be at least 0 and at most 65536."),
+        ("learned(halves)", "--config.model.position='learned(halves)': halves is no number, of which learned(offset="),
+        (
+            "Rope",
+            "--config.model.position='Rope': there is no Rope; the nearest is rope(fraction=1.0, base=10000.0, p",
+        ),
     ],
 )
 def test_bad_positions_are_refused_in_one_sentence(text: str, sentence: str) -> None:

@@ -1,5 +1,7 @@
 """Optimizers on stacked layers against plain optax on separate ones."""
 
+import re
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -15,8 +17,9 @@ from configs import base
 from model import GPT, GPTConfig
 from model.attention import BIASES
 from model.errors import UserError
+from train.decay import parse_decayed
 from train.limits import check_config
-from train.optimizers import OPTIMIZERS, decayed, group_labels, make_optimizer
+from train.optimizers import OPTIMIZERS, group_labels, make_optimizer
 from train.schedules import make_schedule
 
 L, D, H, K, V = 3, 5, 2, 7, 13
@@ -134,15 +137,50 @@ def test_stacked_layers_are_trained_as_separate_ones(name: str) -> None:
             np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6, err_msg=leaf_name)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_only_kernels_are_decayed(name: str) -> None:
+DECAYED: dict[str, Callable[[str], bool]] = {
+    "kernel": lambda name: name.endswith("kernel"),
+    "kernel | embedding": lambda name: name.endswith(("kernel", "embedding")),
+    "~(bias | scale)": lambda name: not name.endswith(("bias", "scale")),
+    "all & ~kernel": lambda name: not name.endswith("kernel"),
+    "table": lambda name: name == "attention_bias.table",
+    "none": lambda name: False,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [*((one, "all & ~kernel") for one in OPTIMIZERS), *(("adamw", one) for one in DECAYED)],
+)
+def test_what_is_decayed_is_what_was_said(name: str, text: str) -> None:
     zeros = jax.tree.map(jnp.zeros_like, nested(arrays(0)))
     starts = nested(arrays(0))
-    optimizer = made(optimizer_config(name=name, warmup_steps=0, schedule="constant"))
+    optimizer = made(optimizer_config(name=name, decayed=text, warmup_steps=0, schedule="constant"))
     updates, _ = jax.jit(lambda zeros, starts: optimizer.update(zeros, optimizer.init(starts), starts))(zeros, starts)
     for leaf_name, update in flat_leaves(updates).items():
-        wanted = -0.1 * 0.01 * arrays(0)[leaf_name] if leaf_name.endswith("kernel") else 0.0
+        wanted = -0.1 * 0.01 * arrays(0)[leaf_name] if DECAYED[text](leaf_name) else 0.0
         np.testing.assert_allclose(update, wanted, rtol=1e-5, atol=1e-12, err_msg=leaf_name)
+
+
+@pytest.mark.parametrize(("name", "epsilon"), [("adamw", 1e-8), ("adamw", 0.3), ("muon", 0.3)])
+def test_adamw_is_that_of_its_paper(name: str, epsilon: float) -> None:
+    """In NumPy, with an epsilon that counts; of muon, what is no matrix."""
+    betas, rate, decay = (0.7, 0.9), 0.01, 0.2
+    chosen = {"beta1": betas[0], "beta2": betas[1], "epsilon": epsilon, "weight_decay": decay, "decayed": "embedding"}
+    optimizer = made(optimizer_config(name=name, warmup_steps=0, schedule="constant", clip_norm=0.0, **chosen))
+    flats = [arrays(seed) for seed in range(4)]
+    together = flat_leaves(jax.jit(partial(train, optimizer))(nested(flats[0]), [*map(nested, flats[1:])]))
+    for leaf, start in flats[0].items():
+        if name == "muon" and leaf.startswith("stack") and leaf.endswith("kernel"):
+            continue
+        x, m, v = start.astype(np.float64), 0.0, 0.0
+        for t, gradient in enumerate((flat[leaf].astype(np.float64) for flat in flats[1:]), 1):
+            m, v = (
+                beta * old + (1 - beta) * new
+                for beta, old, new in zip(betas, (m, v), (gradient, gradient**2), strict=True)
+            )
+            step = (m / (1 - betas[0] ** t)) / (np.sqrt(v / (1 - betas[1] ** t)) + epsilon)
+            x = x - rate * (step + (decay * x if leaf.endswith("embedding") else 0))
+        np.testing.assert_allclose(together[leaf], x, rtol=1e-5, atol=1e-6, err_msg=leaf)
 
 
 @pytest.mark.parametrize("bias", BIASES)
@@ -151,7 +189,7 @@ def test_of_a_real_model_only_kernels_are_decayed_and_only_those_of_layers_are_m
     sizes = {"vocab_size": V, "max_length": 5, "num_layers": L, "width": 12, "num_heads": 3}
     config = GPTConfig(**sizes, bias=bias, sinks=True, use_bias=True, qk_norm=True, position="learned", tied=False)
     params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0))), nnx.Param))
-    labels, decay = flat_leaves(group_labels(params)), flat_leaves(decayed(params))
+    labels, decay = flat_leaves(group_labels(params)), flat_leaves(parse_decayed("kernel").of(params))
     attention = [f"stack.blocks.attention.{part}.kernel" for part in ("query", "key", "value", "output")]
     matrices = {*attention, "stack.blocks.mlp.up.kernel", "stack.blocks.mlp.down.kernel"}
     assert {name for name, label in labels.items() if label == "layer matrices"} == matrices
@@ -188,10 +226,14 @@ def test_a_model_without_a_stack_is_trained() -> None:
         ({"beta2": -0.1}, "beta2=-0.1"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"clip_norm": -1.0}, "clip_norm=-1.0"),
+        ({"epsilon": 0.0}, "epsilon=0.0 must be at least 1e-18 and at most 1"),
+        ({"decayed": "kernels"}, "optimizer.decayed='kernels': there is no kernels; the nearest is kernel."),
+        ({"decayed": "kernel & embedding"}, "optimizer.decayed='kernel & embedding' is no parameter; write '|'"),
+        ({"decayed": "~all"}, "optimizer.decayed='~all' is no parameter"),
     ],
 )
 def test_impossible_choices_are_refused_by_flag(changes: dict[str, object], flag: str) -> None:
     config = base.get_config()
     config.optimizer.update(changes)
-    with pytest.raises(UserError, match=flag):
+    with pytest.raises(UserError, match=re.escape(flag)):
         check_config(config)

@@ -14,7 +14,8 @@ from train.run.files.mending import newest_copy
 #      ramps over the number of the pair.
 #   3: masks speak of places in documents, not in windows.
 #   4: a config names its family; optimizers keep the numbers of layers by how many layers have them.
-FORMAT = 4
+#   5: keys of optimizers (epsilon, decayed), and of what stands around attention.
+FORMAT = 5
 
 
 def check_format(folder: Path) -> None:
