@@ -31,6 +31,8 @@ PLAIN = {
     "use_bias": False,
     "bias": "none",
     "soft_cap": 0.0,
+    "logits_soft_cap": 0.0,
+    "embedding": "plain",
     "sinks": False,
     "qk_norm": False,
     "dropout": 0.0,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -59,6 +59,12 @@ def family_defaults(family: str) -> dict[str, Value]:
     """
     fields = dataclasses.fields(choose(FAMILIES, family, "family"))
     return {f"model.{one.name}": one.default for one in fields if one.default is not dataclasses.MISSING}
+
+
+def _also_texts(family: str) -> set[str]:
+    """Returns the keys of a family that take a text besides the type of their default: `bool | str`."""
+    fields = dataclasses.fields(FAMILIES[family])
+    return {f"model.{one.name}" for one in fields if str in get_args(one.type)}
 
 
 def shared_comments() -> dict[str, str]:
@@ -119,7 +125,7 @@ def _resolve(values: Mapping[str, Any]) -> ConfigDict:
     """Returns the locked config of the base's keys and the family's, each checked against its type there."""
     shared = flatten(base.get_config())
     family = _convert("family", values.get("family", shared["family"]), shared["family"])
-    defaults = family_defaults(str(family)) | shared
+    defaults, texts = family_defaults(str(family)) | shared, _also_texts(str(family))
     for key in values:
         if key not in defaults:
             raise UserError(f"--config.{key}: there is no such key{_nearest(key, defaults)}.")
@@ -127,7 +133,9 @@ def _resolve(values: Mapping[str, Any]) -> ConfigDict:
     for key, default in defaults.items():
         section, _, name = key.rpartition(".")
         kind = FAMILIES[str(family)].LAYERED.get(name, str) if section == "model" else str
-        value = _convert_layers(key, values.get(key, default), kind, default)
+        value = values.get(key, default)
+        if not (key in texts and isinstance(value, str) and value.lower() not in _BOOLS):
+            value = _convert_layers(key, value, kind, default)
         (tree.setdefault(section, {}) if section else tree)[name] = value
     return ConfigDict(tree).lock()
 

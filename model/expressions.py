@@ -4,7 +4,6 @@ import ast
 import difflib
 import inspect
 import itertools
-import operator
 import re
 import warnings
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import numpy as np
 from model.errors import INT32, UserError
 
 Table = dict[str, Callable[..., Any]]
-_OPERATORS = {ast.BitAnd: operator.and_, ast.BitOr: operator.or_}
 _OPERATORS_MOST = 50  # a mask of so many parts is asked part by part, block by block
 _SHOWN = 200  # letters of an expression that a sentence repeats
 _FLOAT32 = float(np.finfo(np.float32).max)
@@ -23,10 +21,11 @@ _ELSEWHERE = {"and": "&", "&&": "&", "or": "|", "||": "|", "not": "~", "!": "~"}
 _JOINTS = re.compile(r"\b(?:and|or|not)\b|&&|\|\||!")
 
 
-def parse(text: Any, table: Table, key: str, combined: bool = False) -> Any:
+def parse(text: Any, table: Table, key: str, joints: str = "") -> Any:
     """What a name of the table, or a call of one with numbers (`rope_yarn(factor=4, length=2048)`), stands for.
 
-    `combined` allows `&`, `|`, `~` and parentheses between them. What is no text is such a value already.
+    `joints` are those of `&`, `|` and `~` that may stand between them, with parentheses. What is no text is such a
+    value already.
 
     Raises:
         UserError: anything else, or arguments that the function refuses; the sentence says what is wrong, or lists the
@@ -34,7 +33,7 @@ def parse(text: Any, table: Table, key: str, combined: bool = False) -> Any:
     """
     if not isinstance(text, str):
         return text
-    reader = _Reader(text, table, key, combined)
+    reader = _Reader(text, table, key, joints)
     return reader.build(reader.tree())
 
 
@@ -44,7 +43,7 @@ class _Reader(NamedTuple):
     text: str
     table: Table
     key: str
-    combined: bool
+    joints: str
 
     def refusal(self, what: str) -> UserError:
         """The sentence that says what is wrong."""
@@ -54,7 +53,7 @@ class _Reader(NamedTuple):
     def unknown(self, problem: str = "is not") -> UserError:
         """The refusal that lists the table."""
         names = ", ".join(f"{name}{_arguments(one)}" for name, one in self.table.items())
-        joined = ", joined by & and |, or turned round by ~" if self.combined else ""
+        joined = {"": "", "&": ", joined by &"}.get(self.joints, ", joined by & and |, or turned round by ~")
         return self.refusal(f" {problem} an expression of {names}{joined}")
 
     def tree(self) -> ast.expr:
@@ -64,7 +63,8 @@ class _Reader(NamedTuple):
         depths = [0, *itertools.accumulate((letter == "(") - (letter == ")") for letter in self.text)]
         if depths[-1] or min(depths) < 0:
             raise self.refusal(f" has {self.text.count('(')} '(' and {self.text.count(')')} ')', which do not pair")
-        if self.combined and (joint := _JOINTS.search(self.text)):
+        joint = _JOINTS.search(self.text)
+        if joint and _ELSEWHERE[joint[0]] in self.joints:
             raise self.refusal(f": write {_ELSEWHERE[joint[0]]} for {joint[0]}")
         try:
             with warnings.catch_warnings():
@@ -81,9 +81,11 @@ class _Reader(NamedTuple):
     def build(self, node: ast.expr) -> Any:
         """What a part of the tree stands for."""
         match node:
-            case ast.BinOp(left=left, op=ast.BitAnd() | ast.BitOr() as joint, right=right) if self.combined:
-                return _OPERATORS[type(joint)](self.build(left), self.build(right))
-            case ast.UnaryOp(op=ast.Invert(), operand=operand) if self.combined:
+            case ast.BinOp(left=left, op=ast.BitAnd(), right=right) if "&" in self.joints:
+                return self.build(left) & self.build(right)
+            case ast.BinOp(left=left, op=ast.BitOr(), right=right) if "|" in self.joints:
+                return self.build(left) | self.build(right)
+            case ast.UnaryOp(op=ast.Invert(), operand=operand) if "~" in self.joints:
                 return ~self.build(operand)
             case ast.Name(id=name) if name in self.table:
                 return self.call(name, [], {})

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -13,14 +14,17 @@ from model.axes import pin
 from model.bounds import check_tokens, check_within
 from model.cycles import Cycle
 from model.errors import Range, check_range
-from model.layers import NORMS, Linear, dropout
+from model.layers import choose, dropout
+from model.norms import parse_norm
 from model.parameters import Module, keep_in_turn
 from model.positions import NoPosition, parse_position, positions_in_turn
-from model.stack.block import Context
+from model.stack.block import Context, Watch
 from model.stack.caches import Caches, empty_caches
 from model.stack.config import StackConfig
+from model.stack.residuals import NORM_PLACES
 from model.stack.stack import Stack
-from model.vocabulary import Embedding, Readout
+from model.use_bias import parse_use_bias
+from model.vocabulary import EMBEDDINGS, Embedding, Head, Readout
 
 _EMBEDDING_SITE = 2**31  # the layer number under which the embeddings draw their dropout: no stack is that deep
 
@@ -43,11 +47,15 @@ class GPTConfig(StackConfig):
     bias: Any = "none"  # added to scores by distance: none, alibi, t5, t5_causal, kerple, kerple_power or fire
     mask: Any = "causal"  # which keys a query sees: causal & window(128), strided(64), ... joined by &, | and ~
     tied: bool = True  # the output head is the embedding, transposed
+    embedding: str = "plain"  # plain, scaled (times sqrt(width)) or normed (normalised before the first layer)
+    logits_soft_cap: float = 0.0  # c of c tanh(logit / c), which bounds the logits; 0: none
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("config.data.vocab_size", self.vocab_size, Range(1, 2**24))
         check_range("config.data.length", self.max_length, Range(1, 2**24))
+        check_range("config.model.logits_soft_cap", self.logits_soft_cap, Range(1e-6, 1e6, zero="none"))
+        choose(EMBEDDINGS, self.embedding, "model.embedding")
         for key, parse in (("position", parse_position), ("bias", parse_bias), ("mask", parse_mask)):
             self.cycles[key].map(parse)
 
@@ -67,19 +75,18 @@ class GPT(Module):
     position: NoPosition
 
     def __init__(self, config: GPTConfig, *, rngs: nnx.Rngs):
-        dtype = jnp.dtype(config.dtype)
+        dtype, start, use_bias = jnp.dtype(config.dtype), EMBEDDINGS[config.embedding], parse_use_bias(config.use_bias)
+        norm = partial(parse_norm(config.norm), config.width, bias=use_bias.norm, rngs=rngs)
         self.config = config
-        self.embed = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
+        self.embed = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs, scaled=start.scaled)
+        self.embedding_norm = norm() if start.normed else None
         sizes = config.width, config.head_width, config.max_length, rngs
         self.positions = keep_in_turn(self, "position", positions_in_turn(config.cycles["position"], *sizes))
         biases = config.cycles["bias"].map(lambda one: parse_bias(one)(config.num_heads, rngs))
         self.biases = keep_in_turn(self, "attention_bias", biases)
         self.stack = Stack(config, rngs)
-        self.norm = (
-            NORMS[config.norm](config.width, bias=config.use_bias, rngs=rngs) if config.norm_place == "pre" else None
-        )
-        axes = {"embed": config.width}, {"vocab": config.vocab_size}
-        self.head = None if config.tied else Linear(*axes, bias=False, dtype=dtype, rngs=rngs)
+        self.norm = norm() if NORM_PLACES[config.norm_place].last else None
+        self.head = Head(config.width, config.vocab_size, tied=config.tied, bias=use_bias.head, rngs=rngs)
 
     def __call__(
         self,
@@ -112,8 +119,7 @@ class GPT(Module):
 
     def readout(self) -> Readout:
         """What turns vectors into logits."""
-        kernel, axis = (self.embed.embedding, 0) if self.head is None else (self.head.kernel, 1)
-        return Readout(kernel[...], axis, jnp.dtype(self.config.dtype))
+        return self.head.readout(self.embed, self.config.logits_soft_cap)
 
     def decode(self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Caches) -> tuple[jax.Array, Caches]:
         """Logits (B, T, V) of new tokens at absolute positions, attending to the cache, and the cache with them in
@@ -148,9 +154,11 @@ class GPT(Module):
         positions_BT: jax.Array | None = None,
     ) -> jax.Array:
         """What `measure`, from (B, T, D) to any shape, says of the input of each norm: (number of norms, ...)."""
-        x_BTD, seen_L2X = self.stack.of_norms(measure, *self._start(tokens_BT, segment_ids_BT, positions_BT, None))
-        seen_X = seen_L2X.reshape(-1, *seen_L2X.shape[2:])
-        return seen_X if self.norm is None else jnp.concatenate([seen_X, measure(x_BTD)[None]])
+        seen: list[jax.Array] = []
+        start = self._start(tokens_BT, segment_ids_BT, positions_BT, None, watch=lambda x: seen.append(measure(x)))
+        x_BTD, seen_LNX = self.stack.of_norms(measure, *start)
+        ends = seen if self.norm is None else [*seen, measure(x_BTD)]
+        return jnp.concatenate([seen_LNX.reshape(-1, *seen_LNX.shape[2:]), *(one[None] for one in ends)])
 
     def attention_scores(self, batch: tuple[jax.Array, jax.Array, jax.Array], keys_B: jax.Array | None) -> list[Scores]:
         """What turns products into weights in the first layer at each place of the cycles' unit, for (tokens, segment
@@ -165,6 +173,7 @@ class GPT(Module):
         positions_BT: jax.Array | None,
         dropout_keys_B: jax.Array | None,
         decoding: bool = False,
+        watch: Watch = lambda x_BTD: None,
     ) -> tuple[jax.Array, Cycle[Context]]:
         limit = self.config.max_length if self.position.limited else None
         check_tokens(tokens_BT, segment_ids_BT, positions_BT, self.config.vocab_size, limit)
@@ -174,6 +183,9 @@ class GPT(Module):
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
         x_BTD = self.position.add(self.embed(tokens_BT), positions_BT)
+        if self.embedding_norm is not None:
+            watch(x_BTD)
+            x_BTD = self.embedding_norm(x_BTD)
         if dropout_keys_B is not None:
             embedding_keys_B = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys_B, _EMBEDDING_SITE)
             x_BTD = dropout(x_BTD, self.config.dropout, embedding_keys_B, 0)

@@ -1,4 +1,4 @@
-"""The small layers that every family shares: linear maps, norms, MLPs and dropout."""
+"""The small layers that every family shares: linear maps, MLPs and dropout."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -88,71 +88,28 @@ def product(x: jax.Array, kernel: jax.Array, inputs: int, result: DTypeLike | No
     return y.reshape(*x.shape[: x.ndim - inputs], *kernel.shape[inputs:])
 
 
-class LayerNorm(Module):
-    """(x - mean) / sqrt(variance + 1e-6) * scale + bias over the last axis, in float32 (Ba et al. 2016, equation 4)."""
-
-    def __init__(self, width: int, *, bias: bool, rngs: nnx.Rngs):
-        self.scale = parameter(rngs, nnx.initializers.ones, (width,), ("norm",))
-        self.bias = parameter(rngs, nnx.initializers.zeros, (width,), ("norm",)) if bias else None
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x normalised, in the dtype of x."""
-        y, epsilon = _with_squares(x)
-        y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon) * _last(self.scale[...], x)
-        return (y if self.bias is None else y + _last(self.bias[...], x)).astype(x.dtype)
-
-
-class RMSNorm(Module):
-    """x / sqrt(mean(x^2) + 1e-6) * scale over the last axis, in float32 (Zhang and Sennrich 2019, equation 4).
-
-    It has no bias, whatever `bias` says: that is what tells it from LayerNorm.
-    """
-
-    def __init__(self, width: int, *, bias: bool = False, rngs: nnx.Rngs):
-        self.scale = parameter(rngs, nnx.initializers.ones, (width,), ("norm",))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x normalised, in the dtype of x."""
-        y, epsilon = _with_squares(x)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + epsilon) * _last(self.scale[...], x)
-        return y.astype(x.dtype)
-
-
-def _with_squares(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x in float32 and the 1e-6 of a norm, rows with an entry above 2^20 divided by about that entry.
-
-    A power of two changes no digit. So neither the squares nor, in the gradient, the -3/2 power of their mean leaves
-    the range of float32 (jax gets it as rsqrt / mean, which is 0 from 2^42 on); all other rows stay as they are.
-    """
-    y = x.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(y)), axis=-1, keepdims=True)
-    _, exponent = jnp.frexp(largest)
-    # At most 2^100, whose inverse is far from what a device takes for 0.
-    factor = jnp.where(largest > 2.0**20, jnp.ldexp(jnp.float32(1), -jnp.minimum(exponent, 100)), 1.0)
-    # Never so small that a row without spread is 0 / 0; 1e-12 of the largest entry is below its last digit.
-    return y * factor, jnp.maximum(1e-6 * factor * factor, 1e-24)
-
-
-def _last(vector: jax.Array, x: jax.Array) -> jax.Array:
-    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
-
-
-NORMS: dict[str, Callable[..., nnx.Module]] = {"layer": LayerNorm, "rms": RMSNorm}
-
-
 def squared_relu(x: jax.Array) -> jax.Array:
     """max(x, 0)^2 (So et al. 2021, section 3): without a tanh, the cheapest of all on a CPU."""
     return jnp.square(jax.nn.relu(x))
 
 
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function at x (Hendrycks and Gimpel 2016, section 2), not its fit by a tanh."""
+    return jax.nn.gelu(x, approximate=False)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": jax.nn.gelu,
+    "gelu_exact": exact_gelu,
+    "relu": jax.nn.relu,
     "relu2": squared_relu,
+    "silu": jax.nn.silu,
     "geglu": jax.nn.gelu,
+    "geglu_exact": exact_gelu,
+    "reglu": jax.nn.relu,
     "swiglu": jax.nn.silu,
 }
-GATED = ("geglu", "swiglu")
+GATED = ("geglu", "geglu_exact", "reglu", "swiglu")
 
 
 class MLP(Module):

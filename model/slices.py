@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from model.axes import Names, mesh_axes, on_each_device, on_one_cpu
 
+Weights = tuple[jax.Array, ...]  # a kernel, or a kernel and a bias
+
 
 class Form(NamedTuple):
     """The shape of a readout, `model.vocabulary.Readout`, without its numbers."""
@@ -33,68 +35,73 @@ class Terms(NamedTuple):
     mean_BT: jax.Array
 
 
-def logits(x: jax.Array, kernel: jax.Array, form: Form) -> jax.Array:
-    """soft_cap(x @ kernel) in float32: the last axis of x, D, becomes V."""
+def logits(x: jax.Array, kernel: jax.Array, form: Form, bias: jax.Array | None = None) -> jax.Array:
+    """soft_cap(x @ kernel + bias) in float32: the last axis of x, D, becomes V."""
     # On one CPU as a product of matrices: see `model.layers.product`.
     rows = x.reshape(-1, x.shape[-1]) if on_one_cpu() else x
     axes = ((rows.ndim - 1,), (1 - form.vocab_axis,)), ((), ())
     y = jax.lax.dot_general(rows, kernel, axes, preferred_element_type=jnp.float32)
     y = y.reshape(*x.shape[:-1], y.shape[-1])
+    y = y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
     return form.soft_cap * jnp.tanh(y / form.soft_cap) if form.soft_cap else y
 
 
-def sliced_terms(x_BTD: jax.Array, kernel: jax.Array, targets_BT: jax.Array, form: Form, slices: int) -> Terms:
-    """The terms of logits(x, kernel), of which each device makes this many slices, one after the other.
+def sliced_terms(x_BTD: jax.Array, weights: Weights, targets_BT: jax.Array, form: Form, slices: int) -> Terms:
+    """The terms of logits(x, kernel, bias), of which each device makes this many slices, one after the other.
 
     Each slice of the kernel is gathered in its compute dtype, forward and backward, and its gradient goes to its owners
     at once. No forward-mode differentiation.
     """
     fill = -x_BTD.shape[-1] % mesh_axes("embed")[1]  # as the kernel will be, where the mesh does not divide its width
     x_BTD = jnp.pad(x_BTD.astype(form.dtype), ((0, 0), (0, 0), (0, fill)))
-    return Terms(*_terms(x_BTD, kernel, targets_BT, form, slices))
+    return Terms(*_terms(x_BTD, weights, targets_BT, form, slices))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _terms(x: jax.Array, kernel: jax.Array, targets: jax.Array, form: Form, slices: int) -> tuple[jax.Array, ...]:
-    return _forward(x, kernel, targets, form, slices)[0]
+def _terms(x: jax.Array, weights: Weights, targets: jax.Array, form: Form, slices: int) -> tuple[jax.Array, ...]:
+    return _forward(x, weights, targets, form, slices)[0]
 
 
-def _forward(x: jax.Array, kernel: jax.Array, targets: jax.Array, form: Form, slices: int) -> tuple[Any, Any]:
-    run = on_each_device(
-        functools.partial(_forward_here, form=form, slices=slices), _inputs(form), (_TOKENS,) * 3, check_vma=False
-    )
+def _forward(x: jax.Array, weights: Weights, targets: jax.Array, form: Form, slices: int) -> tuple[Any, Any]:
+    here = functools.partial(_forward_here, form=form, slices=slices)
+    inputs = (_VECTORS, _TOKENS, *_names(weights, form))
     B, T = targets.shape
-    terms = tuple(term[:B, :T] for term in run(x, kernel, targets))
-    return terms, (x, kernel, targets, terms[0])
+    terms = on_each_device(here, inputs, (_TOKENS,) * 3, check_vma=False)(x, targets, *weights)
+    terms = tuple(term[:B, :T] for term in terms)
+    return terms, (x, weights, targets, terms[0])
 
 
-def _backward(form: Form, slices: int, kept: tuple[jax.Array, ...], grads: tuple[jax.Array, ...]) -> tuple[Any, ...]:
-    inputs = (*_inputs(form), *(_TOKENS,) * 4)
-    run = on_each_device(
-        functools.partial(_backward_here, form=form, slices=slices), inputs, _inputs(form)[:2], check_vma=False
-    )
-    dx, dkernel = run(*kept, *grads)
-    (B, T), (rows, columns) = kept[2].shape, kept[1].shape
-    return dx[:B, :T], dkernel[:rows, :columns], None
+def _backward(form: Form, slices: int, kept: tuple[Any, ...], grads: tuple[jax.Array, ...]) -> tuple[Any, ...]:
+    x, weights, targets, log_z = kept
+    here = functools.partial(_backward_here, form=form, slices=slices)
+    names = _names(weights, form)
+    run = on_each_device(here, (_VECTORS, *[_TOKENS] * 5, *names), (_VECTORS, *names), check_vma=False)
+    dx, *dweights = run(x, targets, log_z, *grads, *weights)
+    B, T = targets.shape
+    # As large as they were before they were filled up.
+    cut = [grad[tuple(map(slice, one.shape))] for grad, one in zip(dweights, weights, strict=True)]
+    return dx[:B, :T], tuple(cut), None
 
 
 _terms.defvjp(_forward, _backward)
 
 _TOKENS = "batch", "length"
+_VECTORS = (*_TOKENS, None)
 
 
-def _inputs(form: Form) -> Names:
-    """The names of the axes of vectors, kernel and targets."""
-    return (*_TOKENS, None), ("embed", "vocab")[:: 1 if form.vocab_axis else -1], _TOKENS
+def _names(weights: Weights, form: Form) -> Names:
+    """The names of the axes of the kernel and of the bias, if there is one."""
+    return (("embed", "vocab")[:: 1 if form.vocab_axis else -1], ("vocab",))[: len(weights)]
 
 
 class _Slices:
     """The slices of a device's part of a kernel. The last one reaches back over columns that the one before had."""
 
-    def __init__(self, part: jax.Array, form: Form, slices: int):
-        self.part, self.form, self.axis = part, form, form.vocab_axis
+    def __init__(self, parts: Weights, form: Form, slices: int):
+        self.part, self.form, self.axis = parts[0], form, form.vocab_axis
+        self.bias = parts[1] if len(parts) > 1 else None
         self.owners, self.others = mesh_axes("embed")[0], mesh_axes("vocab")[0]
-        self.columns = part.shape[self.axis]
+        self.columns = self.part.shape[self.axis]
         self.width = -(-self.columns // slices)
         self.numbers = jnp.arange(-(-self.columns // self.width))
 
@@ -104,31 +111,42 @@ class _Slices:
         kernel = jax.lax.dynamic_slice_in_dim(self.part, start, self.width, self.axis).astype(self.form.dtype)
         if self.owners:
             kernel = jax.lax.all_gather(kernel, self.owners, axis=1 - self.axis, tiled=True)
+        bias = None if self.bias is None else jax.lax.dynamic_slice_in_dim(self.bias, start, self.width)
         columns = start + jnp.arange(self.width)[None]
         first = jax.lax.axis_index(self.others) * self.columns if self.others else 0
         tokens, new = first + columns, columns >= number * self.width
-        return logits(x_ND, kernel, self.form), tokens, new & (tokens < self.form.vocab_size), kernel
+        return logits(x_ND, kernel, self.form, bias), tokens, new & (tokens < self.form.vocab_size), kernel
 
-    def add(self, total: jax.Array, gradient: jax.Array, number: jax.Array) -> jax.Array:
-        """The gradient of this part of the kernel, with that of one slice, of this device's tokens, in it."""
-        gradient = gradient.astype(self.form.dtype)  # as autodiff rounds it before it is summed over devices
+    def add(self, totals: Weights, dkernel: jax.Array, dy_NV: jax.Array, number: jax.Array) -> Weights:
+        """The gradients of this part of the kernel and of the bias, with those of one slice, of this device's tokens,
+        in them.
+        """
+        dkernel = dkernel.astype(self.form.dtype)  # as autodiff rounds it before it is summed over devices
         if self.owners:
-            gradient = jax.lax.psum_scatter(gradient, self.owners, scatter_dimension=1 - self.axis, tiled=True)
-        if rest := tuple(axis for axis in mesh_axes(*_TOKENS)[0] if axis not in self.owners):
-            gradient = jax.lax.psum(gradient, rest)
+            dkernel = jax.lax.psum_scatter(dkernel, self.owners, scatter_dimension=1 - self.axis, tiled=True)
+        every = mesh_axes(*_TOKENS)[0]
+        if rest := tuple(axis for axis in every if axis not in self.owners):
+            dkernel = jax.lax.psum(dkernel, rest)
+        if self.bias is None:
+            return (self._added(totals[0], dkernel, number, self.axis),)
+        dbias = jnp.sum(dy_NV, axis=0)
+        dbias = jax.lax.psum(dbias, every) if every else dbias
+        return self._added(totals[0], dkernel, number, self.axis), self._added(totals[1], dbias, number, 0)
+
+    def _added(self, total: jax.Array, gradient: jax.Array, number: jax.Array, axis: int) -> jax.Array:
         start = self._start(number)
-        old = jax.lax.dynamic_slice_in_dim(total, start, self.width, self.axis)
-        return jax.lax.dynamic_update_slice_in_dim(total, old + gradient.astype(total.dtype), start, self.axis)
+        old = jax.lax.dynamic_slice_in_dim(total, start, self.width, axis)
+        return jax.lax.dynamic_update_slice_in_dim(total, old + gradient.astype(total.dtype), start, axis)
 
     def _start(self, number: jax.Array) -> jax.Array:
         return jnp.minimum(number * self.width, self.columns - self.width)
 
 
 def _forward_here(
-    x_BTD: jax.Array, part: jax.Array, targets_BT: jax.Array, form: Form, slices: int
+    x_BTD: jax.Array, targets_BT: jax.Array, *parts: jax.Array, form: Form, slices: int
 ) -> tuple[jax.Array, ...]:
     """The terms of a device's tokens."""
-    cut, x_ND, targets_N1 = _Slices(part, form, slices), _rows(x_BTD), targets_BT.reshape(-1, 1)
+    cut, x_ND, targets_N1 = _Slices(parts, form, slices), _rows(x_BTD), targets_BT.reshape(-1, 1)
 
     def add(seen: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
         most_N, sum_N, target_N, total_N = seen
@@ -150,36 +168,30 @@ def _forward_here(
     return tuple(term_N.reshape(targets_BT.shape) for term_N in terms)
 
 
-def _backward_here(
-    x_BTD: jax.Array,
-    part: jax.Array,
-    targets_BT: jax.Array,
-    log_z_BT: jax.Array,
-    *grads_BT: jax.Array,
-    form: Form,
-    slices: int,
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients of a device's vectors and of its part of the kernel, from those of its tokens' terms."""
-    cut, x_ND, (axis, cap) = _Slices(part, form, slices), _rows(x_BTD), (form.vocab_axis, form.soft_cap)
-    targets_N1, log_z_N1, dlog_z_N1, dtarget_N1, dmean_N1 = (
-        x_BT.reshape(-1, 1) for x_BT in (targets_BT, log_z_BT, *grads_BT)
-    )
+def _backward_here(x_BTD: jax.Array, *of_tokens_and_parts: jax.Array, form: Form, slices: int) -> tuple[jax.Array, ...]:
+    """The gradients of a device's vectors and of its parts of kernel and bias, from those of its tokens' terms.
 
-    def add(seen: tuple[jax.Array, jax.Array], number: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
-        dx_ND, dpart = seen
+    After the vectors come targets, log_z and the gradients of the three terms, then those parts.
+    """
+    of_tokens, parts = of_tokens_and_parts[:5], of_tokens_and_parts[5:]
+    cut, x_ND, (axis, cap) = _Slices(parts, form, slices), _rows(x_BTD), (form.vocab_axis, form.soft_cap)
+    targets_N1, log_z_N1, dlog_z_N1, dtarget_N1, dmean_N1 = (x_BT.reshape(-1, 1) for x_BT in of_tokens)
+
+    def add(seen: tuple[jax.Array, Weights], number: jax.Array) -> tuple[tuple[jax.Array, Weights], None]:
+        dx_ND, dparts = seen
         y_NV, tokens_1V, new_1V, kernel = cut.logits(x_ND, number)
         dy_NV = jnp.exp(y_NV - log_z_N1) * dlog_z_N1 + dmean_N1 / form.vocab_size
         dy_NV += jnp.where(tokens_1V == targets_N1, dtarget_N1, 0)
         dy_NV *= jnp.where(new_1V, 1 - (y_NV / cap) ** 2 if cap else 1, 0)
         dx_ND += _product(dy_NV, kernel, 1, axis)
         dkernel = _product(dy_NV, x_ND, 0, 0) if axis == 0 else _product(x_ND, dy_NV, 0, 0)
-        return (dx_ND, cut.add(dpart, dkernel, number)), None
+        return (dx_ND, cut.add(dparts, dkernel, dy_NV, number)), None
 
-    zeros = jnp.zeros(x_ND.shape, jnp.float32), jnp.zeros(part.shape, part.dtype)
-    dx_ND, dpart = jax.lax.scan(add, zeros, cut.numbers)[0]
+    zeros = jnp.zeros(x_ND.shape, jnp.float32), tuple(jnp.zeros_like(part) for part in parts)
+    dx_ND, dparts = jax.lax.scan(add, zeros, cut.numbers)[0]
     if cut.others:
         dx_ND = jax.lax.psum(dx_ND, cut.others)
-    return dx_ND.reshape(x_BTD.shape).astype(x_BTD.dtype), dpart
+    return dx_ND.reshape(x_BTD.shape).astype(x_BTD.dtype), *dparts
 
 
 def _rows(x_BTD: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,21 @@ from model.slices import Form, Terms, logits, sliced_terms
 SLICE_BYTES = 2**29  # the most that a device's float32 logits of a slice of the vocabulary may take
 
 
-class Embedding(Module):
-    """A table (V, D) that gives each token its vector."""
+class Embedded(NamedTuple):
+    """What is done to the tokens' vectors before the first layer."""
 
-    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.dtype = dtype
+    scaled: bool = False  # times sqrt(D), in their dtype, before positions are added (Vaswani et al. 2017, section 3.4)
+    normed: bool = False  # normalised, after that (BERT: Devlin et al. 2019; BLOOM: Le Scao et al. 2022, section 3.2)
+
+
+EMBEDDINGS = {"plain": Embedded(), "scaled": Embedded(scaled=True), "normed": Embedded(normed=True)}
+
+
+class Embedding(Module):
+    """A table (V, D) that gives each token its vector, times sqrt(D) where `scaled`, which is rounded as they are."""
+
+    def __init__(self, vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs, scaled: bool = False):
+        self.dtype, self.scale = dtype, math.sqrt(width) if scaled else None
         init = nnx.initializers.normal(1 / math.sqrt(width))
         self.embedding = parameter(rngs, init, (vocab_size, width), ("vocab", "embed"))
 
@@ -32,7 +43,8 @@ class Embedding(Module):
         (x_BTD,) = on_each_device(lookup, (("vocab", "embed"), names), ((*names, None),))(
             self.embedding[...], tokens_BT
         )
-        return pin(x_BTD[:B, :T, :D], *names, None)
+        x_BTD = pin(x_BTD[:B, :T, :D], *names, None)
+        return x_BTD if self.scale is None else x_BTD * jnp.asarray(self.scale, self.dtype)
 
 
 def _lookup(table_VD: jax.Array, tokens_BT: jax.Array, vocab_size: int, dtype: DTypeLike) -> tuple[jax.Array]:
@@ -52,25 +64,42 @@ def _lookup(table_VD: jax.Array, tokens_BT: jax.Array, vocab_size: int, dtype: D
 
 @dataclasses.dataclass(frozen=True)
 class Readout:
-    """What turns vectors into logits: soft_cap(x @ kernel), where soft_cap(y) = c tanh(y / c), or y if c is 0.
+    """What turns vectors into logits: soft_cap(x @ kernel + bias), where soft_cap(y) = c tanh(y / c), or y if c is 0.
 
-    The kernel has the axes (D, V), or (V, D) as the embedding, which `vocab_axis` tells; products are of `dtype`.
+    The kernel has the axes (D, V), or (V, D) as the embedding, which `vocab_axis` tells; products are of `dtype`, and
+    the bias (V,) is added to them in float32.
     """
 
     kernel: jax.Array
     vocab_axis: int
     dtype: DTypeLike
     soft_cap: float = 0.0
+    bias: jax.Array | None = None
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Scores of each token of the vocabulary, (B, T, V) in float32."""
-        logits_BTV = logits(x_BTD.astype(self.dtype), self.kernel.astype(self.dtype), self.form)
+        logits_BTV = logits(x_BTD.astype(self.dtype), self.kernel.astype(self.dtype), self.form, self.bias)
         return pin(logits_BTV, "batch", "length", "vocab")
 
     @property
     def form(self) -> Form:
         """All but the numbers."""
         return Form(self.kernel.shape[self.vocab_axis], self.vocab_axis, jnp.dtype(self.dtype), self.soft_cap)
+
+
+class Head(Module):
+    """The parameters of a readout: a kernel (D, V), unless it is the embedding's table, and perhaps a bias (V,)."""
+
+    def __init__(self, width: int, vocab_size: int, *, tied: bool, bias: bool, rngs: nnx.Rngs):
+        axes, init = ("embed", "vocab"), nnx.initializers.normal(1 / math.sqrt(width))
+        self.kernel = None if tied else parameter(rngs, init, (width, vocab_size), axes)
+        self.bias = parameter(rngs, nnx.initializers.zeros, (vocab_size,), axes[1:]) if bias else None
+
+    def readout(self, embedding: Embedding, soft_cap: float) -> Readout:
+        """What turns vectors into logits, tied to this embedding if it has no kernel, in the embedding's dtype."""
+        kernel, axis = (embedding.embedding, 0) if self.kernel is None else (self.kernel, 1)
+        bias = None if self.bias is None else self.bias[...]
+        return Readout(kernel[...], axis, embedding.dtype, soft_cap, bias)
 
 
 def token_scores(x_BTD: jax.Array, readout: Readout, targets_BT: jax.Array) -> Terms:
@@ -83,7 +112,8 @@ def token_scores(x_BTD: jax.Array, readout: Readout, targets_BT: jax.Array) -> T
     (B, T), V = targets_BT.shape, readout.form.vocab_size
     slices = num_slices(B, T, V)
     if slices > 1:
-        return sliced_terms(x_BTD, readout.kernel, targets_BT, readout.form, slices)
+        weights = (readout.kernel,) if readout.bias is None else (readout.kernel, readout.bias)
+        return sliced_terms(x_BTD, weights, targets_BT, readout.form, slices)
     logits_BTV = readout(x_BTD)
     # A negative one would count from the end.
     ids_BT1 = jnp.where(targets_BT < 0, V, targets_BT)[..., None]

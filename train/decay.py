@@ -51,7 +51,7 @@ def parse_decayed(text: str) -> Leaves:
     Raises:
         UserError: another name, or what no parameter can be.
     """
-    leaves: Leaves = parse(text, LEAVES, "optimizer.decayed", combined=True)
+    leaves: Leaves = parse(text, LEAVES, "optimizer.decayed", joints="&|~")
     if text.strip() != "none" and not any(map(leaves.hold, (*LEAVES, "another"))):
         raise UserError(
             f"--config.optimizer.decayed={text!r} is no parameter; write '|' for one and the other, as in "

@@ -4,6 +4,7 @@ import dataclasses
 
 from model.attention.cores.table import check_name
 from model.errors import Range, UserError, check_ranges
+from model.use_bias import parse_use_bias
 
 _RANGES = {
     "scale": Range(1e-6, 1e6, zero="1/sqrt(head width)"),
@@ -16,14 +17,15 @@ class AttentionKeys:
     """The keys of a config that an attention layer reads, with their defaults; `--help` prints the comments."""
 
     width: int = 256  # D, width of the residual stream
-    num_heads: int = 4  # H, query heads; divides width
+    num_heads: int = 4  # H, query heads
     num_kv_heads: int = 0  # G, key and value heads; divides num_heads; 0: as num_heads
+    head_width: int = 0  # K, width of a head; 0: width / num_heads
     core: str = "auto"  # how attention is computed: auto, or a core of launch.attention --table, which works or raises
     scale: float = 0.0  # factor on the attention scores; 0: 1/sqrt(head width)
     soft_cap: float = 0.0  # c of c tanh(score / c), which bounds attention scores; 0: none
     sinks: bool = False  # one learned score per head that no value stands behind
     qk_norm: bool = False  # normalise queries and keys per head
-    use_bias: bool = False  # biases in projections, MLPs and norms
+    use_bias: bool | str = False  # false, true (all but head's), or of which: qkv & output & mlp & norm & head
     dropout: float = 0.0  # share of activations dropped in training
     dtype: str = "float32"  # dtype of the computation; parameters are always float32
 
@@ -32,13 +34,12 @@ class AttentionKeys:
 class AttentionConfig(AttentionKeys):
     """The sizes and choices of one attention layer.
 
-    `head_width` is K; `gain` scales the first values of the output projection.
+    `head_width` is K, never 0; `gain` scales the first values of the output projection.
 
     Raises:
         UserError: G does not divide H, the core is unknown, or the scale or the soft cap is out of range.
     """
 
-    head_width: int
     gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -47,3 +48,4 @@ class AttentionConfig(AttentionKeys):
             raise UserError(f"--config.model.num_kv_heads={kv_heads} does not divide --config.model.num_heads={heads}.")
         check_ranges("config.model", self, _RANGES)
         check_name(self.core)
+        parse_use_bias(self.use_bias)

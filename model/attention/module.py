@@ -14,9 +14,11 @@ from model.attention.dropout import dropout
 from model.attention.masks.base import Mask
 from model.attention.scores import Scores
 from model.axes import check_axes, pin
-from model.layers import Linear, RMSNorm
+from model.layers import Linear
+from model.norms import rms
 from model.parameters import Module, parameter
 from model.positions import Rotation, rotate
+from model.use_bias import parse_use_bias
 
 
 class MultiHeadAttention(Module):
@@ -29,11 +31,12 @@ class MultiHeadAttention(Module):
         H, K, G = config.num_heads, config.head_width, config.num_kv_heads or config.num_heads
         self.config = config
         outer, heads, kv_heads = {"embed": config.width}, {"heads": H, "head": K}, {"kv_heads": G, "head": K}
-        linear = functools.partial(Linear, bias=config.use_bias, dtype=config.dtype, rngs=rngs)
-        self.query, self.key, self.value = linear(outer, heads), linear(outer, kv_heads), linear(outer, kv_heads)
-        self.output = linear(heads, outer, gain=config.gain)
-        self.query_norm = RMSNorm(K, rngs=rngs) if config.qk_norm else None
-        self.key_norm = RMSNorm(K, rngs=rngs) if config.qk_norm else None
+        linear, use_bias = functools.partial(Linear, dtype=config.dtype, rngs=rngs), parse_use_bias(config.use_bias)
+        self.query = linear(outer, heads, bias=use_bias.qkv)
+        self.key, self.value = (linear(outer, kv_heads, bias=use_bias.qkv) for _ in range(2))
+        self.output = linear(heads, outer, bias=use_bias.output, gain=config.gain)
+        self.query_norm = rms()(K, rngs=rngs) if config.qk_norm else None
+        self.key_norm = rms()(K, rngs=rngs) if config.qk_norm else None
         self.sinks = parameter(rngs, nnx.initializers.zeros, (H,), ("heads",)) if config.sinks else None
 
     def __call__(

@@ -157,7 +157,7 @@ def _rotary(
         if not half or abs(2 * half - fraction * head_width) > 1e-6:
             raise UserError(
                 f"--config.model.position turns {fraction:g} x {head_width} columns of each head, which must be an "
-                "even number; change fraction, or --config.model.width / --config.model.num_heads."
+                "even number; change fraction, or --config.model.head_width."
             )
         return Rotary(change(frequencies_of(half, base)), gain, pairs)
 

@@ -1,4 +1,4 @@
-"""One layer of a stack: attention and MLP, each with a residual connection."""
+"""One layer of a stack: attention, MLP and norms around the residual stream."""
 
 import dataclasses
 import math
@@ -10,11 +10,13 @@ from flax import nnx
 
 from model.attention import Bias, Mask, MultiHeadAttention
 from model.attention.cache import Cache
-from model.axes import pin
-from model.layers import MLP, NORMS, dropout
+from model.layers import MLP, dropout
+from model.norms import parse_norm
 from model.parameters import Module
 from model.positions import Rotation
 from model.stack.config import StackConfig
+from model.stack.residuals import NORM_PLACES, Map
+from model.use_bias import parse_use_bias
 
 
 @jax.tree_util.register_dataclass
@@ -32,23 +34,19 @@ Watch = Callable[[jax.Array], None]
 
 
 class Block(Module):
-    """Attention and MLP, each with a residual connection.
-
-    Pre-norm: x + f(norm(x)) (Xiong et al. 2020); post-norm: norm(x + f(x)) (Vaswani et al. 2017, section 3.1).
-    """
+    """Attention, MLP and norms, which an entry of `NORM_PLACES` joins to the residual stream."""
 
     def __init__(self, config: StackConfig, rngs: nnx.Rngs):
-        norm = NORMS[config.norm]
-        dtype, bias = jnp.dtype(config.dtype), config.use_bias
+        dtype, use_bias = jnp.dtype(config.dtype), parse_use_bias(config.use_bias)
         # Every residual branch starts smaller, so that the sum over 2L of them keeps its variance (Radford et al.
         # 2019, section 2.3).
         gain = 1 / math.sqrt(2 * config.num_layers)
-        self.pre, self.rate = config.norm_place == "pre", config.dropout
+        self.norm_place, self.rate = config.norm_place, config.dropout
         self.attention = MultiHeadAttention(config.attention(gain), rngs=rngs)
         hidden = config.mlp_width or 4 * config.width
-        self.mlp = MLP(config.mlp, config.width, hidden, bias=bias, dtype=dtype, gain=gain, rngs=rngs)
-        self.attention_norm = norm(config.width, bias=bias, rngs=rngs)
-        self.mlp_norm = norm(config.width, bias=bias, rngs=rngs)
+        self.mlp = MLP(config.mlp, config.width, hidden, bias=use_bias.mlp, dtype=dtype, gain=gain, rngs=rngs)
+        for name in NORM_PLACES[config.norm_place].norms:
+            setattr(self, name, parse_norm(config.norm)(config.width, bias=use_bias.norm, rngs=rngs))
 
     def __call__(
         self, x_BTD: jax.Array, context: Context, head_gate_H: jax.Array | None, watch: Watch = lambda x_BTD: None
@@ -84,20 +82,28 @@ class Block(Module):
 
     def weights(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """The attention weights of this block for its input x, (B, H, T, T)."""
-        y_BTD = self.attention_norm(x_BTD) if self.pre else x_BTD
-        return self.attention.weights(y_BTD, context.mask, bias=context.bias, rotation=context.rotation)
+        found = []
+
+        def attend(y_BTD: jax.Array) -> jax.Array:
+            found.append(self.attention.weights(y_BTD, context.mask, bias=context.bias, rotation=context.rotation))
+            return y_BTD
+
+        self._residuals(x_BTD, attend, None)
+        return found[0]
 
     def _residuals(
-        self,
-        x: jax.Array,
-        attend: Callable[[jax.Array], jax.Array],
-        keys_B: jax.Array | None,
-        watch: Watch = lambda x_BTD: None,
+        self, x_BTD: jax.Array, attend: Map, keys_B: jax.Array | None, watch: Watch = lambda x_BTD: None
     ) -> jax.Array:
-        for site, branch, norm in ((1, attend, self.attention_norm), (2, self.mlp, self.mlp_norm)):
-            before = x
-            y = branch(norm(x) if self.pre else x)
-            x = x + dropout(y, self.rate, keys_B, site)
-            watch(before if self.pre else x)
-            x = pin(x if self.pre else norm(x), "batch", "length", None)
-        return x
+        def branch(site: int, function: Map) -> Map:
+            return lambda x_BTD: dropout(function(x_BTD), self.rate, keys_B, site)
+
+        def watched(norm: Map) -> Map:
+            def normed(x_BTD: jax.Array) -> jax.Array:
+                watch(x_BTD)
+                return norm(x_BTD)
+
+            return normed
+
+        place = NORM_PLACES[self.norm_place]
+        norms = [watched(getattr(self, name)) for name in place.norms]
+        return place.join(x_BTD, branch(1, attend), branch(2, self.mlp), *norms)

@@ -11,7 +11,9 @@ import jax
 from model.attention import AttentionConfig, AttentionKeys
 from model.cycles import Cycle, read_cycle
 from model.errors import Range, UserError, check_ranges
-from model.layers import NORMS, choose
+from model.layers import ACTIVATIONS, choose
+from model.norms import parse_norm
+from model.stack.residuals import NORM_PLACES
 
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
@@ -25,6 +27,7 @@ _RANGES = {
     "width": Range(1, 2**20),
     "num_heads": Range(1, 2**20),
     "num_kv_heads": Range(1, 2**20, zero="as many as num_heads"),
+    "head_width": Range(1, 2**16, zero="width / num_heads"),
     "mlp_width": Range(1, 2**22, zero="4 x width"),
     "dropout": Range(0, 1, below=True),
     "unroll": Range(1, 256),
@@ -52,18 +55,21 @@ class StackConfig(AttentionKeys):
 
     num_layers: int = 4  # L, layers
     mlp_width: int = 0  # F, hidden width of the MLP; 0: 4 x width
-    mlp: str = "gelu"  # gelu, relu2, geglu or swiglu
-    norm: str = "rms"  # rms or layer
-    norm_place: str = "pre"  # pre or post: normalise before each block, or after the residual sum
+    mlp: str = "gelu"  # gelu, gelu_exact, relu, relu2 or silu; gated: geglu, geglu_exact, reglu or swiglu
+    norm: Any = "rms"  # rms, layer or rms_plus_one (scale stored as its distance from one); rms(1e-5): epsilon
+    norm_place: str = "pre"  # pre, post, output, sandwich, parallel or parallel_shared (model/stack/residuals.py)
     remat: str = "none"  # what the backward pass computes again: none, dots (all but matrix products) or full
     unroll: int = 1  # layers per iteration of the scan over layers; num_layers: unrolled
 
     def __post_init__(self) -> None:
         check_ranges("config.model", self, _RANGES)
-        if self.width % self.num_heads:
-            raise UserError(
-                f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}."
-            )
+        if not self.head_width:
+            if self.width % self.num_heads:
+                raise UserError(
+                    f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}; "
+                    "change one of them, or set --config.model.head_width."
+                )
+            object.__setattr__(self, "head_width", self.width // self.num_heads)
         self._check_cycles()
         if self.unit > 1:
             for place in range(self.unit):
@@ -71,14 +77,10 @@ class StackConfig(AttentionKeys):
         else:
             self.attention()
         choose(REMAT, self.remat, "model.remat")
-        choose(NORMS, self.norm, "model.norm")
-        choose({"pre": None, "post": None}, self.norm_place, "model.norm_place")
+        choose(ACTIVATIONS, self.mlp, "model.mlp")
+        choose(NORM_PLACES, self.norm_place, "model.norm_place")
+        parse_norm(self.norm)
         choose({"float32": None, "bfloat16": None, "float16": None}, self.dtype, "model.dtype")
-
-    @property
-    def head_width(self) -> int:
-        """K, the width of one head."""
-        return self.width // self.num_heads
 
     @functools.cached_property
     def cycles(self) -> dict[str, Cycle[Any]]:
@@ -100,7 +102,7 @@ class StackConfig(AttentionKeys):
         """
         keys = {field.name: getattr(self, field.name) for field in dataclasses.fields(AttentionKeys)}
         keys |= {key: one[0] for key, one in self.cycles.items() if key in keys}
-        return AttentionConfig(**keys, head_width=self.head_width, gain=gain)
+        return AttentionConfig(**keys, gain=gain)
 
     def _check_cycles(self) -> None:
         if self.unit <= self.num_layers:

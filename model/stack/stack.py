@@ -73,7 +73,7 @@ class Stack(Module):
     def of_norms(
         self, measure: Callable[[jax.Array], jax.Array], x_BTD: jax.Array, contexts: Cycle[Context]
     ) -> tuple[jax.Array, jax.Array]:
-        """The output of all blocks, and what `measure` says of the input of each norm, (L, 2, ...)."""
+        """The output of all blocks, and what `measure` says of the input of each norm, (L, norms of a block, ...)."""
 
         def body(block: Block, x: jax.Array, layer: Layer) -> tuple[jax.Array, jax.Array]:
             seen: list[jax.Array] = []

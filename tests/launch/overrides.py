@@ -12,7 +12,9 @@ from launch.train import check
 from model.attention.biases.table import BIASES
 from model.attention.masks.table import MASKS
 from model.errors import UserError
+from model.norms import NORMS
 from model.positions import POSITIONS
+from model.use_bias import BIASED
 from train.data import open_data
 from train.decay import LEAVES
 from train.devices.memory import check_memory
@@ -49,7 +51,14 @@ NUMBERS = (
     "2j",
 )
 REQUIRED = {"factor": 4, "length": 64, "count": 1, "size": 8}  # what is written for arguments without a default
-EXPRESSIONS = {"model.position": POSITIONS, "model.bias": BIASES, "model.mask": MASKS, "optimizer.decayed": LEAVES}
+EXPRESSIONS = {
+    "model.position": POSITIONS,
+    "model.bias": BIASES,
+    "model.mask": MASKS,
+    "model.norm": NORMS,
+    "model.use_bias": BIASED,
+    "optimizer.decayed": LEAVES,
+}
 # A key that is only read beside another.
 BESIDE = {"data.vocab_size": {"data.tokenizer": "bpe"}, "data.name": {"data.path": ""}}
 

@@ -15,16 +15,38 @@ from model import GPTConfig
 Array = np.ndarray
 Tree = Mapping[str, Any]
 
-NORMS: dict[str, Callable[[Array, Tree], Array]] = {
-    "layer": lambda x, p: (
-        (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p["scale"] + p.get("bias", 0.0)
-    ),
-    "rms": lambda x, p: x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"],
+Norm = Callable[[Array, Tree], Array]
+
+
+def _layer(epsilon: float) -> Norm:
+    def norm(x: Array, p: Tree) -> Array:
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt(x.var(-1, keepdims=True) + epsilon) * p["scale"] + p.get("bias", 0.0)
+
+    return norm
+
+
+def _rms(epsilon: float, start: float = 0.0) -> Norm:
+    return lambda x, p: x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * (start + p["scale"])
+
+
+# Each name of norms must occur in one of the expressions.
+NORMS: dict[str, Norm] = {
+    "layer": _layer(1e-6),
+    "layer(1e-5)": _layer(1e-5),
+    "rms": _rms(1e-6),
+    "rms(epsilon=0.01)": _rms(0.01),
+    "rms_plus_one": _rms(1e-6, 1.0),
+    "rms_plus_one(1e-12)": _rms(1e-12, 1.0),
 }
 
 
 def _gelu(x: Array) -> Array:
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def _exact_gelu(x: Array) -> Array:
+    return x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
 def _silu(x: Array) -> Array:
@@ -34,8 +56,13 @@ def _silu(x: Array) -> Array:
 # The hidden layer of an MLP from what the first projection gives, and the second one where there is one.
 MLPS: dict[str, Callable[[Array, Array | None], Array]] = {
     "gelu": lambda up, gate: _gelu(up),
+    "gelu_exact": lambda up, gate: _exact_gelu(up),
+    "relu": lambda up, gate: np.where(up > 0, up, 0.0),
     "relu2": lambda up, gate: np.where(up > 0, up, 0.0) ** 2,
+    "silu": lambda up, gate: _silu(up),
     "geglu": lambda up, gate: _gelu(gate) * up,
+    "geglu_exact": lambda up, gate: _exact_gelu(gate) * up,
+    "reglu": lambda up, gate: np.where(gate > 0, gate, 0.0) * up,
     "swiglu": lambda up, gate: _silu(gate) * up,
 }
 
@@ -287,6 +314,30 @@ def mlp(p: Tree, kind: str, x_TD: Array) -> Array:
     return linear("down", MLPS[kind](linear("up", x_TD), linear("gate", x_TD) if "gate" in p else None))
 
 
+# The stream after a block, from the stream x, the branches f and g, and the norm n(name, x) of a block.
+Branch = Callable[[Array], Array]
+PLACES: dict[str, Callable[[Array, Branch, Branch, Callable[[str, Array], Array]], Array]] = {
+    "pre": lambda x, f, g, n: _then(x + f(n("attention", x)), lambda y: y + g(n("mlp", y))),
+    "post": lambda x, f, g, n: _then(n("attention", x + f(x)), lambda y: n("mlp", y + g(y))),
+    "output": lambda x, f, g, n: _then(x + n("attention_output", f(x)), lambda y: y + n("mlp_output", g(y))),
+    "sandwich": lambda x, f, g, n: _then(
+        x + n("attention_output", f(n("attention", x))), lambda y: y + n("mlp_output", g(n("mlp", y)))
+    ),
+    "parallel": lambda x, f, g, n: x + f(n("attention", x)) + g(n("mlp", x)),
+    "parallel_shared": lambda x, f, g, n: x + f(n("attention", x)) + g(n("attention", x)),
+}
+# The vectors before the first layer, from the tokens' vectors, what positions add, and a norm.
+EMBEDDINGS: dict[str, Callable[[Array, Array, Branch], Array]] = {
+    "plain": lambda x, added, n: x + added,
+    "scaled": lambda x, added, n: x * math.sqrt(x.shape[-1]) + added,
+    "normed": lambda x, added, n: n(x + added),
+}
+
+
+def _then(x: Array, rest: Branch) -> Array:
+    return rest(x)
+
+
 class Output(NamedTuple):
     """Logits (B, T, V) and weights (L, B, H, T, T)."""
 
@@ -318,25 +369,36 @@ def gpt(
 def _row(
     p: Tree, config: GPTConfig, tokens_T: Array, masks: list[Array], positions_T: Array, gate_LH: Array
 ) -> tuple[Array, Array]:
-    norm, pre, embedding = NORMS[config.norm], config.norm_place == "pre", p["embed"]["embedding"]
+    norm, embedding, i_T = NORMS[config.norm], p["embed"]["embedding"], np.arange(len(tokens_T))
     added, table = POSITIONS[config.at(0).position][0], p.get("position", {}).get("table")
-    places = zip(tokens_T, positions_T, strict=True)
-    i_T = np.arange(len(tokens_T))
-    x = np.array([embedding[token] + added(table, position, config.width) for token, position in places])
+    added_TD = np.array([np.zeros(config.width) + added(table, position, config.width) for position in positions_T])
+    x = EMBEDDINGS[config.embedding](embedding[tokens_T], added_TD, lambda x: norm(x, p["embedding_norm"]))
     layers = []
     for number in range(config.num_layers):
         one, block = config.at(number), _take(p["stack"]["blocks"], number, config)
         table = bias_parameters(p, config, one.bias)
         bias_HTT = bias_array(one.bias, table, config.num_heads, i_T, i_T, positions_T)
-        y = norm(x, block["attention_norm"]) if pre else x
-        turned, gate_H = (positions_T, positions_T), gate_LH[number]
-        layer = attention_layer(block["attention"], one, y, y, masks[number], turned, gate_H, bias_HTT)
-        x = x + layer.o_TD if pre else norm(x + layer.o_TD, block["attention_norm"])
-        y = mlp(block["mlp"], config.mlp, norm(x, block["mlp_norm"]) if pre else x)
-        x = x + y if pre else norm(x + y, block["mlp_norm"])
-        layers.append(layer.weights_HTS)
-    x = norm(x, p["norm"]) if pre else x
-    return x @ (embedding.T if config.tied else p["head"]["kernel"]), np.array(layers)
+        turned = positions_T, positions_T
+        attend = functools.partial(
+            _attend, layers, block["attention"], one, (masks[number], turned, gate_LH[number], bias_HTT)
+        )
+        x = PLACES[config.norm_place](
+            x,
+            attend,
+            functools.partial(mlp, block["mlp"], config.mlp),
+            functools.partial(lambda block, name, y: norm(y, block[f"{name}_norm"]), block),
+        )
+    x = norm(x, p["norm"]) if config.norm_place != "post" else x
+    logits_TV = x @ (embedding.T if config.tied else p["head"]["kernel"]) + p.get("head", {}).get("bias", 0.0)
+    cap = config.logits_soft_cap
+    return cap * np.tanh(logits_TV / cap) if cap else logits_TV, np.array(layers)
+
+
+def _attend(found: list[Array], p: Tree, config: Any, rest: tuple[Any, ...], y_TD: Array) -> Array:
+    """The attention of a layer to its own input, whose weights it notes."""
+    layer = attention_layer(p, config, y_TD, y_TD, *rest)
+    found.append(layer.weights_HTS)
+    return layer.o_TD
 
 
 def cross_entropy(logits_BTV: Array, targets_BT: Array) -> float:

@@ -13,9 +13,12 @@ from flax import nnx
 
 from model import GPT, GPTConfig, UserError
 from model.attention import BIASES, MASKS
-from model.layers import ACTIVATIONS, GATED, NORMS, dropout, row_bernoulli
+from model.layers import ACTIVATIONS, GATED, dropout, row_bernoulli
+from model.norms import NORMS
 from model.positions import POSITIONS
 from model.stack.config import REMAT
+from model.stack.residuals import NORM_PLACES
+from model.vocabulary import EMBEDDINGS
 from tests.model import reference
 from tests.tiers import tiered
 
@@ -23,8 +26,8 @@ B, T, V, L, H, G, K, F = 5, 11, 31, 3, 6, 2, 4, 29
 SIZES = {"vocab_size": V, "max_length": 17, "num_layers": L, "width": H * K, "num_heads": H, "num_kv_heads": G}
 SIZES["mlp_width"] = F
 CHOICES: dict[str, list[Any]] = {
-    "norm": list(NORMS),
-    "norm_place": ["pre", "post"],
+    "norm": list(reference.NORMS),
+    "norm_place": list(NORM_PLACES),
     "mlp": list(ACTIVATIONS),
     "position": list(reference.POSITIONS),
     "bias": list(reference.BIASES),
@@ -34,8 +37,11 @@ CHOICES: dict[str, list[Any]] = {
     "soft_cap": [0.0, 1.3],
     "sinks": [False, True],
     "qk_norm": [False, True],
-    "use_bias": [False, True],
+    "use_bias": [False, True, "qkv", "mlp & head", "output & norm & head"],
     "tied": [True, False],
+    "head_width": [0, 8],
+    "embedding": list(EMBEDDINGS),
+    "logits_soft_cap": [0.0, 7.0],
     "packed": [False, True],
 }
 # Row i of every column, each in an order of its own: every value occurs, and the columns do not go together. Masks meet
@@ -103,10 +109,12 @@ def assert_same(one: Any, two: Any, tolerance: float = 1e-5) -> None:
 
 def test_every_variant_has_a_reference() -> None:
     """A new entry of a table is found by the cases below; it needs its formula in tests/model/reference.py first."""
-    assert set(NORMS) == set(reference.NORMS)
     assert set(ACTIVATIONS) == set(reference.MLPS)
     assert set(GATED) <= set(ACTIVATIONS)
-    for table, known in ((MASKS, reference.MASKS), (POSITIONS, reference.POSITIONS), (BIASES, reference.BIASES)):
+    assert set(NORM_PLACES) == set(reference.PLACES)
+    assert set(EMBEDDINGS) == set(reference.EMBEDDINGS)
+    expressions = (MASKS, reference.MASKS), (POSITIONS, reference.POSITIONS), (BIASES, reference.BIASES)
+    for table, known in (*expressions, (NORMS, reference.NORMS)):
         assert set(table) <= {name for text in known for name in re.findall(r"[a-z_0-9]+", text)}
     for key, values in CHOICES.items():
         assert len({case[key] for case in CASES}) == min(ROWS, len(values))
@@ -142,7 +150,8 @@ def test_logits_loss_weights_and_gradients_are_the_references(case: dict[str, An
     assert_same(logits_BTV, expected(leaf).logits_BTV)
     np.testing.assert_allclose(loss, reference.cross_entropy(expected(leaf).logits_BTV, m.targets_BT), rtol=1e-5)
     plain = reference.gpt(m.params, m.config, m.tokens_BT, *packed)
-    np.testing.assert_allclose(weights_LBHTS, plain.weights_LBHTS, atol=1e-5)
+    # Scores of a stream that no norm holds are so large that their rounding shows in the weights.
+    np.testing.assert_allclose(weights_LBHTS, plain.weights_LBHTS, rtol=1e-4, atol=1e-5)
     if not case["sinks"]:
         alive_LBHT = plain.weights_LBHTS.any(-1)
         assert alive_LBHT.any()
@@ -299,7 +308,15 @@ def test_the_golden_numbers_still_hold(family: str) -> None:
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"num_heads": 7}, "--config.model.num_heads=7 does not divide --config.model.width=24."),
+        ({"num_heads": 7}, "--config.model.num_heads=7 does not divide --config.model.width=24; change one of them, "),
+        ({"head_width": -4}, "--config.model.head_width=-4 must be at least 1 and at most 65536, or 0 for width / num"),
+        ({"embedding": "raw"}, "--config.model.embedding='raw' is not one of: plain, scaled, normed."),
+        ({"logits_soft_cap": -1.0}, "--config.model.logits_soft_cap=-1.0 must be at least 1e-06 and at most "),
+        ({"use_bias": "qvk"}, "--config.model.use_bias='qvk': there is no qvk; the nearest is qkv."),
+        ({"use_bias": "qkv + mlp"}, "--config.model.use_bias='qkv + mlp' is not an expression of qkv, output, mlp, "),
+        ({"use_bias": "qkv | mlp"}, "--config.model.use_bias='qkv | mlp' is not an expression of qkv, output, mlp, "),
+        ({"use_bias": "qkv and mlp"}, "--config.model.use_bias='qkv and mlp': write & for and."),
+        ({"use_bias": ""}, "--config.model.use_bias='' is empty: write an expression of qkv, output, mlp, norm, head"),
         ({"num_heads": 0}, "--config.model.num_heads=0 must be at least 1 and at most "),
         ({"num_layers": 0}, "--config.model.num_layers=0 must be at least 1 and at most "),
         ({"width": -3}, "--config.model.width=-3 must be at least 1 and at most "),
@@ -308,8 +325,13 @@ def test_the_golden_numbers_still_hold(family: str) -> None:
         ({"dropout": 1.0}, "--config.model.dropout=1.0 must be at least 0 and below 1."),
         ({"dropout": -0.1}, "--config.model.dropout=-0.1 must be at least 0 and below 1."),
         ({"remat": "some"}, "--config.model.remat='some' is not one of: none, dots, full."),
-        ({"norm": "batch"}, "--config.model.norm='batch' is not one of: layer, rms."),
-        ({"norm_place": "mid"}, "--config.model.norm_place='mid' is not one of: pre, post."),
+        ({"norm": "batch"}, "--config.model.norm='batch' is not an expression of layer(epsilon=1e-06), rms(epsilon="),
+        ({"norm": "rms(0.0)"}, "--config.model.norm: epsilon=0.0 must be at least 1e-12 and at most 1."),
+        ({"norm": "layer(eps=1e-5)"}, "--config.model.norm='layer(eps=1e-5)': layer has no eps; write layer(epsilon="),
+        (
+            {"norm_place": "mid"},
+            "--config.model.norm_place='mid' is not one of: pre, post, sandwich, output, parallel, parallel_shared.",
+        ),
         ({"dtype": "int8"}, "--config.model.dtype='int8' is not one of: float32, bfloat16, float16."),
         (
             {"position": "alibi"},
@@ -323,7 +345,7 @@ def test_the_golden_numbers_still_hold(family: str) -> None:
         ({"soft_cap": -1.0}, "--config.model.soft_cap=-1.0 must be at least 1e-06"),
         ({"mask": "casual"}, "--config.model.mask='casual': there is no casual; the nearest is causal."),
         ({"mask": "window(0)"}, "window(0) sees no neighbour"),
-        ({"mlp": "relu"}, "--config.model.mlp='relu' is not one of: gelu, relu2, geglu, swiglu."),
+        ({"mlp": "mish"}, "--config.model.mlp='mish' is not one of: gelu, gelu_exact, relu, relu2, silu, geglu, "),
         ({"core": "flash"}, "--config.model.core='flash' is not one of: auto, "),
         ({"num_kv_heads": 4}, "--config.model.num_kv_heads=4 does not divide --config.model.num_heads=6."),
         ({"scale": -1.0}, "--config.model.scale=-1.0 must be at least 1e-06"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model.layers import NORMS
+from model.norms import NORMS, parse_norm
 from tests.model import reference
 
 WIDTH = 13
@@ -14,7 +14,7 @@ SIZES = (0.0, 1e-30, 1e-3, 1.0, 7.0, 1e10, 2.0**50, 1e18, 1e19, 1e25, 1e38)
 
 
 def norm(kind: str) -> nnx.Module:
-    module = NORMS[kind](WIDTH, bias=kind == "layer", rngs=nnx.Rngs(0))
+    module = parse_norm(kind)(WIDTH, bias=True, rngs=nnx.Rngs(0))
     return nnx.merge(nnx.graphdef(module), jax.tree.map(lambda x: x + 0.3 * jnp.arange(13.0), nnx.state(module)))
 
 

@@ -14,9 +14,11 @@ from model import GPT, GPTConfig
 from model.attention import AttentionConfig, MultiHeadAttention
 from model.attention.biases.table import BIASES
 from model.errors import UserError
-from model.layers import ACTIVATIONS, NORMS, Linear
+from model.layers import ACTIVATIONS, Linear
+from model.norms import NORMS
 from model.parameters import Module, parameter, path_number
 from model.positions import POSITIONS
+from model.stack.residuals import NORM_PLACES
 
 L = 3
 SIZES = {"num_layers": L, "width": 26, "num_heads": 13, "mlp_width": 17, "vocab_size": 29, "max_length": 11}
@@ -42,7 +44,8 @@ MORE = [
     {"sinks": True},
     {"qk_norm": True},
     {"mlp": "swiglu"},
-    {"norm_place": "post"},
+    *({"norm_place": name} for name in NORM_PLACES if name != "pre"),
+    {"embedding": "normed", "use_bias": "qkv & output & mlp & norm & head"},
     {"tied": False, "use_bias": True, "sinks": True, "qk_norm": True, "mlp": "geglu"},
     *({"bias": name} for name in BIASES if name != "none"),
     *({"position": name} for name in expressions(POSITIONS)),
@@ -53,7 +56,8 @@ MORE = [
 def test_other_parameters_leave_those_that_both_models_have(choices: dict[str, Any]) -> None:
     plain, other = leaves(position="none"), leaves(**{"position": "none", **choices})
     both = plain.keys() & other.keys()
-    assert len(both) >= len(plain) - 1  # post-norm has no last norm
+    gone = {"post": 1, "output": 2, "parallel_shared": 1}  # norms that there are not
+    assert len(both) == len(plain) - gone.get(choices.get("norm_place", "pre"), 0)
     for path in both:
         np.testing.assert_array_equal(plain[path], other[path], err_msg=str(path))
 

@@ -28,9 +28,21 @@ MESHES = [shape for shape in itertools.product((1, 2, 4, 8), repeat=4) if np.pro
 
 
 class Case:
-    """Vectors, a kernel (its vocabulary first where it is tied), targets and weights, drawn with a fixed seed."""
+    """Vectors, a kernel (its vocabulary first where it is tied) and perhaps a bias, targets and weights, drawn with a
+    fixed seed.
+    """
 
-    def __init__(self, B: int, T: int, D: int, V: int, tied: bool = False, cap: float = 0.0, dtype: str = "float32"):
+    def __init__(
+        self,
+        B: int,
+        T: int,
+        D: int,
+        V: int,
+        tied: bool = False,
+        cap: float = 0.0,
+        dtype: str = "float32",
+        bias: bool = False,
+    ):
         rng = np.random.default_rng(0)
         x_BTD, kernel_DV = rng.standard_normal((B, T, D)), rng.standard_normal((D, V)) / D**0.5
         kernel = kernel_DV.T if tied else kernel_DV
@@ -40,31 +52,36 @@ class Case:
         self.targets_BT[0, 0], self.targets_BT[-1, -1] = 0, V - 1
         self.weights_BT = rng.random((B, T)).astype(np.float32)
         self.form = Form(V, 0 if tied else 1, jnp.dtype(dtype), cap)
+        self.weights = (self.kernel, np.float32(rng.standard_normal(V))) if bias else (self.kernel,)
+
+    def readout(self, weights: tuple[jax.Array, ...]) -> Readout:
+        """Of a kernel, or a kernel and a bias."""
+        _, axis, dtype, cap = self.form
+        return Readout(weights[0], axis, dtype, cap, *weights[1:])
 
     def grads(self, terms: Any) -> tuple[Any, ...]:
-        """(objective, its gradients by vectors and by kernel) where `terms` are made so."""
+        """(objective, its gradients by vectors, kernel and bias) where `terms` are made so."""
 
-        def objective(x_BTD: jax.Array, kernel: jax.Array) -> jax.Array:
-            log_z, target, mean = terms(x_BTD, kernel, self.targets_BT)
+        def objective(x_BTD: jax.Array, weights: tuple[jax.Array, ...]) -> jax.Array:
+            log_z, target, mean = terms(x_BTD, weights, self.targets_BT)
             smooth = (1 - SMOOTHING) * target + SMOOTHING * mean
             return jnp.sum((log_z - smooth + Z_LOSS * log_z**2) * self.weights_BT)
 
-        value, grads = run(jax.value_and_grad(objective, (0, 1)), self.x_BTD, self.kernel)
-        return value, *grads
+        value, (dx_BTD, dweights) = run(jax.value_and_grad(objective, (0, 1)), self.x_BTD, self.weights)
+        return value, dx_BTD, *dweights
 
     def sliced(self, slices: int) -> tuple[Any, ...]:
-        return self.grads(lambda x, kernel, targets: sliced_terms(x, kernel, targets, self.form, slices))
+        return self.grads(lambda x, weights, targets: sliced_terms(x, weights, targets, self.form, slices))
 
     def plain(self) -> tuple[Any, ...]:
         """As one slice has it."""
-        _, axis, dtype, cap = self.form
-        return self.grads(lambda x, kernel, targets: token_scores(x, Readout(kernel, axis, dtype, cap), targets))
+        return self.grads(lambda x, weights, targets: token_scores(x, self.readout(weights), targets))
 
     def expected(self) -> tuple[Any, ...]:
         """The same in float64, the gradient by its formula."""
         V, axis, _, cap = self.form
         kernel_DV = np.float64(self.kernel.T if axis == 0 else self.kernel)
-        raw_BTV = self.x_BTD @ kernel_DV
+        raw_BTV = self.x_BTD @ kernel_DV + (self.weights[1][None, None] if len(self.weights) > 1 else 0)
         y_BTV = cap * np.tanh(raw_BTV / cap) if cap else raw_BTV
         log_z_BT1 = np.log(np.exp(y_BTV).sum(axis=-1, keepdims=True))
         share_BTV = (1 - SMOOTHING) * np.eye(V)[self.targets_BT] + SMOOTHING / V
@@ -73,7 +90,8 @@ class Case:
         dy_BTV = weights_BT1 * (np.exp(y_BTV - log_z_BT1) * (1 + 2 * Z_LOSS * log_z_BT1) - share_BTV)
         draw_BTV = dy_BTV * (1 - np.tanh(raw_BTV / cap) ** 2 if cap else 1)
         dkernel_DV = np.einsum("btd,btv->dv", np.float64(self.x_BTD), draw_BTV)
-        return value, draw_BTV @ kernel_DV.T, dkernel_DV.T if axis == 0 else dkernel_DV
+        grads = value, draw_BTV @ kernel_DV.T, dkernel_DV.T if axis == 0 else dkernel_DV
+        return (*grads, draw_BTV.sum((0, 1))) if len(self.weights) > 1 else grads
 
 
 def errors(found: tuple[Any, ...], expected: tuple[Any, ...]) -> list[float]:
@@ -85,21 +103,23 @@ def errors(found: tuple[Any, ...], expected: tuple[Any, ...]) -> list[float]:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("slices", [2, 5, pytest.param(23, marks=pytest.mark.rest)])
 def test_the_loss_and_its_gradients_in_slices_are_those_of_float64(slices: int, tied: bool, cap: float) -> None:
-    """23 tokens: slices that overlap, and those of one token each."""
-    case = Case(3, 7, 11, 23, tied, cap)
+    """23 tokens: slices that overlap, and those of one token each; every other case has a bias."""
+    case = Case(3, 7, 11, 23, tied, cap, bias=tied == bool(cap))
     value, *grads = errors(case.sliced(slices), case.expected())
     assert value < 1e-6
     assert max(grads) < 5e-6
 
 
-def test_one_slice_is_as_near() -> None:
-    case = Case(3, 7, 11, 23, tied=True, cap=3.0)
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_slice_is_as_near(bias: bool) -> None:
+    case = Case(3, 7, 11, 23, tied=True, cap=3.0, bias=bias)
+    assert len(case.plain()) == len(case.expected()) == 3 + bias
     assert max(errors(case.plain(), case.expected())) < 2.5e-6
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_slices_in_bfloat16_are_as_near_as_the_whole(tied: bool) -> None:
-    case = Case(8, 32, 64, 503, tied, dtype="bfloat16")
+    case = Case(8, 32, 64, 503, tied, dtype="bfloat16", bias=tied)
     expected = case.expected()
 
     def distances(found: tuple[Any, ...]) -> np.ndarray:
@@ -107,23 +127,24 @@ def test_slices_in_bfloat16_are_as_near_as_the_whole(tied: bool) -> None:
 
     sliced, plain = case.sliced(4), case.plain()
     assert abs(sliced[0] / expected[0] - 1) < 1e-6
-    assert (distances(plain) > 1e-4).all(), "else it is not half"
-    assert (distances(sliced) <= 1.05 * distances(plain)).all()
+    assert (distances(plain)[:2] > 1e-4).all(), "else it is not half"
+    assert (distances(sliced)[:2] <= 1.05 * distances(plain)[:2]).all()
+    assert (distances(sliced)[2:] < 1e-5).all()  # a bias is never half
 
 
 def test_targets_outside_of_the_vocabulary_are_nan_and_no_other() -> None:
     case = Case(2, 3, 5, 11)
     strange_BT = np.array([[11, 4, -1], [0, 10, 2**31 - 1]], np.int32)
     for slices in (1, 3):
-        scores = run(functools.partial(terms_in, slices, case), case.x_BTD, case.kernel, strange_BT)
+        scores = run(functools.partial(terms_in, slices, case), case.x_BTD, case.weights, strange_BT)
         np.testing.assert_array_equal(np.isnan(scores.target_BT), [[True, False, True], [False, False, True]])
         assert np.isfinite(scores.log_z_BT).all()
 
 
-def terms_in(slices: int, case: Case, x_BTD: jax.Array, kernel: jax.Array, targets_BT: jax.Array) -> Terms:
+def terms_in(slices: int, case: Case, x_BTD: jax.Array, weights: tuple[jax.Array, ...], targets_BT: jax.Array) -> Terms:
     if slices > 1:
-        return sliced_terms(x_BTD, kernel, targets_BT, case.form, slices)
-    return token_scores(x_BTD, Readout(kernel, case.form.vocab_axis, case.form.dtype), targets_BT)
+        return sliced_terms(x_BTD, weights, targets_BT, case.form, slices)
+    return token_scores(x_BTD, case.readout(weights), targets_BT)
 
 
 def test_slices_are_as_many_as_keep_their_logits_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +156,7 @@ def test_slices_are_as_many_as_keep_their_logits_small(monkeypatch: pytest.Monke
         assert num_slices(8, 8192, 128256) == 8
     monkeypatch.setattr(vocabulary, "SLICE_BYTES", 4 * 6 * 4)
     case = Case(2, 3, 5, 11)
-    program = str(jax.make_jaxpr(functools.partial(terms_in, 1, case))(case.x_BTD, case.kernel, case.targets_BT))
+    program = str(jax.make_jaxpr(functools.partial(terms_in, 1, case))(case.x_BTD, case.weights, case.targets_BT))
     assert "6,4]" in program
     assert ",11]" not in program.replace("[5,11]", "")
 
@@ -169,13 +190,14 @@ EVEN, UNEVEN = (16, 8, 24, 40), (3, 5, 7, 11)  # B, T, D, V, which each mesh of 
 
 
 def both_ends(sizes: tuple[int, ...], seeds: int, tied: bool) -> tuple[Any, ...]:
-    """A function that gives the loss of a model without layers, and its gradients by table and kernel, of each seed;
-    and its arguments.
+    """A function that gives the loss of a model without layers, and its gradients by table, kernel and bias, of each
+    seed; and its arguments.
     """
     B, T, D, V = sizes
     case, rng = Case(B, T, D, V), np.random.default_rng(2)
     tokens_BT = rng.integers(0, V, (B, T), np.int32)
-    shapes = {"table": (V, D)} if tied else {"table": (V, D), "kernel": (D, V)}
+    shapes: dict[str, tuple[int, ...]] = {"table": (V, D), "bias": (V,)}
+    shapes |= {} if tied else {"kernel": (D, V)}
     params = {name: rng.standard_normal((seeds, *shape)) for name, shape in shapes.items()}
     params = jax.tree.map(lambda x: np.float32(x if seeds > 1 else x[0]), params)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: Embedding(V, D, dtype="float32", rngs=nnx.Rngs(0))))
@@ -183,7 +205,7 @@ def both_ends(sizes: tuple[int, ...], seeds: int, tied: bool) -> tuple[Any, ...]
     def objective(params: Any, tokens_BT: jax.Array, targets_BT: jax.Array) -> jax.Array:
         x_BTD = nnx.merge(graphdef, {"embedding": params["table"]})(tokens_BT)
         kernel, axis = (params["table"], 0) if tied else (params["kernel"], 1)
-        log_z, target, mean = token_scores(x_BTD, Readout(kernel, axis, "float32", 5.0), targets_BT)
+        log_z, target, mean = token_scores(x_BTD, Readout(kernel, axis, "float32", 5.0, params["bias"]), targets_BT)
         return jnp.sum((log_z - 0.8 * target - 0.2 * mean) * case.weights_BT)
 
     function = jax.value_and_grad(objective)
@@ -198,7 +220,7 @@ def program(sizes: tuple[int, ...], seeds: int, tied: bool, shape: tuple[int, ..
     mesh = make_mesh(dict(zip(AXES, shape, strict=True)), jax.devices()[: int(np.prod(shape))])
     with placed(mesh, make_rules(seeds)):
         lead = ("replica",) if seeds > 1 else ()
-        places = {"table": ("vocab", "embed"), "kernel": ("embed", "vocab")}
+        places = {"table": ("vocab", "embed"), "kernel": ("embed", "vocab"), "bias": ("vocab",)}
         if sizes == EVEN:
             specs = {name: NamedSharding(mesh, P(*lead, *partition_spec(places[name]))) for name in params}
             params = jax.device_put(params, specs)

@@ -35,4 +35,4 @@ def parse_mask(text: str | Mask) -> Mask:
     Raises:
         UserError: another name or operator, or arguments that the mask refuses.
     """
-    return parse(text, MASKS, "model.mask", combined=True)
+    return parse(text, MASKS, "model.mask", joints="&|~")

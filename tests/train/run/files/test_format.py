@@ -27,7 +27,7 @@ MEANING = {
     "order of the data": "4ab14428cc8213b5",
     "places of masks": "036bf54601347077",
     "turns of positions": "4f60a6ba8a7c739f",
-    "names of keys": "5dae3e1c0f576858",
+    "names of keys": "443d6c0eb51367df",
 }
 MASKS = "full causal window(3) window(2,1) chunked(4) prefix(3) sink_columns(2) global_tokens(2) dilated(3)"
 MASKS += " strided(4) fixed(4,1) random_blocks(3,1,11)"

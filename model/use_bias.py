@@ -1,0 +1,43 @@
+"""Which linear maps and norms have a bias."""
+
+import dataclasses
+from typing import Any
+
+from model.expressions import Table, parse
+
+
+@dataclasses.dataclass(frozen=True)
+class UseBias:
+    """Which of them have one: the projections of queries, keys and values (`qkv`), that of the attention's output
+    (`output`), the maps of the MLP (`mlp`), the norms that can have one (`norm`), and the logits (`head`).
+    """
+
+    qkv: bool = False
+    output: bool = False
+    mlp: bool = False
+    norm: bool = False
+    head: bool = False
+
+    def __and__(self, other: "UseBias") -> "UseBias":
+        names = [field.name for field in dataclasses.fields(self)]
+        return UseBias(**{name: getattr(self, name) or getattr(other, name) for name in names})
+
+
+BIASED: Table = {
+    "qkv": lambda: UseBias(qkv=True),
+    "output": lambda: UseBias(output=True),
+    "mlp": lambda: UseBias(mlp=True),
+    "norm": lambda: UseBias(norm=True),
+    "head": lambda: UseBias(head=True),
+}
+
+
+def parse_use_bias(content: Any) -> UseBias:
+    """What true (all but `head`), false, or names joined by & stand for, such as `qkv & mlp`.
+
+    Raises:
+        UserError: another name.
+    """
+    if isinstance(content, bool):
+        return UseBias(*[content] * 4)
+    return parse(content, BIASED, "model.use_bias", joints="&")
