@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import Mask, Scores, by_place, parse_bias, parse_mask, segments
+from model.attention import Mask, Scores, by_place, padding, parse_bias, parse_mask, segments
 from model.axes import pin
-from model.bounds import check_tokens, check_within
+from model.bounds import check_tokens, check_within, without_padding
 from model.cycles import Cycle
 from model.errors import Range, check_range
 from model.layers import choose, dropout
@@ -95,9 +95,10 @@ class GPT(Module):
         positions_BT: jax.Array | None = None,
         dropout_keys_B: jax.Array | None = None,
         head_gate_LH: jax.Array | None = None,
+        valid_BT: jax.Array | None = None,
     ) -> jax.Array:
         """Logits of the next token at each place, (B, T, V) in float32: what `readout` makes of the `vectors`."""
-        arguments = tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B, head_gate_LH
+        arguments = tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B, head_gate_LH, valid_BT
         return self.readout()(self.vectors(*arguments))
 
     def vectors(
@@ -107,14 +108,16 @@ class GPT(Module):
         positions_BT: jax.Array | None = None,
         dropout_keys_B: jax.Array | None = None,
         head_gate_LH: jax.Array | None = None,
+        valid_BT: jax.Array | None = None,
     ) -> jax.Array:
         """What the model knows at each place, (B, T, D).
 
         `segment_ids_BT` keeps packed documents apart, `positions_BT` restarts their positions, of which masks and
         biases speak too, `dropout_keys_B` (one key per row) turns dropout on, and `head_gate_LH` weighs each head's
-        output.
+        output. Where `valid_BT` is False is padding, whatever its token and position: no token sees it, and what is
+        returned there is finite and means nothing.
         """
-        x_BTD, context = self._start(tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B)
+        x_BTD, context = self._start(tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B, valid_BT)
         return self._normed(self.stack(x_BTD, context, head_gate_LH))
 
     def readout(self) -> Readout:
@@ -152,10 +155,13 @@ class GPT(Module):
         tokens_BT: jax.Array,
         segment_ids_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
+        valid_BT: jax.Array | None = None,
     ) -> jax.Array:
         """What `measure`, from (B, T, D) to any shape, says of the input of each norm: (number of norms, ...)."""
         seen: list[jax.Array] = []
-        start = self._start(tokens_BT, segment_ids_BT, positions_BT, None, watch=lambda x: seen.append(measure(x)))
+        start = self._start(
+            tokens_BT, segment_ids_BT, positions_BT, None, valid_BT, watch=lambda x: seen.append(measure(x))
+        )
         x_BTD, seen_LNX = self.stack.of_norms(measure, *start)
         ends = seen if self.norm is None else [*seen, measure(x_BTD)]
         return jnp.concatenate([seen_LNX.reshape(-1, *seen_LNX.shape[2:]), *(one[None] for one in ends)])
@@ -172,17 +178,19 @@ class GPT(Module):
         segment_ids_BT: jax.Array | None,
         positions_BT: jax.Array | None,
         dropout_keys_B: jax.Array | None,
+        valid_BT: jax.Array | None = None,
         decoding: bool = False,
         watch: Watch = lambda x_BTD: None,
     ) -> tuple[jax.Array, Cycle[Context]]:
         limit = self.config.max_length if self.position.limited else None
-        check_tokens(tokens_BT, segment_ids_BT, positions_BT, self.config.vocab_size, limit)
+        check_tokens(tokens_BT, segment_ids_BT, positions_BT, self.config.vocab_size, limit, valid_BT)
         B, T = tokens_BT.shape
         # In a cache a token stands at its position; elsewhere at its index, whatever its position.
         places_BT = None if decoding else positions_BT
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
-        x_BTD = self.position.add(self.embed(tokens_BT), positions_BT)
+        # So nothing that stands at padding, be it NaN, reaches a sum over all places, such as a kernel's gradient.
+        x_BTD = without_padding(self.position.add(self.embed(tokens_BT), positions_BT), valid_BT)
         if self.embedding_norm is not None:
             watch(x_BTD)
             x_BTD = self.embedding_norm(x_BTD)
@@ -192,7 +200,8 @@ class GPT(Module):
 
         def mask(text: Any) -> Mask:
             mask = parse_mask(text) if places_BT is None else by_place(parse_mask(text), places_BT)
-            return mask if segment_ids_BT is None else mask & segments(segment_ids_BT)
+            mask = mask if segment_ids_BT is None else mask & segments(segment_ids_BT)
+            return mask if valid_BT is None else mask & padding(valid_BT)
 
         masks = self.config.cycles["mask"].map(mask)
         biases = self.biases.map(lambda name: getattr(self, name)(places_BT))

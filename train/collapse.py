@@ -32,7 +32,8 @@ class Watch:
 
         def look(params: Params, batch: Batch) -> jax.Array:
             model = nnx.merge(graphdef, params)
-            return model.of_norms(measure, batch["tokens"], batch["segment_ids"], batch["positions"])
+            arrays = batch["tokens"], batch["segment_ids"], batch["positions"], batch.get("valid")
+            return model.of_norms(measure, *arrays)
 
         seeds = self.experiment.config.train.seeds
         all_seeds = jax.vmap(look, (0, None), spmd_axis_name="replica") if seeds > 1 else look

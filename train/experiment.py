@@ -69,11 +69,12 @@ class Experiment:
         """This process's part of a global batch, put on the mesh; all seeds share one that has no axis of seeds.
 
         Raises:
-            UserError: a token or a target outside of the vocabulary.
+            UserError: a token or a target outside of the vocabulary, but for padding.
         """
-        V = self.model_config.vocab_size
+        V, valid_BT = self.model_config.vocab_size, batch.get("valid")
+        rule = f"is outside of the vocabulary of {V}; encode with its tokenizer"
         for name in ("tokens", "targets"):
-            check_within(batch[name], V, f"{name}:", f"is outside of the vocabulary of {V}; encode with its tokenizer")
+            check_within(batch[name], V, f"{name}:", rule, valid_BT)
         return place_batch(batch, self.sharding, self.shape, self.local)
 
     def batches(self, windows: Windows, start: int) -> Iterator[Batch]:

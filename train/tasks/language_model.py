@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.bounds import without_padding
 from model.errors import Range, check_range
 from model.vocabulary import token_scores
 from train.state import Params
@@ -15,7 +16,8 @@ from train.tasks.base import Batch, Loss, Sums
 def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Loss:
     """The loss of next-token prediction: `loss(params, batch, dropout_keys_B)`.
 
-    The batch has tokens, targets, segment_ids, positions (int32) and weights (float32), all (B, T). Of the sums,
+    The batch has tokens, targets, segment_ids, positions (int32) and weights (float32), all (B, T), and may have valid
+    (B, T), whose False and 0 are padding: nothing sees it and it has no weight, whatever stands there. Of the sums,
     `loss` is what is minimised (nats; with smoothing, the target is mixed with the uniform distribution, Szegedy et
     al. 2016, section 7; z_loss adds z_loss * log(Z)^2, Chowdhery et al. 2022, section 5) and `nll` the plain negative
     log-likelihood; both are per token.
@@ -27,15 +29,16 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
     check_range("config.train.z_loss", z_loss, Range(0, 1e6))
 
     def loss(params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> Sums:
-        model = nnx.merge(graphdef, params)
-        x_BTD = model.vectors(batch["tokens"], batch["segment_ids"], batch["positions"], dropout_keys_B)
-        log_z_BT, target_BT, mean_BT = token_scores(x_BTD, model.readout(), batch["targets"])
+        model, valid_BT = nnx.merge(graphdef, params), batch.get("valid")
+        arrays = batch["tokens"], batch["segment_ids"], batch["positions"]
+        x_BTD = model.vectors(*arrays, dropout_keys_B, valid_BT=valid_BT)
+        targets_BT, weights_BT = (without_padding(batch[name], valid_BT) for name in ("targets", "weights"))
+        log_z_BT, target_BT, mean_BT = token_scores(x_BTD, model.readout(), targets_BT)
         objective_BT = nll_BT = log_z_BT - target_BT
         if label_smoothing:  # decided when the step is built: XLA does not remove a multiplication by 0
             objective_BT = (1 - label_smoothing) * nll_BT + label_smoothing * (log_z_BT - mean_BT)
         if z_loss:
             objective_BT += z_loss * log_z_BT**2
-        weights_BT = batch["weights"]
         count = jnp.sum(weights_BT)
         return {"loss": (jnp.sum(objective_BT * weights_BT), count), "nll": (jnp.sum(nll_BT * weights_BT), count)}
 
