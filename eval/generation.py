@@ -137,10 +137,10 @@ def _start(
 def _prefill(
     graphdef: nnx.GraphDef, params: nnx.State, tokens_BT: jax.Array, position_B: jax.Array, length: int
 ) -> Caches:
-    """The cache after the prompts, of which padding is no part."""
+    """The cache after all tokens of the prompts but their last, which are fed first; padding is no part of it."""
     model = nnx.merge(graphdef, params)
     positions_1T = jnp.arange(tokens_BT.shape[1])[None]
-    positions_BT = jnp.where(positions_1T <= position_B[:, None], positions_1T, -1)
+    positions_BT = jnp.where(positions_1T < position_B[:, None], positions_1T, -1)
     return model.decode(tokens_BT, positions_BT, model.init_cache(len(tokens_BT), length))[1]
 
 
@@ -167,7 +167,7 @@ def _advance(
 
     def take(carry: tuple[jax.Array, Rows]) -> tuple[jax.Array, Rows]:
         taken, (tokens_BT, position_B, done_B, cache) = carry
-        # The newest token is fed at its own position; for the last token of a prompt this repeats what is in the cache.
+        # The newest token is fed at its own position. A row that is done feeds its last one again, for nobody.
         newest_B1 = tokens_BT[row_B, position_B][:, None]
         logits_B1V, cache = model.decode(newest_B1, position_B[:, None], cache)
         next_B = sampling.draw(logits_B1V[:, 0], jax.vmap(jax.random.fold_in)(keys_B, position_B + 1))

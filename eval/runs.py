@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from model import UserError
+from model.attention.cores.table import anywhere
 from model.families import Model
 from train.data import Data, Tokenizer, open_data, tokenizer_of
 from train.experiment import Experiment, bind, make_experiment
@@ -70,7 +71,7 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
     _, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
     config = ConfigDict(config)
     config.update_from_flattened_dict(places)
-    config.model.core = "auto"  # a core is a choice for the machine that trained; here the fastest that is exact
+    config.model.core = anywhere(config.model.core)  # the machine that trained may have had another that is fastest
     tokenizer = tokenizer_of(state)
     experiment = _experiment(config, tokenizer.vocab_size)
     found = None

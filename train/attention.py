@@ -10,6 +10,7 @@ from flax import nnx
 
 from model.attention import Request, Scores
 from model.attention.contract import Choice
+from model.attention.cores.dense import dense
 from model.attention.cores.table import CORES, select_core
 from model.attention.selfcheck import errors, judge
 from model.cycles import Cycle
@@ -58,7 +59,8 @@ def places(config: ModelConfig) -> Cycle[int]:
 
 
 def check_attention(config: ModelConfig, sites: Cycle[Site], key: jax.Array) -> Cycle[dict[str, float]]:
-    """How far each chosen core is from `dense` on this device, on rows of two packed documents of 256 tokens in all.
+    """How far each chosen core is from its reference on this device, on rows of two packed documents of 256 tokens in
+    all; of one that has none, nothing.
 
     Two rows for each part of the batch, with borders of their own, and the mask, bias, dropout, heads and dtype of the
     run, with fresh parameters; see `model.attention.selfcheck`. What only shows in longer sequences is left to the
@@ -78,32 +80,58 @@ def check_attention(config: ModelConfig, sites: Cycle[Site], key: jax.Array) -> 
         places_1T = jnp.arange(T)[None]
         ids_BT = (places_1T >= borders_B1).astype(jnp.int32)
         positions_BT = places_1T - ids_BT * borders_B1
-        # Of the model only bias and sinks are used; XLA makes nothing else.
+        # Of the model only bias, sinks and a core's own parameters are used; XLA makes nothing else.
         model = config.build(nnx.Rngs(params=jax.random.fold_in(key, 0)))
         keys_B = jax.random.split(jax.random.fold_in(key, 1), B)
         scores = model.attention_scores((ids_BT, ids_BT, positions_BT), keys_B)
         sizes, key = (B, T, request.H, request.G, request.K), jax.random.fold_in(key, 2)
-        cores = {place: CORES[sites[place].choice.name].call for place in places(config).values}
-        return {place: errors(core, scores[place], sizes, config.dtype, key) for place, core in cores.items()}
+        found = {}
+        for place in places(config).values:
+            core, given = CORES[sites[place].choice.name], (scores[place], sizes, config.dtype, key)
+            call: Any = model.stack.attention(place).core or core.call
+            reference = dense if core.is_softmax else core.reference
+            found[place] = errors(call, *given, reference) if callable(reference) else {}
+        return found
 
     checked = jax.jit(run, compiler_options=compiler_options(request.platform))
     found = jax.tree.map(float, jax.device_get(checked(key)))
     for place, wrong in found.items():
-        judge(sites[place].choice.name, wrong, config.dtype)
+        judge(sites[place].choice.name, wrong, config.dtype, _reference(sites[place].choice.name))
     return places(config).map(found.__getitem__)
 
 
 def described(asked: str, sites: Cycle[Site], errors: Cycle[dict[str, float]]) -> dict[str, Any]:
     """What a run's passport says of attention: the core asked for, those that run, why none faster, and how far each is
-    from the reference. Where layers differ, all of that for each place of the unit.
+    from what it was compared with. Where layers differ, all of that for each place of the unit.
     """
 
     def one(names: Cycle[str], sites: Sequence[Site], errors: Sequence[dict[str, float]]) -> dict[str, Any]:
         refused = {name: f"{no.reason}; {no.fix}" for site in sites for name, no in site.choice.refused.items()}
         names_of_errors = dict.fromkeys(name for error in errors for name in error)
         worst = {name: max(error[name] for error in errors if name in error) for name in names_of_errors}
-        return {"core": str(names), "refused": refused, "self_check": worst}
+        compared = {name: _reference(name) for name in names.values}
+        return {"core": str(names), "refused": refused, "compared_with": compared, "self_check": worst}
 
     names = sites.map(lambda site: site.choice.name)
     places = [one(Cycle((name,)), [sites[n]], [errors[n]]) for n, name in enumerate(names.values)]
     return {"asked": asked, **one(names, sites.values, errors.values)} | ({"places": places} if len(places) > 1 else {})
+
+
+def compared(sites: Cycle[Site], errors: Cycle[dict[str, float]]) -> str:
+    """How far all cores are from what they were compared with, in words."""
+    worst: dict[str, list[float]] = {}
+    for site, error in zip(sites.values, errors.values, strict=True):
+        worst.setdefault(_reference(site.choice.name), []).extend(error.values())
+    return ", ".join(
+        f"{max(found):.0e} from {name} on this device" if found else f"compared with {name}"
+        for name, found in worst.items()
+    )
+
+
+def _reference(name: str) -> str:
+    """What the core of that name is compared with, in words."""
+    if CORES[name].is_softmax:
+        return "dense"
+    if CORES[name].reference is None:
+        return f"nothing, for {name} computes another function than dense and has no reference of its own"
+    return f"{name}'s own reference"

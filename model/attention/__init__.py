@@ -4,7 +4,7 @@ from model.attention.biases.base import Bias, ExplicitBias, Relative
 from model.attention.biases.table import BIASES, parse_bias
 from model.attention.cache import KVCache, RollingCache
 from model.attention.config import AttentionConfig, AttentionKeys
-from model.attention.contract import Core, Refusal, Request
+from model.attention.contract import Core, CoreModule, HeadSizes, RecurrentCore, Refusal, Request
 from model.attention.cores.table import CORES, attend, select_core
 from model.attention.dropout import Dropout, dropout
 from model.attention.masks.arrays import explicit, padding, segments
@@ -24,11 +24,14 @@ __all__ = [
     "Bias",
     "BlockState",
     "Core",
+    "CoreModule",
     "Dropout",
     "ExplicitBias",
+    "HeadSizes",
     "KVCache",
     "Mask",
     "MultiHeadAttention",
+    "RecurrentCore",
     "Refusal",
     "Relative",
     "Request",

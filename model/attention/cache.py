@@ -1,4 +1,4 @@
-"""Keys and values that cached decoding keeps: of all positions, or of as many as a mask looks back."""
+"""What cached decoding keeps: keys and values of all positions, or of as many as a mask looks back, or a state."""
 
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -70,6 +70,24 @@ class RollingCache(NamedTuple):
         slots_BT = jnp.where(kept_BT, positions_BT % R, R)  # R is outside, and is dropped
         pairs = ((self.k_BRGK, k_BTGK), (self.v_BRGK, v_BTGK), (self.positions_BR, positions_BT))
         return RollingCache(*(_put(x, new, slots_BT) for x, new in pairs)), seen
+
+
+class StateCache(NamedTuple):
+    """What a core with a state goes on from, and at which position each row's newest token stands (-1: none yet)."""
+
+    state: Any
+    newest_B: jax.Array
+
+
+def in_order(newest_B: jax.Array, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether each new token is the next of its row, or a first one, or padding, (B, T); and the newest ones then."""
+
+    def one(newest_B: jax.Array, position_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        fits_B = (position_B <= 0) | (position_B == newest_B + 1)
+        return jnp.where(position_B < 0, newest_B, position_B), fits_B
+
+    newest_B, fits_TB = jax.lax.scan(one, newest_B, positions_BT.astype(newest_B.dtype).T)
+    return fits_TB.T, newest_B
 
 
 def empty_cache(shape: tuple[int, int, int, int, int], length: int, dtype: DTypeLike) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from model.attention.contract import HeadSizes
 from model.attention.cores.table import check_name
 from model.errors import Range, UserError, check_ranges
 from model.use_bias import parse_use_bias
@@ -49,3 +50,8 @@ class AttentionConfig(AttentionKeys):
         check_ranges("config.model", self, _RANGES)
         check_name(self.core)
         parse_use_bias(self.use_bias)
+
+    @property
+    def sizes(self) -> HeadSizes:
+        """What a core with parameters is built of."""
+        return HeadSizes(self.num_heads, self.num_kv_heads or self.num_heads, self.head_width, self.dtype)

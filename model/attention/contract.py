@@ -3,15 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from model.attention.scores import Scores
 from model.attention.values import leaf_axes
 from model.axes import check_axes, partition_spec, platform
 from model.errors import UserError
+from model.parameters import Module
 
 
 class Refusal(NamedTuple):
@@ -25,22 +27,76 @@ Refusals = Iterator[Refusal]
 Call = Callable[[jax.Array, jax.Array, jax.Array, Scores], jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class HeadSizes:
+    """H query heads over G key heads of width K, and the dtype that they compute in."""
+
+    H: int
+    G: int
+    K: int
+    dtype: str
+
+
+class CoreModule(Module):
+    """A core with parameters: its attention layer builds it of its sizes, keeps it as `core`, and calls it like others.
+
+    It makes its parameters in its constructor; they are stored as (layers that have it, ...), in the layers' order.
+    """
+
+    def __init__(self, sizes: HeadSizes, *, rngs: nnx.Rngs):
+        self.sizes = sizes
+
+    def __call__(self, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
+        """What each query takes of the values, o_BTHK: linear in v."""
+        raise NotImplementedError
+
+
+class RecurrentCore(CoreModule):
+    """A core that goes on from a state while it decodes, instead of from all keys and values."""
+
+    @staticmethod
+    def empty(sizes: HeadSizes, layers: int, rows: int) -> Any:
+        """The states of so many layers before the first token: a pytree of arrays (layers, rows, ...)."""
+        raise NotImplementedError
+
+    def decode(
+        self, q_BTHK: jax.Array, k_BTGK: jax.Array, v_BTGK: jax.Array, scores: Scores, state: Any
+    ) -> tuple[jax.Array, Any]:
+        """The call for new tokens, which stand at `scores.query_positions_BT`, and the state after them.
+
+        A row's tokens come in order. A token at position 0 begins its row anew, whatever the state holds, and one at a
+        negative position is padding: it leaves the state as it is, and may hold NaN.
+        """
+        raise NotImplementedError
+
+
 class Core(NamedTuple):
     """A core as the table knows it: the call, a generator of all that it refuses of a request, and where it is at home.
+
+    The call is a function, or a class of modules where it has parameters.
 
     There it is tested: on that platform, in that dtype, with the sequence split over `context` devices. `evidence` says
     how: 'tested', forward and backward against float64; 'interpreted': the same, the kernel run by an interpreter on a
     CPU; 'untested'. `largest_score` is the largest power of two that a row's largest score may be near, either side of
     zero, for value and gradients to be exact in float32; infinity where any may be, None where nobody has measured.
+
+    `reference` is what a run compares it with before it learns: 'dense', which says that it computes softmax attention,
+    or its own formula, slow and plain, called alike (of a module: with that in front), or None, if there is none.
     """
 
-    call: Call
+    call: Call | type[CoreModule]
     refusals: Callable[["Request"], Refusals]
     platform: str = "cpu"
     dtype: str = "float32"
     context: int = 1
     evidence: str = "tested"
     largest_score: float | None = math.inf
+    reference: Callable[..., jax.Array] | Literal["dense"] | None = "dense"
+
+    @property
+    def is_softmax(self) -> bool:
+        """Whether it computes what `dense` does."""
+        return self.reference == "dense"
 
     def refusal(self, request: "Request") -> Refusal | None:
         """The first that it refuses, or None: it is exact."""
@@ -125,20 +181,20 @@ class Choice(NamedTuple):
     """The core that computes a request, and what each faster one that `auto` looked at said."""
 
     name: str
-    call: Call
+    call: Call | type[CoreModule]
     refused: dict[str, Refusal]
 
 
 def choose_core(cores: dict[str, Core], name: str, request: Request) -> Choice:
     """The core of that name if it is exact for the request, or for `auto` the first of all that is.
 
-    `auto` takes none that is untested.
+    `auto` takes none that is untested, and asks none that computes something else than softmax attention.
 
     Raises:
         UserError: it refuses, or all do.
     """
     refused: dict[str, Refusal] = {}
-    for one in cores if name == "auto" else [name]:
+    for one in [one for one in cores if cores[one].is_softmax] if name == "auto" else [name]:
         no = cores[one].refusal(request)
         if no is None and name == "auto" and cores[one].evidence == "untested":
             no = Refusal("nobody has measured yet whether it is exact", f"write {one} to try it all the same")

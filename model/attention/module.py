@@ -6,10 +6,9 @@ import jax
 from flax import nnx
 
 from model.attention.biases.base import Bias
-from model.attention.cache import Cache
+from model.attention.cache import Cache, StateCache
 from model.attention.config import AttentionConfig
-from model.attention.cores.dense import dense
-from model.attention.cores.table import attend, matrix
+from model.attention.cores.table import attend, decode, make_core, matrix
 from model.attention.dropout import dropout
 from model.attention.masks.base import Mask
 from model.attention.scores import Scores
@@ -38,6 +37,7 @@ class MultiHeadAttention(Module):
         self.query_norm = rms()(K, rngs=rngs) if config.qk_norm else None
         self.key_norm = rms()(K, rngs=rngs) if config.qk_norm else None
         self.sinks = parameter(rngs, nnx.initializers.zeros, (H,), ("heads",)) if config.sinks else None
+        self.core = make_core(config.core, config.sizes, rngs)
 
     def __call__(
         self,
@@ -60,35 +60,31 @@ class MultiHeadAttention(Module):
         q_BTHK = self._queries(x_BTD, rotation)
         k_BSGK, v_BSGK = self._keys_values(x_BTD if context_BSD is None else context_BSD, context_rotation)
         scores = self.scores(mask, bias, dropout_keys_B)
-        return self._out(attend(self.config.core, q_BTHK, k_BSGK, v_BSGK, scores), head_gate_H)
+        return self._out(attend(self.config.core, q_BTHK, k_BSGK, v_BSGK, scores, self.core), head_gate_H)
 
     def decode(
         self,
         x_BTD: jax.Array,
         mask: Mask,
-        cache: Cache,
+        cache: Cache | StateCache,
         positions_BT: jax.Array,
         *,
         bias: Bias | None = None,
         rotation: Rotation | None = None,
         head_gate_H: jax.Array | None = None,
-    ) -> tuple[jax.Array, Cache]:
-        """The same for new tokens at `positions_BT`, whose keys and values join the cache; mask and bias speak of
-        positions.
-
-        Computed by `dense` whatever `core` says: new tokens are few, and so are the rows of their matrix of weights.
-        """
-        cache, seen = cache.write(*self._keys_values(x_BTD, rotation), positions_BT)
-        places = {"query_positions_BT": positions_BT, "key_positions_BS": seen.positions_BS}
-        scores = self.scores(mask, bias).replace(**places)
-        return self._out(dense(self._queries(x_BTD, rotation), seen.k_BSGK, seen.v_BSGK, scores), head_gate_H), cache
+    ) -> tuple[jax.Array, Cache | StateCache]:
+        """The same for new tokens at `positions_BT`, which join the cache; mask and bias speak of positions."""
+        q_BTHK, (k_BTGK, v_BTGK) = self._queries(x_BTD, rotation), self._keys_values(x_BTD, rotation)
+        given = q_BTHK, k_BTGK, v_BTGK, self.scores(mask, bias), cache, positions_BT
+        o_BTHK, cache = decode(self.config.core, *given, self.core)
+        return self._out(o_BTHK, head_gate_H), cache
 
     def weights(
         self, x_BTD: jax.Array, mask: Mask, *, bias: Bias | None = None, rotation: Rotation | None = None
     ) -> jax.Array:
         """The weights (B, H, T, T) that the core really applies to x."""
         q_BTHK, (k_BTGK, _) = self._queries(x_BTD, rotation), self._keys_values(x_BTD, rotation)
-        return matrix(self.config.core, q_BTHK, k_BTGK, self.scores(mask, bias))
+        return matrix(self.config.core, q_BTHK, k_BTGK, self.scores(mask, bias), self.core)
 
     def scores(self, mask: Mask, bias: Bias | None = None, dropout_keys_B: jax.Array | None = None) -> Scores:
         """What turns this layer's products into weights."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.attention import Bias, Mask, MultiHeadAttention
-from model.attention.cache import Cache
+from model.attention.cache import Cache, StateCache
 from model.layers import MLP, dropout
 from model.norms import parse_norm
 from model.parameters import Module
@@ -66,8 +66,8 @@ class Block(Module):
         return self._residuals(x_BTD, attend, context.dropout_keys_B, watch)
 
     def decode(
-        self, x_BTD: jax.Array, context: Context, cache: Cache, positions_BT: jax.Array
-    ) -> tuple[jax.Array, Cache]:
+        self, x_BTD: jax.Array, context: Context, cache: Cache | StateCache, positions_BT: jax.Array
+    ) -> tuple[jax.Array, Cache | StateCache]:
         """The block's output for new tokens, and the cache with them in it."""
         caches = []
 

@@ -5,8 +5,10 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from model.attention.cache import Cache, empty_cache
+from model.attention.cache import Cache, StateCache, empty_cache
+from model.attention.cores.table import recurrent
 from model.cycles import Cycle
 from model.stack.config import StackConfig
 from model.stack.loops import Layer
@@ -25,12 +27,12 @@ class Caches:
     places: tuple[tuple[int, ...], ...]
     length: int
 
-    def at(self, layer: Layer) -> Cache:
+    def at(self, layer: Layer) -> Cache | StateCache:
         """The cache of a layer."""
         group, row = self._where(layer)
         return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, row, keepdims=False), self.stacks[group])
 
-    def replaced(self, layer: Layer, cache: Cache) -> "Caches":
+    def replaced(self, layer: Layer, cache: Cache | StateCache) -> "Caches":
         """The same with another cache for a layer."""
         group, row = self._where(layer)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=row, axis=0)
@@ -43,12 +45,18 @@ class Caches:
 
 
 def empty_caches(config: StackConfig, batch_size: int, length: int, reaches: Cycle[float]) -> Caches:
-    """Empty caches of a stack for `length` positions, or, of layers that look back less, for their reach."""
+    """Empty caches of a stack: for `length` positions, or, of layers that look back less, for their reach; those whose
+    core has a state keep that.
+    """
     slots = [int(min(length, reaches[place] + 1)) for place in range(config.unit)]
-    places = tuple(tuple(n for n, own in enumerate(slots) if own == size) for size in dict.fromkeys(slots))
-    kv_heads, stacks = config.num_kv_heads or config.num_heads, []
+    kept = [recurrent(config.cycles["core"][place]) or slots[place] for place in range(config.unit)]
+    places = tuple(tuple(n for n, own in enumerate(kept) if own == one) for one in dict.fromkeys(kept))
+    sizes, stacks = config.attention().sizes, list[Any]()
     for group in places:
-        count = sum(layer % config.unit in group for layer in range(config.num_layers))
-        shape = count, batch_size, slots[group[0]], kv_heads, config.head_width
-        stacks.append(empty_cache(shape, length, config.dtype))
+        count, one = sum(layer % config.unit in group for layer in range(config.num_layers)), kept[group[0]]
+        if isinstance(one, int):
+            stacks.append(empty_cache((count, batch_size, one, sizes.G, sizes.K), length, sizes.dtype))
+        else:
+            none_yet = jnp.full((count, batch_size), -1, jnp.int32)
+            stacks.append(StateCache(one.empty(sizes, count, batch_size), none_yet))
     return Caches(tuple(stacks), places, length)

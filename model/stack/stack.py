@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import Scores
+from model.attention import MultiHeadAttention, Scores
 from model.cycles import Cycle
 from model.parameters import Module, Path, flat_params, stack_layers
 from model.stack.block import Block, Context
@@ -84,12 +84,17 @@ class Stack(Module):
 
     def scores(self, contexts: Cycle[Context]) -> list[Scores]:
         """What turns products into weights in the first layer at each place of the unit."""
-        stacks, found = flat_params(self.blocks), []
+        found = []
         for place in range(self.config.unit):
-            rows = {path: stacks[path][Layer(place).row(owners)] for path, owners in self.owners if place in owners}
-            attention, context = self._block(place, rows).attention, contexts[place]
-            found.append(attention.scores(context.mask, context.bias, _folded(context.dropout_keys_B, place)))
+            context, keys_B = contexts[place], _folded(contexts[place].dropout_keys_B, place)
+            found.append(self.attention(place).scores(context.mask, context.bias, keys_B))
         return found
+
+    def attention(self, place: int) -> MultiHeadAttention:
+        """The attention of the first layer at a place of the unit."""
+        stacks = flat_params(self.blocks)
+        rows = {path: stacks[path][Layer(place).row(owners)] for path, owners in self.owners if place in owners}
+        return self._block(place, rows).attention
 
     def _block(self, place: int, rows: dict[Path, Any]) -> Block:
         state: Any = nnx.from_flat_state(rows)  # type: ignore[arg-type]

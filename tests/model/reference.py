@@ -265,6 +265,18 @@ def weights(
     return e_TS / np.where(mask_TS.any(1, keepdims=True), total_T1, 1.0)
 
 
+def faded(q_TK: Array, k_TK: Array, mask_TT: Array, scale: float, decay: float) -> Array:
+    """tests/model/attention/decay.py, one row and head: a state that fades, and is empty where the token before is not
+    in sight; its weights are what it makes of the identity.
+    """
+    state_KT, rows = np.zeros(q_TK.shape[::-1]), []
+    for t, (q_K, k_K) in enumerate(zip(q_TK, k_TK, strict=True)):
+        kept = _sigmoid(decay) if t and mask_TT[t, t - 1] else 0.0
+        state_KT = kept * state_KT + np.outer(k_K, np.eye(len(q_TK))[t])
+        rows.append(scale * q_K @ state_KT)
+    return np.array(rows)
+
+
 class Layer(NamedTuple):
     """What a layer of attention returns for one row: (T, D), and its weights (H, T, S)."""
 
@@ -291,7 +303,11 @@ def attention_layer(
         k_SK = _head(p, "key", y_SD, h // (H // G), positions[1], rotate)
         v_SK = _head(p, "value", y_SD, h // (H // G), positions[1], lambda x, positions: x)
         bias_TS, sink = 0.0 if bias_HTS is None else bias_HTS[h], p["sinks"][h] if "sinks" in p else -np.inf
-        all_weights.append(weights(q_TK, k_SK, mask_TS, config.scale or K**-0.5, bias_TS, config.soft_cap, sink))
+        scale = config.scale or K**-0.5
+        if "core" in p:
+            all_weights.append(faded(q_TK, k_SK, mask_TS, scale, p["core"]["decay"][h]))
+        else:
+            all_weights.append(weights(q_TK, k_SK, mask_TS, scale, bias_TS, config.soft_cap, sink))
         o_TD = o_TD + gate_H[h] * all_weights[-1] @ v_SK @ p["output"]["kernel"][h]
     return Layer(o_TD, np.array(all_weights))
 
@@ -427,7 +443,9 @@ def bias_parameters(p: Tree, config: GPTConfig, bias: str) -> Tree:
     return p.get("attention_bias" if number == 0 else f"attention_bias_{number + 1}", {})
 
 
-SOME = {"sinks": "sinks", "query_norm": "qk_norm", "key_norm": "qk_norm"}  # a parameter, and the key that gives it
+# A parameter, and the key that gives it, with what it must be.
+SOME: dict[str, tuple[str, Any]] = {"sinks": ("sinks", True), "core": ("core", "decay")}
+SOME |= dict.fromkeys(("query_norm", "key_norm"), ("qk_norm", True))
 
 
 def _take(tree: Any, layer: int, config: GPTConfig) -> Any:
@@ -436,7 +454,8 @@ def _take(tree: Any, layer: int, config: GPTConfig) -> Any:
         return tree[layer]
     found = {}
     for name, part in tree.items():
-        having = [n for n in range(config.num_layers) if name not in SOME or getattr(config.at(n), SOME[name])]
+        key, value = SOME.get(name, ("", None))
+        having = [n for n in range(config.num_layers) if not key or getattr(config.at(n), key) == value]
         if layer in having:
             found[name] = _take(part, having.index(layer), config)
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from model.cycles import Cycle
-from train.attention import described
+from train.attention import compared, described
 from train.data import Data
 from train.devices.machine import machine_rate
 from train.devices.together import agree, compiled_together
@@ -88,8 +88,7 @@ def open_run(
     _say_layers(report, experiment)
     refused = {name: no for site in experiment.attention.values for name, no in site.choice.refused.items()}
     others = "".join(f"; not {name}: {no.reason}" for name, no in refused.items())
-    error = f"{max(attention['self_check'].values()):.0e} from dense on this device"
-    report.say(f"attention by {attention['core']}, {error}{others}")
+    report.say(f"attention by {attention['core']}, {compared(experiment.attention, errors)}{others}")
     if stable:
         report.say(f"wsd decays after step {stable}: its checkpoint is kept, and --extend goes on smoothly from there")
     return Opened(state, start, evaluated, windows, stable, checkpoints, report)

@@ -2,13 +2,18 @@
 adding one is a file and a line here."""
 
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from model.attention.contract import Choice, Core, Request, choose_core
+from model.attention.cache import Cache, StateCache, in_order
+from model.attention.contract import Choice, Core, CoreModule, HeadSizes, RecurrentCore, Request, choose_core
 from model.attention.cores import blockwise, dense, fused, ring, splash, ulysses
 from model.attention.scores import Scores
+from model.cycles import read_cycle
+from model.errors import UserError
 from model.layers import choose
 
 # From the fastest to the slowest, which is the order in which `auto` asks them. Where C devices share a sequence,
@@ -35,6 +40,27 @@ def check_name(name: str) -> None:
     choose({"auto": None, **CORES}, name, "model.core")
 
 
+def make_core(name: str, sizes: HeadSizes, rngs: nnx.Rngs) -> CoreModule | None:
+    """The parameters of the core of that name, as a module under construction; a function has none."""
+    call = CORES[name].call if name in CORES else None
+    return call(sizes, rngs=rngs) if isinstance(call, type) else None
+
+
+def recurrent(name: str) -> type[RecurrentCore] | None:
+    """The core of that name, if it has a state."""
+    call = CORES[name].call if name in CORES else None
+    return call if isinstance(call, type) and issubclass(call, RecurrentCore) else None
+
+
+def anywhere(cores: Any) -> str:
+    """The same cycle of cores with `auto` for those that compute softmax attention: others may do that elsewhere."""
+    return str(read_cycle(cores, "model.core").map(lambda name: "auto" if _is_softmax(name) else name))
+
+
+def _is_softmax(name: str) -> bool:
+    return name == "auto" or CORES[name].is_softmax
+
+
 def select_core(name: str, request: Request) -> Choice:
     """The core of that name, or for `auto` the fastest that is exact for the request; the choice is logged once.
 
@@ -52,17 +78,59 @@ def select_core(name: str, request: Request) -> Choice:
     return choice
 
 
-def attend(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
+def attend(
+    name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores, module: CoreModule | None = None
+) -> jax.Array:
     """Attention by the core of that name, or the one that `auto` chooses for these shapes; returns o_BTHK.
+
+    `module` holds the parameters of a core that has some.
 
     Raises:
         UserError: shapes that do not agree, a mask or bias of other sizes, or a core that refuses.
     """
     choice = select_core(name, Request.of(q_BTHK, k_BSGK, v_BSGK, scores))
-    return choice.call(q_BTHK, k_BSGK, v_BSGK, scores)
+    if not isinstance(choice.call, type):
+        return choice.call(q_BTHK, k_BSGK, v_BSGK, scores)
+    if module is None:
+        raise UserError(f"--config.model.core={name!r} has parameters; call it as a part of MultiHeadAttention.")
+    return module(q_BTHK, k_BSGK, v_BSGK, scores)
 
 
-def matrix(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, scores: Scores) -> jax.Array:
+def decode(
+    name: str,
+    q_BTHK: jax.Array,
+    k_BTGK: jax.Array,
+    v_BTGK: jax.Array,
+    scores: Scores,
+    cache: Cache | StateCache,
+    positions_BT: jax.Array,
+    module: CoreModule | None = None,
+) -> tuple[jax.Array, Cache | StateCache]:
+    """What new tokens at these positions take of the past and of each other, o_BTHK, and the cache with them in it.
+
+    Softmax attention is computed by `dense` whatever the name: new tokens are few, and so are the rows of their matrix
+    of weights. A core with a state goes on from that; any other computes it itself, if it takes given positions.
+
+    Raises:
+        UserError: a core of another function refuses.
+    """
+    placed = scores.replace(query_positions_BT=positions_BT)
+    if isinstance(cache, StateCache):
+        assert isinstance(module, RecurrentCore)
+        select_core(name, Request.of(q_BTHK, k_BTGK, v_BTGK, scores))
+        fits_BT, newest_B = in_order(cache.newest_B, positions_BT)
+        # A state cannot go back: that is told.
+        v_BTGK = jnp.where(fits_BT[..., None, None], v_BTGK, jnp.nan)
+        o_BTHK, state = module.decode(q_BTHK, k_BTGK, v_BTGK, placed, cache.state)
+        return o_BTHK, StateCache(state, newest_B)
+    cache, seen = cache.write(k_BTGK, v_BTGK, positions_BT)
+    placed, inputs = placed.replace(key_positions_BS=seen.positions_BS), (q_BTHK, seen.k_BSGK, seen.v_BSGK)
+    return (dense.dense(*inputs, placed) if _is_softmax(name) else attend(name, *inputs, placed, module)), cache
+
+
+def matrix(
+    name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, scores: Scores, module: CoreModule | None = None
+) -> jax.Array:
     """The weights (B, H, T, S) that the core of that name really applies.
 
     A core is linear in v: with rows of the identity as values, K columns at a time, its output is its matrix.
@@ -74,5 +142,5 @@ def matrix(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, scores: Scores) -> j
     for start in range(0, S, K):
         columns_SK = jnp.eye(S, K, -start, dtype=k_BSGK.dtype)
         values_BSGK = jnp.broadcast_to(columns_SK[None, :, None], (B, S, G, K))
-        slabs.append(attend(name, q_BTHK, k_BSGK, values_BSGK, scores))
+        slabs.append(attend(name, q_BTHK, k_BSGK, values_BSGK, scores, module))
     return jnp.concatenate(slabs, axis=-1)[..., :S].swapaxes(1, 2)
