@@ -119,6 +119,10 @@ def _lion(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
     return optax.lion(schedule, config.beta1, config.beta2, **_decay(config, "mask"))
 
 
+# Of optax's default, Jordan's quintic.
+_NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
+
+
 def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Muon (Jordan 2024) for matrices, with Nesterov momentum beta1.
 
@@ -127,6 +131,9 @@ def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
     """
     return muon(
         schedule,
+        # One triple for each step of Newton and Schulz makes a loop of them. Unrolled, as by default, XLA computes what
+        # the steps before have made again in each step.
+        ns_coeffs=(_NEWTON_SCHULZ,) * 5,
         beta=config.beta1,
         muon_weight_dimension_numbers=matrix_axes,
         consistent_rms=0.2,
