@@ -7,7 +7,7 @@ Each variant below tells its own story: command, hardware, time and score.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, published
 
 
 def quickstart(config: ConfigDict) -> None:
@@ -46,57 +46,6 @@ def _small(config: ConfigDict) -> None:
     optimizer.schedule, optimizer.warmup_steps, optimizer.final_fraction = "linear", 20, 0.0
 
 
-def gpt2(config: ConfigDict) -> None:
-    """GPT-2 small: 124M parameters, T=1024, bfloat16, for one pod slice such as v5e:4x4. Compiled for it, not yet run.
-
-    .venv/bin/python -m launch.train --config=configs/gpt.py:gpt2 --workdir=runs/gpt2 \\
-      --config.data.name=lm1b --config.data.validation_split=test
-    """
-    model, data, train = config.model, config.data, config.train
-    model.num_layers, model.width, model.num_heads = 12, 768, 12
-    model.norm, model.position, model.use_bias = "layer", "learned", True
-    model.remat, model.dtype = "dots", "bfloat16"
-    data.vocab_size, data.length, data.batch_size = 50257, 1024, 512
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = 6e-4, 2000
-    train.steps, train.evaluate_every, train.checkpoint_every = 100_000, 1000, 1000
-
-
-def llama_1b(config: ConfigDict) -> None:
-    """The shape of Llama 3.2 1B: 1,235,814,400 parameters, T=2048, bfloat16, for a slice such as v5e:4x4, 4 sequences a
-    device. Compiled for it (tests/train/tpu_compile.py), not yet run.
-
-    .venv/bin/python -m launch.train --config=configs/gpt.py:llama_1b --workdir=runs/llama_1b \\
-      --config.data.name=lm1b --config.data.validation_split=test
-    """
-    model, data = config.model, config.data
-    _llama3(config, factor=32)
-    model.num_layers, model.width, model.num_heads, model.num_kv_heads, model.mlp_width = 16, 2048, 32, 8, 8192
-    data.length, data.batch_size = 2048, 64
-
-
-def llama_8b(config: ConfigDict) -> None:
-    """The shape of Llama 3.1 8B: 8,030,261,248 parameters, T=8192, bfloat16, for a pod such as v5e:16x16, one sequence
-    a device. Compiled for it (tests/train/tpu_compile.py), not yet run.
-
-    .venv/bin/python -m launch.train --config=configs/gpt.py:llama_8b --workdir=runs/llama_8b \\
-      --config.data.name=lm1b --config.data.validation_split=test
-    """
-    model, data = config.model, config.data
-    _llama3(config, factor=8)
-    model.num_layers, model.width, model.num_heads, model.num_kv_heads, model.mlp_width = 32, 4096, 32, 8, 14336
-    model.tied = False
-    data.length, data.batch_size = 8192, 256
-
-
-def _llama3(config: ConfigDict, factor: int) -> None:
-    """What the models of Grattafiori et al. 2024, table 3, have in common."""
-    model, train = config.model, config.train
-    model.mlp, model.norm, model.position = "swiglu", "rms", f"rope_llama3({factor})"
-    model.remat, model.dtype, config.data.vocab_size = "full", "bfloat16", 128256
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = 3e-4, 2000
-    train.steps, train.evaluate_every, train.checkpoint_every = 100_000, 1000, 1000
-
-
 def bench(config: ConfigDict) -> None:
     """What `launch.bench` times beside a bare function, and the README beside nanodo: L6 D384 H6 T256 B16 V256,
     float32.
@@ -112,10 +61,17 @@ def bench(config: ConfigDict) -> None:
 VARIANTS = {
     "quickstart": quickstart,
     "cpu": cpu,
-    "gpt2": gpt2,
-    "llama_1b": llama_1b,
-    "llama_8b": llama_8b,
     "bench": bench,
+    "gpt2": published.gpt2,
+    "gptj_6b": published.gptj_6b,
+    "gptneox_20b": published.gptneox_20b,
+    "llama_1b": published.llama_1b,
+    "llama_8b": published.llama_8b,
+    "mistral_7b": published.mistral_7b,
+    "qwen2_7b": published.qwen2_7b,
+    "qwen3_8b": published.qwen3_8b,
+    "gemma2_9b": published.gemma2_9b,
+    "gemma3_1b": published.gemma3_1b,
 }
 
 

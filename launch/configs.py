@@ -105,7 +105,7 @@ def _find(file: str) -> Path:
     for place in places:
         if place.suffix == ".py" and place.is_file():
             return place
-    known = [path.stem for path in package.glob("*.py") if path.stem not in ("__init__", "base")]
+    known = [path.stem for path in package.glob("*.py") if path.stem not in ("__init__", "base", "published")]
     raise UserError(f"--config={file}: there is no such config file{_nearest(file, known)}.")
 
 

@@ -1,10 +1,12 @@
 """Configs: every committed one parses, every key is read, and mistakes are answered in one sentence."""
 
 import ast
+import importlib
+import inspect
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -23,38 +25,49 @@ from train.experiment import make_model_config
 from train.run.command import interpreter
 from train.run.files.learned import flatten
 
-FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base"))
+FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base", "published"))
+STORIES = {
+    f"{file.relative_to(ROOT)}:{name}": inspect.getdoc(variant) or ""
+    for file in FILES
+    for name, variant in importlib.import_module(f"configs.{file.stem}").VARIANTS.items()
+}
+# Of the checkpoints, or of `transformers` on a meta device with the config that is published beside them.
+PARAMETERS = {
+    "gpt2": 124_439_808,
+    "gptj_6b": 6_050_882_784,
+    "gptneox_20b": 20_554_567_680,
+    "llama_1b": 1_235_814_400,
+    "llama_8b": 8_030_261_248,
+    "mistral_7b": 7_241_732_096,
+    "qwen2_7b": 7_615_616_512,
+    "qwen3_8b": 8_190_735_360,
+    "gemma2_9b": 9_241_705_984,
+    "gemma3_1b": 999_885_952,
+}
 
 
-def variants() -> Iterator[str]:
-    for file in FILES:
-        tree = ast.parse(file.read_text())
-        tables = [node for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "VARIANTS"]
-        yield from (f"{file.relative_to(ROOT)}:{key.value}" for table in tables for key in table.value.keys)
-
-
-VARIANTS = list(variants())
-
-
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", STORIES)
 def test_every_committed_config_parses_and_tells_its_story(name: str) -> None:
     config = load(name)
     assert config.is_locked
     assert flatten(config).keys() == flatten(base.get_config()).keys() | family_defaults(config.family).keys()
-    file, _, variant = name.partition(":")
-    functions = {
-        node.name: node for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)
-    }
-    story = ast.get_docstring(functions[variant]) or ""
-    assert "python -m launch." in story or "make " in story
+    assert "python -m launch." in STORIES[name] or "make " in STORIES[name]
+    assert not (written := re.search(r"--config=(\S+)", STORIES[name])) or written[1] == name
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("gpt:llama_1b", 1_235_814_400), ("gpt:llama_8b", 8_030_261_248)])
-def test_a_published_shape_has_the_published_number_of_parameters(name: str, parameters: int) -> None:
-    config = load(name)
+def test_every_published_shape_is_counted() -> None:
+    """Those of configs/published.py, and no others."""
+    variants = importlib.import_module("configs.gpt").VARIANTS
+    assert {name for name, one in variants.items() if one.__module__ == "configs.published"} == PARAMETERS.keys()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_published_shape_has_the_published_number_of_parameters(name: str) -> None:
+    config = load(f"gpt:{name}")
     model_config = make_model_config(config, config.data.vocab_size)
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == parameters
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == PARAMETERS[name]
+    assert f"{PARAMETERS[name]:,} parameters" in STORIES[f"configs/gpt.py:{name}"].replace("\n", " ")
 
 
 def test_the_first_variant_is_the_default() -> None:
