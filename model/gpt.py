@@ -160,11 +160,11 @@ class GPT(Module):
         """What `measure`, from (B, T, D) to any shape, says of the input of each norm: (number of norms, ...)."""
         seen: list[jax.Array] = []
         start = self._start(
-            tokens_BT, segment_ids_BT, positions_BT, None, valid_BT, watch=lambda x: seen.append(measure(x))
+            tokens_BT, segment_ids_BT, positions_BT, None, valid_BT, watch=lambda x: seen.append(measure(x)[None])
         )
         x_BTD, seen_LNX = self.stack.of_norms(measure, *start)
-        ends = seen if self.norm is None else [*seen, measure(x_BTD)]
-        return jnp.concatenate([seen_LNX.reshape(-1, *seen_LNX.shape[2:]), *(one[None] for one in ends)])
+        last = [] if self.norm is None else [measure(x_BTD)[None]]
+        return jnp.concatenate([*seen, seen_LNX.reshape(-1, *seen_LNX.shape[2:]), *last])
 
     def attention_scores(self, batch: tuple[jax.Array, jax.Array, jax.Array], keys_B: jax.Array | None) -> list[Scores]:
         """What turns products into weights in the first layer at each place of the cycles' unit, for (tokens, segment

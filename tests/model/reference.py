@@ -18,7 +18,9 @@ Tree = Mapping[str, Any]
 Norm = Callable[[Array, Tree], Array]
 
 
-def _layer(epsilon: float) -> Norm:
+def layer_norm(epsilon: float) -> Norm:
+    """Ba et al. 2016, equation 4."""
+
     def norm(x: Array, p: Tree) -> Array:
         centred = x - x.mean(-1, keepdims=True)
         return centred / np.sqrt(x.var(-1, keepdims=True) + epsilon) * p["scale"] + p.get("bias", 0.0)
@@ -26,18 +28,22 @@ def _layer(epsilon: float) -> Norm:
     return norm
 
 
-def _rms(epsilon: float, start: float = 0.0) -> Norm:
+def rms_norm(epsilon: float, start: float = 0.0) -> Norm:
+    """Zhang and Sennrich 2019, equation 4, with a scale that is counted from `start`."""
     return lambda x, p: x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * (start + p["scale"])
 
 
+# From an epsilon.
+NORM_KINDS: dict[str, Callable[[float], Norm]] = {
+    "layer": layer_norm,
+    "rms": rms_norm,
+    "rms_plus_one": lambda epsilon: rms_norm(epsilon, 1.0),
+}
 # Each name of norms must occur in one of the expressions.
-NORMS: dict[str, Norm] = {
-    "layer": _layer(1e-6),
-    "layer(1e-5)": _layer(1e-5),
-    "rms": _rms(1e-6),
-    "rms(epsilon=0.01)": _rms(0.01),
-    "rms_plus_one": _rms(1e-6, 1.0),
-    "rms_plus_one(1e-12)": _rms(1e-12, 1.0),
+NORMS: dict[str, Norm] = {name: kind(1e-6) for name, kind in NORM_KINDS.items()} | {
+    "layer(1e-5)": layer_norm(1e-5),
+    "rms(epsilon=0.01)": rms_norm(0.01),
+    "rms_plus_one(1e-12)": rms_norm(1e-12, 1.0),
 }
 
 

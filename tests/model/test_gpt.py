@@ -18,7 +18,7 @@ from model.norms import NORMS
 from model.positions import POSITIONS
 from model.stack.config import REMAT
 from model.stack.residuals import NORM_PLACES
-from model.vocabulary import EMBEDDINGS
+from model.vocabulary import EMBEDDINGS, Embedding
 from tests.model import reference
 from tests.tiers import tiered
 
@@ -167,13 +167,56 @@ def test_logits_loss_weights_and_gradients_are_the_references(case: dict[str, An
         np.testing.assert_allclose((got * direction).sum(), slope, rtol=1e-3, atol=1e-4 * size + 1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.06), ("float16", 0.008)])
-def test_half_precision_stays_close_and_keeps_float32_parameters(dtype: str, tolerance: float) -> None:
-    m = model(dtype=dtype, norm="layer", use_bias=True)
+GEMMA = {"norm": "rms_plus_one", "norm_place": "sandwich", "embedding": "scaled", "mlp": "geglu", "head_width": 8}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "choices"),
+    [
+        ("bfloat16", 0.06, {"norm": "layer", "use_bias": "qkv & output & mlp & norm & head"}),
+        ("float16", 0.008, {**GEMMA, "logits_soft_cap": 7.0, "scale": 0.1}),
+    ],
+)
+def test_half_precision_stays_close_and_keeps_float32_parameters(
+    dtype: str, tolerance: float, choices: dict[str, Any]
+) -> None:
+    m = model(dtype=dtype, **choices)
     logits_BTV = compiled(lambda params: m.merge(params)(m.tokens_BT))(m.params)
     expected = reference.gpt(m.params, m.config, m.tokens_BT).logits_BTV
     assert logits_BTV.dtype == np.float32
     assert 1e-5 < np.abs(logits_BTV - expected).max() / np.abs(expected).max() < tolerance  # and it really is half
+
+
+def test_vectors_are_scaled_by_a_factor_that_is_rounded_as_they_are() -> None:
+    """As Gemma's checkpoints were trained: sqrt(24) is 4.90625 in bfloat16."""
+    one, scaled = (
+        nnx.merge(*nnx.split(Embedding(V, 24, dtype=jnp.dtype("bfloat16"), rngs=nnx.Rngs(0), scaled=scaled)))
+        for scaled in (False, True)
+    )
+    tokens_BT = jnp.arange(V)[None]
+    expected = np.float32(one(tokens_BT)) * np.float32(4.90625)
+    np.testing.assert_array_equal(np.float32(scaled(tokens_BT)), np.float32(jnp.asarray(expected, jnp.bfloat16)))
+
+
+@pytest.mark.parametrize(
+    ("place", "embedding"),
+    tiered([(place, "plain") for place in NORM_PLACES] + [("sandwich", "normed")], lambda *case: "normed" in case),
+)
+def test_the_input_of_each_norm_is_seen_in_the_order_of_the_model(place: str, embedding: str) -> None:
+    m, seen = model(norm_place=place, embedding=embedding, use_bias=True, num_layers=2), []
+
+    def watched(x_TD: np.ndarray, p: Any) -> np.ndarray:
+        if not seen or seen[-1][1] is not p:  # of a norm that two branches share, once
+            seen.append((x_TD, p))
+        return reference.rms_norm(1e-6)(x_TD, p)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(reference.NORMS, "rms", watched)
+        reference.gpt(m.params, m.config, m.tokens_BT)
+    found = compiled(lambda params: m.merge(params).of_norms(lambda x_BTD: x_BTD, m.tokens_BT))(m.params)
+    expected = np.stack([x_TD for x_TD, _ in seen]).reshape(B, -1, T, 24).swapaxes(0, 1)
+    assert len(found) == 2 * len(NORM_PLACES[place].norms) + (embedding == "normed") + (place != "post")
+    assert_same(found, expected)
 
 
 class Run(NamedTuple):

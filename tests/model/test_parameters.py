@@ -19,6 +19,7 @@ from model.norms import NORMS
 from model.parameters import Module, parameter, path_number
 from model.positions import POSITIONS
 from model.stack.residuals import NORM_PLACES
+from model.use_bias import BIASED
 
 L = 3
 SIZES = {"num_layers": L, "width": 26, "num_heads": 13, "mlp_width": 17, "vocab_size": 29, "max_length": 11}
@@ -60,6 +61,39 @@ def test_other_parameters_leave_those_that_both_models_have(choices: dict[str, A
     assert len(both) == len(plain) - gone.get(choices.get("norm_place", "pre"), 0)
     for path in both:
         np.testing.assert_array_equal(plain[path], other[path], err_msg=str(path))
+
+
+# The last but one name of each bias's path.
+BIASED_PARTS = {
+    "qkv": {"query", "key", "value"},
+    "output": {"output"},
+    "mlp": {"up", "gate", "down"},
+    "norm": {"attention_norm", "attention_output_norm", "mlp_norm", "mlp_output_norm", "norm", "embedding_norm"},
+    "head": {"head"},
+}
+EVERY_BIAS = set().union(*BIASED_PARTS.values())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_biases_are_where_the_key_says(tied: bool) -> None:
+    asked = {name: BIASED_PARTS[name] for name in BIASED}
+    asked |= {"qkv & head & (mlp & qkv)": asked["qkv"] | asked["head"] | asked["mlp"]}
+    for use_bias, expected in (*asked.items(), (True, EVERY_BIAS - {"head"}), (False, set())):
+        kinds = {"norm": "layer", "norm_place": "sandwich", "embedding": "normed", "mlp": "reglu", "tied": tied}
+        config = GPTConfig(**SIZES, **kinds, use_bias=use_bias)
+        state = nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda config=config: GPT(config, rngs=nnx.Rngs(0)))))
+        assert {path[-2] for path, _ in state if path[-1] == "bias"} == expected, use_bias
+        assert all(len(param.axes) == len(param.shape) for _, param in state)
+        assert any(path == ("head", "kernel") for path, _ in state) != tied
+
+
+def test_heads_of_another_width_begin_with_the_spread_of_their_own_sizes() -> None:
+    """13 heads of 6 columns on a stream of 26: kernels 1 / sqrt(fan in), the output's of 78 columns and a branch."""
+    attention = {path[-2]: leaf for path, leaf in leaves(head_width=6).items() if "attention" in path}
+    assert attention["query"].shape == (L, 26, 13, 6)
+    assert attention["output"].shape == (L, 13, 6, 26)
+    for name, expected in (("query", 26**-0.5), ("value", 26**-0.5), ("output", (2 * L * 13 * 6) ** -0.5)):
+        assert abs(np.std(attention[name]) / expected - 1) < 0.05
 
 
 def test_more_layers_leave_those_before_them() -> None:

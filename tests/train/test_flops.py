@@ -61,7 +61,7 @@ def lowered(config: GPTConfig) -> str:
 
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize(
-    "changes", [{}, {"num_kv_heads": 1, "mlp": "swiglu", "tied": False, "use_bias": True}], ids=str
+    "changes", [{}, {"num_kv_heads": 1, "mlp": "swiglu", "tied": False, "use_bias": True, "head_width": 18}], ids=str
 )
 def test_the_formula_is_what_the_program_multiplies(num_layers: int, changes: dict[str, Any]) -> None:
     """`dense` computes all T x T products, whatever the mask: those that `full` shows, and twice those of `causal`."""
@@ -69,7 +69,7 @@ def test_the_formula_is_what_the_program_multiplies(num_layers: int, changes: di
     per_token = products(lowered(config)) / (B * T)
     all_seen = GPTConfig(**SIZES | changes, num_layers=num_layers, mask="full")
     assert flops_per_token(all_seen) == pytest.approx(per_token, rel=0.01)
-    attention = 12 * num_layers * T * 24
+    attention = 12 * num_layers * T * 3 * changes.get("head_width", 8)
     assert flops_per_token(config) == pytest.approx(per_token - attention * (T - 1) / (2 * T), rel=0.01)
     assert attention > 0.1 * per_token  # so that half of it, or twice, is not lost in 1 %
 

@@ -122,6 +122,40 @@ def test_layers_that_differ_learn_the_same_on_a_mesh_and_without_loops(changes: 
     assert np.abs(wanted - losses_alone()).max() > 1e-3
 
 
+GEMMA = {
+    "model.norm": "rms_plus_one(1e-5)",
+    "model.norm_place": "sandwich",
+    "model.embedding": "scaled",
+    "model.head_width": 16,
+    "model.num_kv_heads": 4,
+    "model.mlp": "geglu",
+    "model.use_bias": "qkv & mlp & head",
+    "model.logits_soft_cap": 5.0,
+}
+NEOX = {
+    "model.norm": "layer(1e-5)",
+    "model.norm_place": "parallel",
+    "model.embedding": "normed",
+    "model.mlp": "gelu_exact",
+    "model.use_bias": "output & norm & head",
+    "model.tied": False,
+}
+
+
+@pytest.mark.rest
+@pytest.mark.parametrize(("kinds", "shape"), [(GEMMA, (1, 2, 4, 1)), (GEMMA, (1, 2, 2, 2)), (NEOX, (2, 2, 2, 1))])
+def test_blocks_of_other_shapes_learn_the_same_on_a_mesh(
+    kinds: dict[str, Any], shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With logits in slices there, and on one device whole."""
+    alone, other = (small_experiment(**DROPOUT, **kinds, **some) for some in ({}, mesh_keys(*shape)))
+    wanted = losses(alone, compiled_step(alone), random_batches(alone, STEPS))
+    monkeypatch.setattr(vocabulary, "SLICE_BYTES", 4 * 32 * 10)
+    found = losses(other, compiled_step(other), random_batches(other, STEPS))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert np.abs(wanted - losses_alone()).max() > 1e-3
+
+
 @pytest.mark.rest
 def test_seeds_of_layers_that_differ_are_trained_as_alone() -> None:
     population = small_experiment(**mesh_keys(2, 2, 1, 1), **UNEQUAL, **{"train.seeds": 2, "data.order": "shared"})
