@@ -21,6 +21,8 @@ from launch.train import check
 from model.attention import CORES, Core, Refusal, Request, Scores, attend, causal
 from model.attention.cores.conditions import examples
 from model.errors import UserError, check_range
+from train.attention import cache_bytes
+from train.flops import attention_flops
 
 EVIDENCE = {"tested": "exact", "interpreted": "exact, interpreted", "untested": "untested"}
 
@@ -121,13 +123,15 @@ def main(argv: Sequence[str]) -> None:
         print(f"auto / jax.nn.dot_product_attention (XLA) = {middle:.3f} (quartiles {low:.3f} to {high:.3f})")
         return
     experiment = check(load(flags.config, **overrides))
-    sites = experiment.attention
+    sites, config = experiment.attention, experiment.model_config
+    kept, computed = cache_bytes(config), attention_flops(config)
     for number, site in enumerate(sites.values):
         if any(site is other for other in sites.values[:number]):
             continue
         if len(sites) > 1:
             same = [str(n) for n, other in enumerate(sites.values) if other is site]
-            print(f"layer{'s' * (len(same) > 1)} {', '.join(same)} of each {len(sites)}:")
+            costs = f"keeps {kept[number]:,} bytes of a row while it decodes, {computed[number]:,.0f} FLOPs a token"
+            print(f"layer{'s' * (len(same) > 1)} {', '.join(same)} of each {len(sites)} (each {costs}):")
         print("\n".join(explain(site.request)))
     print(f"{experiment.config.model.core} takes {sites.map(lambda site: site.choice.name)}")
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from launch import cli
 from launch.configs import load
+from model.attention.cores.table import anywhere
 from model.errors import Range, UserError, check_range
 from train.devices.machine import matrix_rate
 from train.experiment import make_experiment, make_model_config
@@ -122,6 +123,10 @@ def contenders(config: ConfigDict, vocab_size: int) -> dict[str, Contender]:
     if config.optimizer.name != "adamw" or config.train.seeds != 1 or config.train.accumulate != 1:
         raise UserError(
             "--config: the bare function takes AdamW, one seed and no accumulation; use configs/gpt.py:bench."
+        )
+    if anywhere(config.model.core) != "auto":
+        raise UserError(
+            f"--config.model.core={config.model.core!r}: the bare function is written for softmax attention only."
         )
     reference = ConfigDict(config.to_dict())
     reference.model.core = "dense"

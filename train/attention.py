@@ -16,6 +16,7 @@ from model.attention.selfcheck import errors, judge
 from model.cycles import Cycle
 from model.families import Model, ModelConfig
 from train.devices.machine import compiler_options
+from train.flops import attention_flops
 
 _SLICE = 256  # queries and keys of the check, at most
 
@@ -100,10 +101,18 @@ def check_attention(config: ModelConfig, sites: Cycle[Site], key: jax.Array) -> 
     return places(config).map(found.__getitem__)
 
 
-def described(asked: str, sites: Cycle[Site], errors: Cycle[dict[str, float]]) -> dict[str, Any]:
-    """What a run's passport says of attention: the core asked for, those that run, why none faster, and how far each is
-    from what it was compared with. Where layers differ, all of that for each place of the unit.
+def cache_bytes(config: ModelConfig) -> Cycle[int]:
+    """The bytes that one layer keeps of a row of the longest sequence while it decodes, at each place of the unit."""
+    T = config.max_length
+    return jax.eval_shape(lambda: config.build(nnx.Rngs(0)).init_cache(1, T)).layer_bytes
+
+
+def described(asked: str, config: ModelConfig, sites: Cycle[Site], errors: Cycle[dict[str, float]]) -> dict[str, Any]:
+    """What a run's passport says of attention: the core asked for, those that run, why none faster, how far each is
+    from what it was compared with, what one layer keeps of a row of the longest sequence while it decodes, and what it
+    computes of a token in training. Where layers differ, all of that for each place of the unit, and the sums.
     """
+    kept, computed, L = cache_bytes(config), attention_flops(config), range(config.num_layers)
 
     def one(names: Cycle[str], sites: Sequence[Site], errors: Sequence[dict[str, float]]) -> dict[str, Any]:
         refused = {name: f"{no.reason}; {no.fix}" for site in sites for name, no in site.choice.refused.items()}
@@ -113,8 +122,13 @@ def described(asked: str, sites: Cycle[Site], errors: Cycle[dict[str, float]]) -
         return {"core": str(names), "refused": refused, "compared_with": compared, "self_check": worst}
 
     names = sites.map(lambda site: site.choice.name)
-    places = [one(Cycle((name,)), [sites[n]], [errors[n]]) for n, name in enumerate(names.values)]
-    return {"asked": asked, **one(names, sites.values, errors.values)} | ({"places": places} if len(places) > 1 else {})
+    places = [
+        one(Cycle((name,)), [sites[n]], [errors[n]]) | {"cache_bytes": kept[n], "flops_per_token": computed[n]}
+        for n, name in enumerate(names.values)
+    ]
+    sums = {"cache_bytes": sum(kept[n] for n in L), "flops_per_token": sum(computed[n] for n in L)}
+    found = {"asked": asked, **one(names, sites.values, errors.values), **sums}
+    return found | ({"places": places} if len(places) > 1 else {})
 
 
 def compared(sites: Cycle[Site], errors: Cycle[dict[str, float]]) -> str:

@@ -8,7 +8,9 @@ import numpy as np
 from flax import nnx
 
 from model.attention import Mask, parse_mask
+from model.attention.cores.table import recurrent
 from model.attention.masks.base import BlockState
+from model.cycles import Cycle
 from model.families import ModelConfig
 
 _BLOCK = 512  # queries and keys of the largest part of a mask that is written out to be counted
@@ -20,15 +22,26 @@ def flops_per_token(config: ModelConfig) -> float:
     6 x (entries of all matrices, the output head included, the embedding lookup not) + 12 x (keys that a token sees, on
     average over a window, summed over the layers) x H K for attention: two products of 2 K per head and pair, and twice
     that for their gradients (Chowdhery et al. 2022, appendix B, which takes all T keys for seen; a causal mask shows
-    (T + 1) / 2).
+    (T + 1) / 2). Of a core with a state, 12 x its numbers: each is written by one product, and read by one.
     """
     model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
     kernels = [leaf.size for path, leaf in _leaves(model.stack) if path[-1].key == "kernel"]
     head = config.vocab_size * config.width
-    T = config.max_length
-    pairs = config.cycles["mask"].map(lambda mask: visible_pairs(parse_mask(mask), T))
-    seen = sum(pairs[layer] for layer in range(config.num_layers)) / T
-    return 6.0 * (sum(kernels) + head) + 12.0 * seen * config.num_heads * config.head_width
+    between = attention_flops(config)
+    return 6.0 * (sum(kernels) + head) + sum(between[layer] for layer in range(config.num_layers))
+
+
+def attention_flops(config: ModelConfig) -> Cycle[float]:
+    """Those of them that one layer needs between queries, keys and values, at each place of the unit."""
+    sizes, T = config.attention().sizes, config.max_length
+
+    def one(place: int) -> float:
+        core = recurrent(config.cycles["core"][place])
+        if core is not None:
+            return 12.0 * sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: core.empty(sizes, 1, 1))))
+        return 12.0 * visible_pairs(parse_mask(config.cycles["mask"][place]), T) / T * sizes.H * sizes.K
+
+    return Cycle(tuple(map(one, range(config.unit))))
 
 
 @functools.lru_cache(maxsize=64)

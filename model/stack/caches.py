@@ -39,6 +39,13 @@ class Caches:
         new = jax.tree.map(put, self.stacks[group], cache)
         return dataclasses.replace(self, stacks=(*self.stacks[:group], new, *self.stacks[group + 1 :]))
 
+    @property
+    def layer_bytes(self) -> Cycle[int]:
+        """The bytes that one layer keeps, at each place of the unit; the stacks may be abstract."""
+        sizes = [sum(x.size // len(x) * x.dtype.itemsize for x in jax.tree.leaves(one)) for one in self.stacks]
+        of = {place: size for size, places in zip(sizes, self.places, strict=True) for place in places}
+        return Cycle(tuple(of[place] for place in range(len(of))))
+
     def _where(self, layer: Layer) -> tuple[int, Number]:
         group = next(n for n, places in enumerate(self.places) if layer.place in places)
         return group, layer.row(self.places[group])

@@ -11,6 +11,8 @@ from eval import generation
 from eval.generation import Utf8Text, generate
 from eval.sampling import Sampling
 from model import GPT, GPTConfig, UserError
+from model.attention import CORES
+from tests.model.attention import decay
 from train.data import ByteTokenizer, Tokenizer
 from train.devices.mesh import AXES, make_mesh, make_rules
 from train.sharding import placed
@@ -34,9 +36,15 @@ class Letters(Tokenizer):
 
 
 MODELS: dict[str, dict[str, Any]] = {
+    "states": {"core": "decay + dense", "mask": "causal"},
     "rope": {"num_kv_heads": 1, "mask": "causal & window(5)", "tied": False},
     "learned": {"position": "learned", "norm": "layer", "norm_place": "post", "use_bias": True, "qk_norm": True},
 }
+
+
+@pytest.fixture(autouse=True)
+def _decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CORES, "decay", decay.CORE)
 
 
 @functools.cache
@@ -75,6 +83,7 @@ def uncached(kind: str, prompts: Sequence[str], most: int, seed: int, sampling: 
         pytest.param("rope", {"temperature": 0.0}, marks=pytest.mark.rest),
         ("rope", {"temperature": 1.3, "top_k": 5, "top_p": 0.95, "min_p": 0.05}),
         ("learned", {"temperature": 1.3}),
+        pytest.param("states", {"temperature": 1.3}, marks=pytest.mark.rest),
     ],
 )
 def test_cached_equals_the_full_forward(kind: str, settings: dict[str, Any]) -> None:

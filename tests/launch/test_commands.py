@@ -58,6 +58,8 @@ def test_the_folder_holds_what_the_design_says(keys: dict[str, Any], workdir: Pa
     attention = passport["attention"]
     assert (attention["asked"], attention["core"]) == ("auto", "blockwise")
     assert attention["refused"].keys() == {*itertools.takewhile(lambda name: name != "blockwise", CORES)}
+    costs = "cache_bytes", "flops_per_token"
+    assert attention.keys() == {"asked", "core", "refused", "compared_with", "self_check", *costs}
     assert {"o", "dq", "dk", "dv"} == attention["self_check"].keys()
     assert all(0 < error < 1e-5 for error in attention["self_check"].values())
     assert passport["data"]["fingerprint"] == open_data(configs.load(CONFIG, **keys).data).fingerprint

@@ -13,7 +13,8 @@ from flax import nnx
 from model import GPT, GPTConfig
 from model.attention import parse_mask
 from tests.model import reference
-from train.flops import flops_per_token, visible_pairs
+from train.attention import cache_bytes
+from train.flops import attention_flops, flops_per_token, visible_pairs
 from train.tasks.language_model import language_model
 
 B, T, V = 2, 64, 40
@@ -89,3 +90,15 @@ def test_a_narrow_window_costs_what_it_sees() -> None:
     narrow = GPTConfig(**SIZES, num_layers=2, mask="causal & window(1)")
     gone = flops_per_token(config) - flops_per_token(narrow)
     np.testing.assert_allclose(gone, 12 * 2 * 24 * ((T + 1) / 2 - (2 * T - 1) / T))
+
+
+def test_each_layer_is_told_what_it_keeps_and_computes() -> None:
+    """By hand: a window of 4 keeps 5 keys, values and positions; all sums are over the layers of a cycle and a part."""
+    sizes: dict[str, Any] = {"num_layers": 5, "num_kv_heads": 1, "dtype": "bfloat16"}
+    config = GPTConfig(**SIZES, **sizes, mask="2 * (causal & window(4)) + causal")
+    near, far = 5 * (2 * 8 * 2 + 4), T * 2 * 8 * 2  # one key head of width 8, in two bytes
+    assert cache_bytes(config).values == (near, near, far)
+    few, all_ = 12 * 24 * (5 * T - 10) / T, 12 * 24 * (T + 1) / 2
+    assert attention_flops(config).values == pytest.approx((few, few, all_))
+    uniform = flops_per_token(GPTConfig(**SIZES, **sizes))
+    assert uniform - flops_per_token(config) == pytest.approx(4 * (all_ - few))

@@ -58,7 +58,7 @@ def open_run(
         UserError: what is in the folder cannot be gone on from.
     """
     config = experiment.config
-    attention = described(config.model.core, experiment.attention, errors)
+    attention = described(config.model.core, experiment.model_config, experiment.attention, errors)
     stable, checkpoints, found = decay_start(config.optimizer, config.train.steps), None, None
     if folder is not None:
         measured = {"windows": windows, "of": len(data.windows("validation"))}

@@ -159,7 +159,8 @@ def checked(experiment: Experiment) -> tuple[dict[str, Any], str]:
     """What the passport and the screen say of a run's attention."""
     with placed(experiment.mesh, experiment.rules):
         errors = check_attention(experiment.model_config, experiment.attention, jax.random.key(0))
-    return described("asked", experiment.attention, errors), compared(experiment.attention, errors)
+    sites = experiment.attention
+    return described("asked", experiment.model_config, sites, errors), compared(sites, errors)
 
 
 @pytest.mark.parametrize("dtype", tiered([("float32",), ("bfloat16",)], lambda one: one == "float32"))
@@ -174,6 +175,10 @@ def test_the_passport_says_what_it_was_compared_with(dtype: str) -> None:
     assert all(0 < error < (1e-5 if dtype == "float32" else 2e-2) for error in by_decay["self_check"].values())
     assert (by_halved["compared_with"], by_halved["self_check"]) == ({"halved": nothing}, {})
     assert by_dense["self_check"].keys() == {"o", "dq", "dk", "dv"}
+    size, all_keys, states = jnp.dtype(dtype).itemsize, 16 * 2 * 48, 8 * 6 * 6  # H = 8, K = 6, T = 16
+    assert [one["cache_bytes"] for one in passport["places"]] == [4 * states + 4, size * all_keys, size * all_keys]
+    assert [one["flops_per_token"] for one in passport["places"]] == [12 * states, 12 * 48 * 17 / 2, 12 * 48 * 17 / 2]
+    assert passport["cache_bytes"] == 4 * states + 4 + 2 * size * all_keys
     first, second, third = line.split(", compared with ")[0], nothing, line.rsplit(", ", 1)[1]
     assert first.endswith(" from decay's own reference on this device")
     assert third.endswith(" from dense on this device")
