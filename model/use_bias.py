@@ -24,6 +24,8 @@ class UseBias:
 
 
 BIASED: Table = {
+    "false": lambda: UseBias(),
+    "true": lambda: UseBias(qkv=True, output=True, mlp=True, norm=True),
     "qkv": lambda: UseBias(qkv=True),
     "output": lambda: UseBias(output=True),
     "mlp": lambda: UseBias(mlp=True),
@@ -33,11 +35,9 @@ BIASED: Table = {
 
 
 def parse_use_bias(content: Any) -> UseBias:
-    """What true (all but `head`), false, or names joined by & stand for, such as `qkv & mlp`.
+    """What false, true (all but `head`), or names joined by & stand for, such as `qkv & mlp`.
 
     Raises:
         UserError: another name.
     """
-    if isinstance(content, bool):
-        return UseBias(*[content] * 4)
-    return parse(content, BIASED, "model.use_bias", joints="&")
+    return parse(str(content).lower() if isinstance(content, bool) else content, BIASED, "model.use_bias", joints="&")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from model.norms import parse_norm
 from model.parameters import Module
 from model.positions import Rotation
 from model.stack.config import StackConfig
-from model.stack.residuals import NORM_PLACES, Map
+from model.stack.residuals import NORM_PLACES, Map, Watch, watched
 from model.use_bias import parse_use_bias
 
 
@@ -28,9 +27,6 @@ class Context:
     bias: Bias | None = None
     rotation: Rotation | None = None
     dropout_keys_B: jax.Array | None = None
-
-
-Watch = Callable[[jax.Array], None]
 
 
 class Block(Module):
@@ -97,13 +93,6 @@ class Block(Module):
         def branch(site: int, function: Map) -> Map:
             return lambda x_BTD: dropout(function(x_BTD), self.rate, keys_B, site)
 
-        def watched(norm: Map) -> Map:
-            def normed(x_BTD: jax.Array) -> jax.Array:
-                watch(x_BTD)
-                return norm(x_BTD)
-
-            return normed
-
         place = NORM_PLACES[self.norm_place]
-        norms = [watched(getattr(self, name)) for name in place.norms]
+        norms = [watched(getattr(self, name), watch) for name in place.norms]
         return place.join(x_BTD, branch(1, attend), branch(2, self.mlp), *norms)

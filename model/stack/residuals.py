@@ -12,6 +12,7 @@ import jax
 from model.axes import pin
 
 Map = Callable[[jax.Array], jax.Array]
+Watch = Callable[[jax.Array], None]
 
 
 class NormPlace(NamedTuple):
@@ -37,7 +38,7 @@ def post(x_BTD: jax.Array, attention: Map, mlp: Map, first: Map, second: Map) ->
 
 
 def output(x_BTD: jax.Array, attention: Map, mlp: Map, first: Map, second: Map) -> jax.Array:
-    """x + norm(f(x)), branch by branch (OLMo 2, 2025, section 3.2)."""
+    """x + norm(f(x)), branch by branch (OLMo 2, 2025)."""
     for branch, norm in ((attention, first), (mlp, second)):
         x_BTD = _pinned(x_BTD + norm(branch(x_BTD)))
     return x_BTD
@@ -59,6 +60,16 @@ def parallel_shared(x_BTD: jax.Array, attention: Map, mlp: Map, norm: Map) -> ja
     """x + f(norm(x)) + g(norm(x)), with one norm (GPT-J: Wang and Komatsuzaki 2021)."""
     y_BTD = norm(x_BTD)
     return _pinned(x_BTD + attention(y_BTD) + mlp(y_BTD))
+
+
+def watched(norm: Map, watch: Watch) -> Map:
+    """The norm, of whose input `watch` is told."""
+
+    def normed(x_BTD: jax.Array) -> jax.Array:
+        watch(x_BTD)
+        return norm(x_BTD)
+
+    return normed
 
 
 def _pinned(x_BTD: jax.Array) -> jax.Array:
