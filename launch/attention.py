@@ -32,7 +32,7 @@ def table() -> str:
     notes: list[str] = []
     rows: list[tuple[list[str], list[str]]] = []
     for name, example in examples().items():
-        cells = [_cell(core.refusal(example.request(core)), core.evidence, notes) for core in CORES.values()]
+        cells = [_cell(core.refusal(example.request(core)), core, notes) for core in CORES.values()]
         if rows and rows[-1][1] == cells:
             rows[-1][0].append(name.replace("|", "\\|"))
         else:
@@ -48,7 +48,7 @@ def explain(request: Request) -> Iterator[str]:
     """One line for each core: exact, or why not and what to change."""
     for name, core in CORES.items():
         no = core.refusal(request)
-        yield f"{name:<10} {f'refused: {no.reason}; {no.fix}' if no else EVIDENCE[core.evidence]}"
+        yield f"{name:<10} {f'refused: {no.reason}; {no.fix}' if no else _evidence(core)}"
 
 
 def race_attention(sizes: tuple[int, ...], rounds: int) -> list[float]:
@@ -83,9 +83,13 @@ def race_attention(sizes: tuple[int, ...], rounds: int) -> list[float]:
     return list(np.array(seconds["ours"]) / np.array(seconds["peer"]))
 
 
-def _cell(no: Refusal | None, evidence: str, notes: list[str]) -> str:
+def _evidence(core: Core) -> str:
+    return EVIDENCE[core.evidence] if core.is_softmax else "another function"
+
+
+def _cell(no: Refusal | None, core: Core, notes: list[str]) -> str:
     if no is None:
-        return EVIDENCE[evidence]
+        return _evidence(core)
     note = f"{no.reason}; {no.fix}."
     if note not in notes:
         notes.append(note)

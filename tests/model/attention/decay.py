@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import Core, HeadSizes, RecurrentCore, Refusal, Request, Scores, causal
-from model.attention.contract import Refusals, needs
+from model.attention.contract import Core, HeadSizes, RecurrentCore, Refusals, Request, needs
 from model.attention.masks.arrays import Segments
+from model.attention.masks.band import causal
 from model.attention.masks.base import conjuncts
-from model.attention.scores import wide
+from model.attention.scores import Scores, wide
 from model.axes import pin
 from model.parameters import parameter
 
@@ -100,8 +100,8 @@ def refusals(request: Request) -> Refusals:
     yield from needs(scores.dropout is None, "it has no weights to drop", "write --config.model.dropout=0")
     yield from needs(request.T == request.S, "queries and keys are the same tokens", "give as many keys as queries")
     yield from needs(scores.query_positions_BT is None, "a state has one order", "decode with a cache")
-    if request.ways["length"] > 1:
-        yield Refusal("a state runs along the whole sequence", "write --config.mesh.context=1")
+    split = request.ways["length"] > 1
+    yield from needs(not split, "a state runs along the whole sequence", "write --config.mesh.context=1")
 
 
-CORE = Core(Decay, refusals, reference=Decay.reference)
+CORE = Core(Decay, refusals, largest_score=None, reference=Decay.reference)

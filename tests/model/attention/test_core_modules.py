@@ -4,7 +4,9 @@ That its full pass, gradients, weights and decoding are those of a recurrence in
 case `states` of tests/model/test_cycles.py.
 """
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +15,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from eval.runs import open_run
+from launch import evaluate as evaluate_command
+from launch import train as train_command
 from model import UserError
 from model.attention import CORES, Core, HeadSizes, RecurrentCore, Scores, attend, select_core, window
 from model.attention.contract import Refusals, Request, needs
@@ -23,6 +28,7 @@ from tests.model.attention import decay
 from tests.model.test_gpt import B, G, H, K, T, compiled, model
 from tests.small import compiled_step, losses, random_batches, small_experiment
 from tests.tiers import tiered
+from tests.tiny import call, metrics, words, write_text
 from train.attention import check_attention, compared, described
 from train.experiment import Experiment
 from train.sharding import placed
@@ -224,3 +230,24 @@ def test_seeds_of_a_population_are_their_own_runs() -> None:
         alone = small_experiment(**changes, **{"train.seed": together.config.train.seed + number})
         one_S = losses(alone, compiled_step(alone), random_batches(alone, 3))
         np.testing.assert_allclose(both_SN[:, number], one_S, rtol=1e-5)
+
+
+@pytest.mark.rest
+def test_a_run_with_states_is_trained_evaluated_and_written_on(tmp_path: Path) -> None:
+    """By the commands; whoever reads the run elsewhere keeps what is no softmax, and nobody goes on without it."""
+    run, keys = str(tmp_path / "run"), write_text(tmp_path) | {"model.core": "decay + blockwise", "model.dropout": 0.0}
+    keys |= {"model.num_layers": 3, "train.steps": 4, "train.checkpoint_every": 2, "train.evaluate_every": 4}
+    done = call(train_command.main, words(run, keys))
+    assert done.status == 0, done.err
+    assert re.search(r"attention by decay \+ blockwise, .* from decay's own reference on this device", done.err)
+    assert "sample (" in done.out
+    measured = metrics(tmp_path / "run")[-1]["val/loss"]
+    scored = call(evaluate_command.main, [f"--workdir={run}"])
+    assert scored.status == 0, scored.err
+    assert f"{measured:.4f}" in scored.out
+    assert open_run(run).config.model.core == "decay + auto"
+    other = call(train_command.main, words(run, keys | {"model.core": "blockwise"}))
+    assert (other.status, "learns something else (model.core: 'decay + blockwise' -> 'blockwise'" in other.err) == (
+        2,
+        True,
+    )

@@ -202,6 +202,7 @@ def hidden_case(core: str, name: str) -> tuple[Any, tuple[np.ndarray, ...], np.n
 HIDING = [
     (core, name)
     for core in CORES
+    if CORES[core].is_softmax
     for name in HIDDEN
     if core == "dense" or name != "queries at given positions"
     if core != "splash" or name != "an array for each head"
