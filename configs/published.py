@@ -1,8 +1,8 @@
 """The shapes of published decoders, variants of `configs/gpt.py`: the numbers that a checkpoint of theirs needs.
 
 Each has the number of parameters that its story names, and the logits, loss and gradients of its namesake in
-`transformers` (tests/model/test_peers.py). How they are trained here is a start, not what their authors did. A sliding
-window of W, which sees W keys, is `window(W - 1)` here.
+`transformers` (tests/model/test_published.py). How they are trained here is a start, not what their authors did. A
+sliding window of W, which sees W keys, is `window(W - 1)` here.
 """
 
 from ml_collections import ConfigDict

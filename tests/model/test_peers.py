@@ -1,28 +1,17 @@
-"""Ours beside `transformers`, where both can say the same: positions, biases, and whole models with equal numbers."""
+"""Positions and biases beside those of `transformers`; whole models are in test_published.py."""
 
-import json
-import os
-import subprocess
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from model import GPT, GPTConfig
 from model.attention.biases.distance import bucket
 from model.attention.biases.modules import alibi_slopes
 from model.positions import Rotary, parse_position
-from tests.conftest import ROOT
-from tests.model import reference
+from tests.model.asking import MARKS, ask
 
-PEER = ROOT / ".cache/oracle/bin/python"
-pytestmark = [
-    pytest.mark.rest,
-    pytest.mark.skipif(not PEER.exists(), reason="`make test-rest` builds .cache/oracle, which holds transformers"),
-]
+pytestmark = MARKS
 DISTANCES = np.arange(-700, 701)
 K, LENGTH = 64, 4096
 # Ours, and what transformers calls it.
@@ -53,19 +42,6 @@ ROPES: dict[str, dict[str, Any]] = {
         "original_max_position_embeddings": 8192,
     },
 }
-SIZES = {"vocab": 29, "width": 24, "layers": 2, "heads": 6, "mlp_width": 40, "length": 16}
-STACK = {"vocab_size": 29, "width": 24, "num_layers": 2, "num_heads": 6, "mlp_width": 40, "max_length": 16}
-MODELS = {
-    "gpt2": GPTConfig(**STACK, norm="layer", position="learned", use_bias=True),
-    "llama": GPTConfig(**STACK, num_kv_heads=2, mlp="swiglu", tied=False),
-    "llama, yarn": GPTConfig(**STACK, num_kv_heads=3, mlp="swiglu", tied=False, position="rope_yarn(4, 4)"),
-}
-TOKENS = np.random.default_rng(0).integers(0, 29, (2, 16))
-
-
-def parameters(name: str) -> dict[str, Any]:
-    abstract = nnx.eval_shape(lambda: GPT(MODELS[name], rngs=nnx.Rngs(0)))
-    return reference.random_params(nnx.to_pure_dict(nnx.state(abstract, nnx.Param)), np.random.default_rng(1))
 
 
 def questions() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -84,28 +60,13 @@ def questions() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             }
     asked |= {f"slopes {heads}": {"kind": "slopes", "heads": heads} for heads in (1, 3, 8, 12, 20)}
     arrays = {f"{name}/distances": DISTANCES for name, one in asked.items() if one["kind"] == "buckets"}
-    yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 4}
-    more = {"gpt2": {}, "llama": {"kv_heads": 2, "rope": ROPES["rope"]}, "llama, yarn": {"kv_heads": 3, "rope": yarn}}
-    for name, own in more.items():
-        asked[name] = {"kind": name.partition(",")[0], **SIZES, **own}
-        paths = jax.tree_util.tree_leaves_with_path(parameters(name))
-        arrays |= {f"{name}/{jax.tree_util.keystr(path, simple=True, separator='.')}": x for path, x in paths}
-        arrays[f"{name}/tokens"] = TOKENS
     return asked, arrays
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """All of them at once: importing torch takes longest."""
-    folder = tmp_path_factory.mktemp("peers")
-    asked, arrays = questions()
-    (folder / "asked.json").write_text(json.dumps(asked))
-    np.savez(folder / "asked.json.npz", **arrays)
-    command = [str(PEER), str(Path("tests/model/peers.py")), str(folder / "asked.json"), str(folder / "found.npz")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ})
-    assert done.returncode == 0, done.stderr[-3000:]
-    with np.load(folder / "found.npz") as found:
-        return dict(found)
+    return ask(*questions(), tmp_path_factory.mktemp("peers"))
 
 
 @pytest.mark.parametrize("text", [text for text in ROPES if text != "rope"])
@@ -127,13 +88,3 @@ def test_buckets_of_t5(answers: dict[str, np.ndarray], both: bool, number: int, 
 @pytest.mark.parametrize("heads", [1, 3, 8, 12, 20])
 def test_slopes_of_alibi(answers: dict[str, np.ndarray], heads: int) -> None:
     np.testing.assert_allclose(alibi_slopes(heads), answers[f"slopes {heads}"], rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_whole_models(answers: dict[str, np.ndarray], name: str) -> None:
-    model = nnx.eval_shape(lambda: GPT(MODELS[name], rngs=nnx.Rngs(0)))
-    nnx.update(model, parameters(name))
-    with jax.default_matmul_precision("highest"):
-        ours = np.asarray(model(TOKENS.astype(np.int32)))
-    theirs = answers[name]
-    assert np.abs(ours - theirs).max() < 5e-6 * np.abs(theirs).max()

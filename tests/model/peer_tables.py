@@ -1,0 +1,153 @@
+"""The weights of `transformers` from ours, model by model: which of ours each is, and in which form.
+
+{their name: (form, our names)}; `{n}` is the number of a layer, of which ours have no more than the rest of their name.
+Forms are linear and lose nothing, so that they map gradients as they map weights.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+Array = np.ndarray
+Form = Callable[..., Array]
+Table = dict[str, tuple[Form, tuple[str, ...]]]
+
+
+def same(x: Array) -> Array:
+    """As it is."""
+    return x
+
+
+def flat(x: Array) -> Array:
+    """Heads and their columns as one axis."""
+    return x.ravel()
+
+
+def turned(x: Array) -> Array:
+    """(in, ...) as (out, in): torch's linear maps."""
+    return x.reshape(len(x), -1).T
+
+
+def turned_output(x: Array) -> Array:
+    """(H, K, D) as (D, H K)."""
+    return x.reshape(-1, x.shape[-1]).T
+
+
+def beside(*three: Array) -> Array:
+    """(D, H, K) of queries, keys and values as (D, 3 H K): GPT-2's Conv1D, which is not turned."""
+    return np.hstack([x.reshape(len(x), -1) for x in three])
+
+
+def chained(*three: Array) -> Array:
+    """Their biases (H, K) as (3 H K)."""
+    return np.concatenate([x.ravel() for x in three])
+
+
+def rows(x: Array) -> Array:
+    """(H, K, D) as (H K, D)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def head_by_head(*three: Array) -> Array:
+    """(D, H, K) of queries, keys and values as (H 3 K, D): those of a head stand together (GPT-NeoX)."""
+    x_DH3K = np.stack(three, axis=2)
+    return x_DH3K.reshape(len(x_DH3K), -1).T
+
+
+def biases_head_by_head(*three: Array) -> Array:
+    """Their biases (H, K) as (H 3 K)."""
+    return np.stack(three, axis=1).ravel()
+
+
+def _named(prefix: str, ours: Mapping[str, str], form: Form, part: str = "weight", own: str = "kernel") -> Table:
+    return {f"{prefix}{their}.{part}": (form, (f"{our}.{own}",)) for their, our in ours.items()}
+
+
+def _norms(prefix: str, ours: Mapping[str, str], bias: bool) -> Table:
+    found = _named(prefix, ours, same, own="scale")
+    return found | _named(prefix, ours, same, "bias", "bias") if bias else found
+
+
+_L = "model.layers.{n}."
+_QKV = {f"self_attn.{name[0]}_proj": f"attention.{name}" for name in ("query", "key", "value")}
+_THREE = ("attention.query", "attention.key", "attention.value")
+_KERNELS, _BIASES = tuple(f"{name}.kernel" for name in _THREE), tuple(f"{name}.bias" for name in _THREE)
+_TIED_LLAMA: Table = {
+    "model.embed_tokens.weight": (same, ("embed.embedding",)),
+    **_norms("model.", {"norm": "norm"}, bias=False),
+    **_norms(_L, {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}, bias=False),
+    **_named(_L, _QKV, turned),
+    **_named(_L, {"self_attn.o_proj": "attention.output"}, turned_output),
+    **_named(_L, {f"mlp.{name}_proj": f"mlp.{name}" for name in ("gate", "up", "down")}, turned),
+}
+_LLAMA = _TIED_LLAMA | {"lm_head.weight": (turned, ("head.kernel",))}
+_QK_NORM = {"self_attn.q_norm": "attention.query_norm", "self_attn.k_norm": "attention.key_norm"}
+_GEMMA_NORMS = {
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "attention_output_norm",
+    "pre_feedforward_layernorm": "mlp_norm",
+    "post_feedforward_layernorm": "mlp_output_norm",
+}
+_GEMMA2 = _TIED_LLAMA | _norms(_L, _GEMMA_NORMS, bias=False)
+_H, _X = "transformer.h.{n}.", "gpt_neox.layers.{n}."
+_GPTJ_MLP = {"mlp.fc_in": "mlp.up", "mlp.fc_out": "mlp.down"}
+_NEOX_MLP = {"mlp.dense_h_to_4h": "mlp.up", "mlp.dense_4h_to_h": "mlp.down"}
+
+# By the variants of configs/gpt.py.
+TABLES: dict[str, Table] = {
+    "gpt2": {
+        "transformer.wte.weight": (same, ("embed.embedding",)),
+        "transformer.wpe.weight": (same, ("position.table",)),
+        **_norms("transformer.", {"ln_f": "norm"}, bias=True),
+        **_norms(_H, {"ln_1": "attention_norm", "ln_2": "mlp_norm"}, bias=True),
+        f"{_H}attn.c_attn.weight": (beside, _KERNELS),
+        f"{_H}attn.c_attn.bias": (chained, _BIASES),
+        **_named(_H, {"attn.c_proj": "attention.output"}, rows),
+        **_named(_H, {"attn.c_proj": "attention.output"}, same, "bias", "bias"),
+        **_named(_H, {"mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down"}, same),
+        **_named(_H, {"mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down"}, same, "bias", "bias"),
+    },
+    "gptj_6b": {
+        "transformer.wte.weight": (same, ("embed.embedding",)),
+        "lm_head.weight": (turned, ("head.kernel",)),
+        "lm_head.bias": (same, ("head.bias",)),
+        **_norms("transformer.", {"ln_f": "norm"}, bias=True),
+        **_norms(_H, {"ln_1": "attention_norm"}, bias=True),
+        **_named(_H, {name.replace("self_attn", "attn"): our for name, our in _QKV.items()}, turned),
+        **_named(_H, {"attn.out_proj": "attention.output"}, turned_output),
+        **_named(_H, _GPTJ_MLP, turned),
+        **_named(_H, _GPTJ_MLP, same, "bias", "bias"),
+    },
+    "gptneox_20b": {
+        "gpt_neox.embed_in.weight": (same, ("embed.embedding",)),
+        "lm_head.weight": (turned, ("head.kernel",)),
+        **_norms("gpt_neox.", {"final_layer_norm": "norm"}, bias=True),
+        **_norms(_X, {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}, bias=True),
+        f"{_X}attention.query_key_value.weight": (head_by_head, _KERNELS),
+        f"{_X}attention.query_key_value.bias": (biases_head_by_head, _BIASES),
+        **_named(_X, {"attention.dense": "attention.output"}, turned_output),
+        **_named(_X, {"attention.dense": "attention.output"}, same, "bias", "bias"),
+        **_named(_X, _NEOX_MLP, turned),
+        **_named(_X, _NEOX_MLP, same, "bias", "bias"),
+    },
+    "llama_1b": _TIED_LLAMA,
+    "llama_8b": _LLAMA,
+    "mistral_7b": _LLAMA,
+    "qwen2_7b": _LLAMA | _named(_L, _QKV, flat, "bias", "bias"),
+    "qwen3_8b": _LLAMA | _norms(_L, _QK_NORM, bias=False),
+    "gemma2_9b": _GEMMA2,
+    "gemma3_1b": _GEMMA2 | _norms(_L, _QK_NORM, bias=False),
+}
+
+
+def theirs(table: Table, ours: Mapping[str, Array], num_layers: int) -> dict[str, Array]:
+    """Their weights, or gradients, from all of ours by their paths, such as `stack.blocks.mlp.up.kernel`."""
+    found, used = {}, set()
+    for name, (form, parts) in table.items():
+        layered = "{n}" in name
+        paths = [f"stack.blocks.{part}" if layered else part for part in parts]
+        used |= {*paths}
+        for n in range(num_layers if layered else 1):
+            found[name.format(n=n)] = form(*(ours[path][n] if layered else ours[path] for path in paths))
+    assert used == ours.keys(), used ^ ours.keys()
+    return found
