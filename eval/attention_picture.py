@@ -17,6 +17,7 @@ from train.devices.placing import batch_ways, on_host
 LABELLED = 40  # at most so many tokens are written beside the axes: more cannot be read
 SHOWN = {"\n": "↵", " ": "·", "\t": "→"}
 NORM = PowerNorm(0.5, 0, 1)  # the square root of a weight, so that weak ones are seen
+SHARES = 1.01  # a share may be rounded in half precision; what is larger is none
 COLORS, MASKED = "viridis", "white"
 
 
@@ -39,13 +40,21 @@ def attention_figure(model: Model, tokenizer: Tokenizer, prompt: str) -> Figure:
 
 
 def draw(weights_LHTS: np.ndarray, labels: list[str], title: str) -> Figure:
-    """The figure of any causal attention weights, (L, H, T, T), with a label for each token."""
+    """The figure of any causal attention weights, (L, H, T, T), with a label for each token.
+
+    Those of a head that are no shares, as a core that computes no softmax may have them, are shown by their size, as a
+    part of the largest, which the title says.
+    """
     L, H, T, _ = weights_LHTS.shape
     # Labels need a line each; without them the panels can be small.
     figure, panels_LH, bar = _layout(L, H, side=max(1.6, 0.13 * T) if T <= LABELLED else 2.2)
     for layer in range(L):
         for head in range(H):
-            _panel(panels_LH[layer, head], weights_LHTS[layer, head], f"layer {layer}, head {head}")
+            weights_TS, name = weights_LHTS[layer, head], f"layer {layer}, head {head}"
+            most = np.abs(weights_TS).max()
+            if weights_TS.min() < 0 or most > SHARES:
+                weights_TS, name = np.abs(weights_TS) / most, f"{name}: |w| / {most:.2g}"
+            _panel(panels_LH[layer, head], weights_TS, name)
     if T <= LABELLED:
         _label(panels_LH, [shortened(label, 12) for label in labels])
     figure.suptitle(f"What each token (down) looks at (across): {shortened(title, 60)}", fontsize=9, parse_math=False)

@@ -146,7 +146,7 @@ class GPT(Module):
     def attention_weights(
         self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None, positions_BT: jax.Array | None = None
     ) -> jax.Array:
-        """The weights that each layer and head gives to each token, (L, B, H, T, S); rows sum to 1."""
+        """The weights that each layer and head gives to each token, (L, B, H, T, S); those of a softmax sum to 1."""
         return self.stack.weights(*self._start(tokens_BT, segment_ids_BT, positions_BT, None))
 
     def of_norms(

@@ -59,6 +59,15 @@ def test_many_tokens_are_numbered() -> None:
     assert "a" not in {label.get_text() for label in panels(figure)[0].get_yticklabels()}
 
 
+def test_weights_that_are_no_shares_are_shown_by_their_size() -> None:
+    """Of the head that has them alone; the other is drawn as it is."""
+    shares, others = np.tril(np.full((3, 3), 0.25)), np.tril([[-4.0] * 3, [1] * 3, [2] * 3])
+    one, two = panels(draw(np.array([[shares, others]]), ["a"] * 3, "aaa"))
+    assert (one.get_title(), two.get_title()) == ("layer 0, head 0", "layer 0, head 1: |w| / 4")
+    np.testing.assert_array_equal(one.images[0].get_array().filled(0), shares)
+    np.testing.assert_array_equal(two.images[0].get_array().filled(0), np.abs(others) / 4)
+
+
 def test_labels() -> None:
     tokenizer = ByteTokenizer()
     assert [token_label(tokenizer, token) for token in (0x41, 0x20, 0xE4, 255)] == ["A", "·", "e4", "(start)"]
