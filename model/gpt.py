@@ -127,6 +127,8 @@ class GPT(Module):
     def decode(self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: Caches) -> tuple[jax.Array, Caches]:
         """Logits (B, T, V) of new tokens at absolute positions, attending to the cache, and the cache with them in
         it. Compiled, a token at position -1 is padding: nothing of it is kept, and its logits are NaN.
+
+        A core with a state takes each row's tokens in order, from 0 on; what is out of order it answers by NaN.
         """
         S = cache.length
         check_within(positions_BT, S, "position", f"is outside of a cache for {S}; make it longer")

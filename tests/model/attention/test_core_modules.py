@@ -18,6 +18,8 @@ from flax import nnx
 from eval.runs import open_run
 from launch import evaluate as evaluate_command
 from launch import train as train_command
+from launch.bench import contenders
+from launch.configs import load
 from model import UserError
 from model.attention import CORES, Core, HeadSizes, RecurrentCore, Scores, attend, select_core, window
 from model.attention.contract import Refusals, Request, needs
@@ -31,6 +33,7 @@ from tests.tiers import tiered
 from tests.tiny import call, metrics, words, write_text
 from train.attention import check_attention, compared, described
 from train.experiment import Experiment
+from train.optimizers import OPTIMIZERS
 from train.sharding import placed
 
 HYBRID = {"model.core": "2 * decay + dense", "model.num_layers": 5}
@@ -143,6 +146,11 @@ def test_auto_takes_softmax_attention() -> None:
     assert anywhere("2 * dense + blockwise") == anywhere("auto") == "auto"
 
 
+def test_a_race_with_another_function_is_refused() -> None:
+    with pytest.raises(UserError, match="core='decay': the bare function is written for softmax attention only."):
+        contenders(load("gpt:bench", **{"model.core": "decay"}), 64)
+
+
 class Wide(RecurrentCore):
     """With a parameter of the decay's name and another shape."""
 
@@ -205,18 +213,25 @@ def test_one_that_is_not_its_reference_stops_the_run(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.rest
 def test_a_hybrid_learns_the_same_on_one_device_and_on_eight() -> None:
-    """Three steps of packed rows; what the decay has is stored, split and optimised for its layers alone."""
+    """Three steps of packed rows."""
     found = []
     for mesh in ({}, {"mesh.fsdp": 4, "mesh.tensor": 2}):
         experiment = small_experiment(**HYBRID | mesh)
         found.append(losses(experiment, compiled_step(experiment), random_batches(experiment, 3)))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
     assert not np.allclose(found[0][0], found[0][1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_its_parameters_lie_with_their_layers(name: str) -> None:
+    """Stored, split and optimised for the layers that have them alone, in each optimizer; other models know nothing."""
+    experiment = small_experiment(**HYBRID | {"optimizer.name": name, "mesh.fsdp": 4, "mesh.tensor": 2})
     leaf = experiment.abstract.params["stack"]["blocks"]["attention"]["core"]["decay"]
     assert (leaf.shape, leaf.sharding.spec[1]) == ((4, 8), "tensor")
     paths = jax.tree_util.tree_leaves_with_path(experiment.abstract.opt_state)
-    moments = [x.shape for path, x in paths if "'decay'" in jax.tree_util.keystr(path)]
-    assert moments == [(4, 8)] * 2
+    rows = [x.shape[0] for path, x in paths if "'decay'" in jax.tree_util.keystr(path)]
+    assert rows
+    assert set(rows) == {4}
     dense = small_experiment(**{"model.num_layers": 5, "model.core": "dense"})
     assert "core" not in dense.abstract.params["stack"]["blocks"]["attention"]
 
