@@ -69,6 +69,7 @@ class StackConfig(AttentionKeys):
                     f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}; "
                     "change one of them, or set --config.model.head_width."
                 )
+            # Said once, so that whoever reads it never meets the 0.
             object.__setattr__(self, "head_width", self.width // self.num_heads)
         self._check_cycles()
         if self.unit > 1:

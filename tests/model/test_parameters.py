@@ -19,7 +19,7 @@ from model.norms import NORMS
 from model.parameters import Module, parameter, path_number
 from model.positions import POSITIONS
 from model.stack.residuals import NORM_PLACES
-from model.use_bias import BIASED
+from model.use_bias import BIASED, UseBias
 
 L = 3
 SIZES = {"num_layers": L, "width": 26, "num_heads": 13, "mlp_width": 17, "vocab_size": 29, "max_length": 11}
@@ -73,6 +73,16 @@ BIASED_PARTS = {
     "false": set(),
 }
 BIASED_PARTS["true"] = set().union(*(BIASED_PARTS[name] for name in ("qkv", "output", "mlp", "norm")))
+
+
+def test_norms_and_biases_are_values_too() -> None:
+    """Built from Python values as from their texts, in shapes and in what a norm computes."""
+    texts: dict[str, Any] = {"norm": "layer(1e-3)", "use_bias": "norm & head"}
+    values = {"norm": NORMS["layer"](1e-3), "use_bias": UseBias(norm=True) & UseBias(head=True)}
+    one, two = (GPT(GPTConfig(**SIZES, **kinds), rngs=nnx.Rngs(0)) for kinds in (texts, values))
+    assert nnx.to_flat_state(nnx.state(one)).paths == nnx.to_flat_state(nnx.state(two)).paths
+    x_BD = np.float32([[0.01, -0.03, *[0.02] * 24]])
+    np.testing.assert_array_equal(one.norm(x_BD), two.norm(x_BD))
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -32,6 +32,7 @@ def scaled(params: Params, part: str, factor: float) -> Params:
         {"model.norm": "layer", "model.norm_place": "post", "model.dtype": "bfloat16"},
         {"mesh.fsdp": 4},
         {"train.seeds": 2},
+        pytest.param({"model.norm_place": "sandwich", "model.embedding": "normed"}, marks=pytest.mark.rest),
     ],
     ids=str,
 )
