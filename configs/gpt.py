@@ -40,7 +40,7 @@ def _small(config: ConfigDict) -> None:
     """What makes a small model learn fast on a CPU: Muon, few wide heads, an activation without a tanh."""
     model, data, optimizer = config.model, config.data, config.optimizer
     model.num_layers, model.width, model.num_heads = 4, 128, 2
-    model.mlp, model.qk_norm = "relu2", True
+    model.mlp, model.edits = "relu2", "qk_norm"
     data.vocab_size, data.length, data.batch_size = 1024, 256, 8
     optimizer.name, optimizer.learning_rate = "muon", 1e-2
     optimizer.schedule, optimizer.warmup_steps, optimizer.final_fraction = "linear", 20, 0.0

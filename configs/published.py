@@ -118,7 +118,7 @@ def qwen3_8b(config: ConfigDict) -> None:
     """
     model, data = config.model, config.data
     model.num_layers, model.width, model.num_heads, model.num_kv_heads, model.mlp_width = 36, 4096, 32, 8, 12288
-    model.mlp, model.position, model.qk_norm, model.tied = "swiglu", "rope(base=1000000)", True, False
+    model.mlp, model.position, model.edits, model.tied = "swiglu", "rope(base=1000000)", "qk_norm", False
     data.vocab_size, data.length, data.batch_size = 151936, 8192, 256
     _large(config)
 
@@ -148,7 +148,7 @@ def gemma3_1b(config: ConfigDict) -> None:
     _gemma(config)
     model.num_layers, model.width, model.num_heads, model.num_kv_heads, model.mlp_width = 26, 1152, 4, 1, 6912
     model.mask, model.position = "5 * (causal & window(511)) + causal", "5 * rope + rope(base=1000000)"
-    model.qk_norm = True
+    model.edits = "qk_norm(rms_plus_one)"
     data.vocab_size, data.length, data.batch_size = 262144, 8192, 256
 
 

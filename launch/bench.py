@@ -35,7 +35,7 @@ PLAIN = {
     "logits_soft_cap": 0.0,
     "embedding": "plain",
     "sinks": False,
-    "qk_norm": False,
+    "edits": "none",
     "dropout": 0.0,
     "remat": "none",
     "num_kv_heads": 0,

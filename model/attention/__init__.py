@@ -7,6 +7,8 @@ from model.attention.config import AttentionConfig, AttentionKeys
 from model.attention.contract import Core, CoreModule, HeadSizes, RecurrentCore, Refusal, Request
 from model.attention.cores.table import CORES, attend, select_core
 from model.attention.dropout import Dropout, dropout
+from model.attention.edits.base import Edit, Edits, edit
+from model.attention.edits.table import EDITS, parse_edits
 from model.attention.masks.arrays import explicit, padding, segments
 from model.attention.masks.band import causal, causal_at_end, full, window
 from model.attention.masks.base import BlockState, Mask
@@ -18,6 +20,7 @@ from model.attention.scores import Scores
 __all__ = [
     "BIASES",
     "CORES",
+    "EDITS",
     "MASKS",
     "AttentionConfig",
     "AttentionKeys",
@@ -26,6 +29,8 @@ __all__ = [
     "Core",
     "CoreModule",
     "Dropout",
+    "Edit",
+    "Edits",
     "ExplicitBias",
     "HeadSizes",
     "KVCache",
@@ -42,10 +47,12 @@ __all__ = [
     "causal",
     "causal_at_end",
     "dropout",
+    "edit",
     "explicit",
     "full",
     "padding",
     "parse_bias",
+    "parse_edits",
     "parse_mask",
     "segments",
     "select_core",

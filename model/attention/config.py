@@ -1,9 +1,13 @@
 """The keys of a config that an attention layer reads."""
 
 import dataclasses
+import functools
+from typing import Any
 
 from model.attention.contract import HeadSizes
 from model.attention.cores.table import check_name
+from model.attention.edits.base import Edits
+from model.attention.edits.table import parse_edits
 from model.errors import Range, UserError, check_ranges
 from model.use_bias import parse_use_bias
 
@@ -25,7 +29,7 @@ class AttentionKeys:
     scale: float = 0.0  # factor on the attention scores; 0: 1/sqrt(head width)
     soft_cap: float = 0.0  # c of c tanh(score / c), which bounds attention scores; 0: none
     sinks: bool = False  # one learned score per head that no value stands behind
-    qk_norm: bool = False  # normalise queries and keys per head
+    edits: Any = "none"  # around the core, joined by &: qk_norm, output_gate, value_residual, exclusive, give_kv, ...
     use_bias: bool | str = False  # false, true (all but head's), or of which: qkv & output & mlp & norm & head
     dropout: float = 0.0  # share of activations dropped in training
     dtype: str = "float32"  # dtype of the computation; parameters are always float32
@@ -38,7 +42,8 @@ class AttentionConfig(AttentionKeys):
     `head_width` is K, never 0; `gain` scales the first values of the output projection.
 
     Raises:
-        UserError: G does not divide H, the core is unknown, or the scale or the soft cap is out of range.
+        UserError: G does not divide H, the core is unknown, the scale or the soft cap is out of range, or an edit is
+            unknown or refuses.
     """
 
     gain: float = 1.0
@@ -50,6 +55,17 @@ class AttentionConfig(AttentionKeys):
         check_ranges("config.model", self, _RANGES)
         check_name(self.core)
         parse_use_bias(self.use_bias)
+        self.edited.check(self)
+
+    @functools.cached_property
+    def edited(self) -> Edits:
+        """The edits around the core."""
+        return parse_edits(self.edits)
+
+    @property
+    def own_keys(self) -> bool:
+        """Whether the layer projects keys and values itself."""
+        return self.edited.own_keys
 
     @property
     def sizes(self) -> HeadSizes:

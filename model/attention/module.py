@@ -10,20 +10,23 @@ from model.attention.cache import Cache, StateCache
 from model.attention.config import AttentionConfig
 from model.attention.cores.table import attend, decode, make_core, matrix
 from model.attention.dropout import dropout
+from model.attention.edits.base import Handed
 from model.attention.masks.base import Mask
 from model.attention.scores import Scores
 from model.axes import check_axes, pin
 from model.layers import Linear
-from model.norms import rms
 from model.parameters import Module, parameter
 from model.positions import Rotation, rotate
 from model.use_bias import parse_use_bias
+
+Turn = Rotation | None
 
 
 class MultiHeadAttention(Module):
     """Attention with H query heads over G key/value heads (G = H: multi-head, 1 < G < H: grouped, G = 1: multi-query).
 
-    Vaswani et al. 2017, section 3.2.2; grouped queries: Ainslie et al. 2023; QK-norm: Dehghani et al. 2023, section 2.
+    Vaswani et al. 2017, section 3.2.2; grouped queries: Ainslie et al. 2023. What stands around the core, and
+    what layers hand on: see `edits/`.
     """
 
     def __init__(self, config: AttentionConfig, *, rngs: nnx.Rngs):
@@ -32,10 +35,10 @@ class MultiHeadAttention(Module):
         outer, heads, kv_heads = {"embed": config.width}, {"heads": H, "head": K}, {"kv_heads": G, "head": K}
         linear, use_bias = functools.partial(Linear, dtype=config.dtype, rngs=rngs), parse_use_bias(config.use_bias)
         self.query = linear(outer, heads, bias=use_bias.qkv)
-        self.key, self.value = (linear(outer, kv_heads, bias=use_bias.qkv) for _ in range(2))
+        kv = functools.partial(linear, outer, kv_heads, bias=use_bias.qkv)
+        self.key, self.value = (kv() if config.own_keys else None for _ in range(2))
         self.output = linear(heads, outer, bias=use_bias.output, gain=config.gain)
-        self.query_norm = rms()(K, rngs=rngs) if config.qk_norm else None
-        self.key_norm = rms()(K, rngs=rngs) if config.qk_norm else None
+        config.edited.keep(self, config, rngs)
         self.sinks = parameter(rngs, nnx.initializers.zeros, (H,), ("heads",)) if config.sinks else None
         self.core = make_core(config.core, config.sizes, rngs)
 
@@ -46,21 +49,22 @@ class MultiHeadAttention(Module):
         *,
         bias: Bias | None = None,
         context_BSD: jax.Array | None = None,
-        rotation: Rotation | None = None,
-        context_rotation: Rotation | None = None,
+        rotation: Turn = None,
+        context_rotation: Turn = None,
         dropout_keys_B: jax.Array | None = None,
         head_gate_H: jax.Array | None = None,
-    ) -> jax.Array:
-        """What each token of x takes from the tokens of `context_BSD` (cross-attention) or of x itself; (B, T, D).
+        handed: Handed | None = None,
+    ) -> tuple[jax.Array, Handed]:
+        """What each token of x takes from the tokens of `context_BSD` (cross-attention) or of x itself, (B, T, D), and
+        what it hands on.
 
         Mask and bias speak of queries 0 to T - 1 and keys 0 to S - 1. `dropout_keys_B` (one per row) turns dropout on.
         `head_gate_H` multiplies each head's output before the output projection (1: as is, 0: pruned).
         """
-        context_rotation = rotation if context_BSD is None else context_rotation
-        q_BTHK = self._queries(x_BTD, rotation)
-        k_BSGK, v_BSGK = self._keys_values(x_BTD if context_BSD is None else context_BSD, context_rotation)
-        scores = self.scores(mask, bias, dropout_keys_B)
-        return self._out(attend(self.config.core, q_BTHK, k_BSGK, v_BSGK, scores, self.core), head_gate_H)
+        y_BSD, context_rotation = (x_BTD, rotation) if context_BSD is None else (context_BSD, context_rotation)
+        q_BTHK, k_BSGK, v_BSGK, handed = self._projected(x_BTD, y_BSD, (rotation, context_rotation), handed)
+        o_BTHK = attend(self.config.core, q_BTHK, k_BSGK, v_BSGK, self.scores(mask, bias, dropout_keys_B), self.core)
+        return self._out(o_BTHK, v_BSGK, x_BTD, head_gate_H), handed
 
     def decode(
         self,
@@ -70,20 +74,25 @@ class MultiHeadAttention(Module):
         positions_BT: jax.Array,
         *,
         bias: Bias | None = None,
-        rotation: Rotation | None = None,
-        head_gate_H: jax.Array | None = None,
-    ) -> tuple[jax.Array, Cache | StateCache]:
+        rotation: Turn = None,
+        handed: Handed | None = None,
+    ) -> tuple[jax.Array, tuple[Handed, Cache | StateCache]]:
         """The same for new tokens at `positions_BT`, which join the cache; mask and bias speak of positions."""
-        q_BTHK, (k_BTGK, v_BTGK) = self._queries(x_BTD, rotation), self._keys_values(x_BTD, rotation)
+        q_BTHK, k_BTGK, v_BTGK, handed = self._projected(x_BTD, x_BTD, (rotation, rotation), handed)
         given = q_BTHK, k_BTGK, v_BTGK, self.scores(mask, bias), cache, positions_BT
         o_BTHK, cache = decode(self.config.core, *given, self.core)
-        return self._out(o_BTHK, head_gate_H), cache
+        return self._out(o_BTHK, v_BTGK, x_BTD, None), (handed, cache)
 
     def weights(
-        self, x_BTD: jax.Array, mask: Mask, *, bias: Bias | None = None, rotation: Rotation | None = None
+        self,
+        x_BTD: jax.Array,
+        mask: Mask,
+        bias: Bias | None = None,
+        rotation: Turn = None,
+        handed: Handed | None = None,
     ) -> jax.Array:
         """The weights (B, H, T, T) that the core really applies to x."""
-        q_BTHK, (k_BTGK, _) = self._queries(x_BTD, rotation), self._keys_values(x_BTD, rotation)
+        q_BTHK, k_BTGK, *_ = self._projected(x_BTD, x_BTD, (rotation, rotation), handed)
         return matrix(self.config.core, q_BTHK, k_BTGK, self.scores(mask, bias), self.core)
 
     def scores(self, mask: Mask, bias: Bias | None = None, dropout_keys_B: jax.Array | None = None) -> Scores:
@@ -93,20 +102,26 @@ class MultiHeadAttention(Module):
         drop = dropout(drawn, dropout_keys_B, self.config.num_heads)
         return Scores(mask, scale, bias, self.config.soft_cap, sinks_H, drop)
 
-    def _queries(self, x_BTD: jax.Array, rotation: Rotation | None) -> jax.Array:
+    def _projected(
+        self, x_BTD: jax.Array, y_BSD: jax.Array, turns: tuple[Turn, Turn], handed: Handed | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array, Handed]:
+        """Queries of x, keys and values of y, edited and turned, and what is handed on."""
         check_axes("inputs", x_BTD, "BTD")
-        q_BTHK = self.query(x_BTD)
-        q_BTHK = q_BTHK if self.query_norm is None else self.query_norm(q_BTHK)
-        return pin(rotate(q_BTHK, rotation), "batch", "length", "heads", None)
+        check_axes("inputs of keys and values", y_BSD, "BSD")
+        edits = self.config.edited
+        handed = edits.handed(handed, self.config, x_BTD, y_BSD)
+        k_BSGK = handed["keys"] if self.key is None else self.key(y_BSD)
+        v_BSGK = handed["values"] if self.value is None else self.value(y_BSD)
+        q_BTHK, k_BSGK, v_BSGK, handed = edits.before(self, self.query(x_BTD), k_BSGK, v_BSGK, x_BTD, handed)
+        q_BTHK, k_BSGK = _pinned(rotate(q_BTHK, turns[0]), "heads"), _pinned(rotate(k_BSGK, turns[1]), "kv_heads")
+        return q_BTHK, k_BSGK, _pinned(v_BSGK, "kv_heads"), handed
 
-    def _keys_values(self, x_BSD: jax.Array, rotation: Rotation | None) -> tuple[jax.Array, jax.Array]:
-        check_axes("inputs of keys and values", x_BSD, "BSD")
-        k_BSGK, v_BSGK = self.key(x_BSD), self.value(x_BSD)
-        k_BSGK = k_BSGK if self.key_norm is None else self.key_norm(k_BSGK)
-        names = ("batch", "length", "kv_heads", None)
-        return pin(rotate(k_BSGK, rotation), *names), pin(v_BSGK, *names)
+    def _out(self, o_BTHK: jax.Array, v_BSGK: jax.Array, x_BTD: jax.Array, gate_H: jax.Array | None) -> jax.Array:
+        o_BTHK = self.config.edited.after(self, o_BTHK, v_BSGK, x_BTD)
+        if gate_H is not None:
+            o_BTHK = o_BTHK * gate_H.astype(o_BTHK.dtype)[None, None, :, None]
+        return self.output(_pinned(o_BTHK, "heads"))
 
-    def _out(self, o_BTHK: jax.Array, head_gate_H: jax.Array | None) -> jax.Array:
-        if head_gate_H is not None:
-            o_BTHK = o_BTHK * head_gate_H.astype(o_BTHK.dtype)[None, None, :, None]
-        return self.output(pin(o_BTHK, "batch", "length", "heads", None))
+
+def _pinned(x_BTHK: jax.Array, heads: str) -> jax.Array:
+    return pin(x_BTHK, "batch", "length", heads, None)

@@ -13,18 +13,24 @@ from model.cycles import Cycle
 from model.stack.config import StackConfig
 from model.stack.loops import Layer
 from model.stack.rows import Number
+from model.stack.sharing import key_places
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["stacks"], meta_fields=["places", "length"])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["stacks"], meta_fields=["places", "sources", "length"]
+)
 @dataclasses.dataclass(frozen=True)
 class Caches:
     """What all layers keep while they decode `length` positions: those at the same `places` of the unit in one stack.
 
-    The leading axis of a stack is that of its layers, in their order.
+    The leading axis of a stack is that of its layers, in their order. `sources` says of each place of the unit at which
+    one stands what it attends to: a layer that takes keys and values of another has no cache, and writes what that one
+    has written there once more.
     """
 
     stacks: tuple[Any, ...]
     places: tuple[tuple[int, ...], ...]
+    sources: tuple[int, ...]
     length: int
 
     def at(self, layer: Layer) -> Cache | StateCache:
@@ -44,9 +50,11 @@ class Caches:
         """The bytes that one layer keeps, at each place of the unit; the stacks may be abstract."""
         sizes = [sum(x.size // len(x) * x.dtype.itemsize for x in jax.tree.leaves(one)) for one in self.stacks]
         of = {place: size for size, places in zip(sizes, self.places, strict=True) for place in places}
-        return Cycle(tuple(of[place] for place in range(len(of))))
+        return Cycle(tuple(of.get(place, 0) for place in range(len(self.sources))))
 
     def _where(self, layer: Layer) -> tuple[int, Number]:
+        source = self.sources[layer.place]
+        layer = layer if source == layer.place else Layer(source, layer.turn)
         group = next(n for n, places in enumerate(self.places) if layer.place in places)
         return group, layer.row(self.places[group])
 
@@ -54,10 +62,14 @@ class Caches:
 def empty_caches(config: StackConfig, batch_size: int, length: int, reaches: Cycle[float]) -> Caches:
     """Empty caches of a stack: for `length` positions, or, of layers that look back less, for their reach; those whose
     core has a state keep that.
+
+    What several layers attend to is kept for all positions: they may look back differently far, and each writes it.
     """
-    slots = [int(min(length, reaches[place] + 1)) for place in range(config.unit)]
-    kept = [recurrent(config.cycles["core"][place]) or slots[place] for place in range(config.unit)]
-    places = tuple(tuple(n for n, own in enumerate(kept) if own == one) for one in dict.fromkeys(kept))
+    sources = key_places(config.cycles, config.unit)
+    shared = {source for place, source in enumerate(sources) if source != place}
+    slots = {n: length if n in shared else int(min(length, reaches[n] + 1)) for n in dict.fromkeys(sources)}
+    kept = {n: recurrent(config.cycles["core"][n]) or size for n, size in slots.items()}
+    places = tuple(tuple(n for n, own in kept.items() if own == one) for one in dict.fromkeys(kept.values()))
     sizes, stacks = config.attention().sizes, list[Any]()
     for group in places:
         count, one = sum(layer % config.unit in group for layer in range(config.num_layers)), kept[group[0]]
@@ -66,4 +78,4 @@ def empty_caches(config: StackConfig, batch_size: int, length: int, reaches: Cyc
         else:
             none_yet = jnp.full((count, batch_size), -1, jnp.int32)
             stacks.append(StateCache(one.empty(sizes, count, batch_size), none_yet))
-    return Caches(tuple(stacks), places, length)
+    return Caches(tuple(stacks), places, sources, length)

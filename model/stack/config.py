@@ -50,7 +50,7 @@ class StackConfig(AttentionKeys):
         "scale": float,
         "soft_cap": float,
         "sinks": bool,
-        "qk_norm": bool,
+        "edits": str,
     }
 
     num_layers: int = 4  # L, layers

@@ -11,11 +11,12 @@ from flax import nnx
 from model.attention import MultiHeadAttention, Scores
 from model.cycles import Cycle
 from model.parameters import Module, Path, flat_params, stack_layers
-from model.stack.block import Block, Context
+from model.stack.block import Block, Carry, Context
 from model.stack.caches import Caches
 from model.stack.config import REMAT, StackConfig
 from model.stack.loops import Layer, Loops
 from model.stack.rows import Number
+from model.stack.sharing import begin, key_places
 
 Body = Callable[[Block, Any, Layer], tuple[Any, Any]]
 
@@ -28,10 +29,11 @@ class Stack(Module):
     block is there without them. How layers run is the matter of `loops`.
 
     Raises:
-        UserError: a parameter that would have two shapes.
+        UserError: a parameter that would have two shapes, or keys that are taken where none can be given.
     """
 
     def __init__(self, config: StackConfig, rngs: nnx.Rngs):
+        key_places(config.cycles, config.unit)
         places = Cycle(tuple(config.at(place) for place in range(config.unit)))
         blocks = places.map(lambda one: Block(one, rngs))
         self.config, self.kinds = config, blocks.map(nnx.graphdef)
@@ -41,46 +43,46 @@ class Stack(Module):
     def __call__(self, x_BTD: jax.Array, contexts: Cycle[Context], head_gate_LH: jax.Array | None = None) -> jax.Array:
         """All blocks in order, (B, T, D) to (B, T, D); `contexts` has one for each place of the unit."""
 
-        def body(block: Block, x: jax.Array, layer: Layer) -> tuple[jax.Array, None]:
+        def body(block: Block, carry: Carry, layer: Layer) -> tuple[Carry, None]:
             context, number = contexts[layer.place], layer.row(range(self.config.unit))
             context = dataclasses.replace(context, dropout_keys_B=_folded(context.dropout_keys_B, number))
-            return block(x, context, None if head_gate_LH is None else head_gate_LH[number]), None
+            return block(carry, context, None if head_gate_LH is None else head_gate_LH[number]), None
 
-        return self._run(body, x_BTD)[0]
+        return self._run(body, begin(self.config, x_BTD))[0][0]
 
     def decode(
         self, x_BTD: jax.Array, contexts: Cycle[Context], caches: Caches, positions_BT: jax.Array
     ) -> tuple[jax.Array, Caches]:
         """All blocks for new tokens, and the caches with them in it."""
 
-        def body(block: Block, carry: tuple[jax.Array, Caches], layer: Layer) -> tuple[Any, None]:
-            x, caches = carry
-            cache = caches.at(layer)
-            x, cache = block.decode(x, contexts[layer.place], cache, positions_BT)
-            return (x, caches.replaced(layer, cache)), None
+        def body(block: Block, carry: tuple[Carry, Caches], layer: Layer) -> tuple[Any, None]:
+            inner, caches = carry
+            inner, cache = block.decode(inner, contexts[layer.place], caches.at(layer), positions_BT)
+            return (inner, caches.replaced(layer, cache)), None
 
-        return self._run(body, (x_BTD, caches))[0]
+        ((x_BTD, _), caches), _ = self._run(body, (begin(self.config, x_BTD), caches))
+        return x_BTD, caches
 
     def weights(self, x_BTD: jax.Array, contexts: Cycle[Context]) -> jax.Array:
         """The attention weights of every layer, (L, B, H, T, T)."""
 
-        def body(block: Block, x: jax.Array, layer: Layer) -> tuple[jax.Array, jax.Array]:
+        def body(block: Block, carry: Carry, layer: Layer) -> tuple[Carry, jax.Array]:
             context = contexts[layer.place]
-            return block(x, context, None), block.weights(x, context)
+            return block(carry, context, None), block.weights(carry, context)
 
-        return self._run(body, x_BTD)[1]
+        return self._run(body, begin(self.config, x_BTD))[1]
 
     def of_norms(
         self, measure: Callable[[jax.Array], jax.Array], x_BTD: jax.Array, contexts: Cycle[Context]
     ) -> tuple[jax.Array, jax.Array]:
         """The output of all blocks, and what `measure` says of the input of each norm, (L, norms of a block, ...)."""
 
-        def body(block: Block, x: jax.Array, layer: Layer) -> tuple[jax.Array, jax.Array]:
+        def body(block: Block, carry: Carry, layer: Layer) -> tuple[Carry, jax.Array]:
             seen: list[jax.Array] = []
-            y = block(x, contexts[layer.place], None, lambda x_BTD: seen.append(measure(x_BTD)))
-            return y, jnp.stack(seen)
+            return block(carry, contexts[layer.place], None, lambda x: seen.append(measure(x))), jnp.stack(seen)
 
-        return self._run(body, x_BTD)
+        (x_BTD, _), found = self._run(body, begin(self.config, x_BTD))
+        return x_BTD, found
 
     def scores(self, contexts: Cycle[Context]) -> list[Scores]:
         """What turns products into weights in the first layer at each place of the unit."""

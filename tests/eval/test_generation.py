@@ -38,7 +38,7 @@ class Letters(Tokenizer):
 MODELS: dict[str, dict[str, Any]] = {
     "states": {"core": "decay + dense", "mask": "causal"},
     "rope": {"num_kv_heads": 1, "mask": "causal & window(5)", "tied": False},
-    "learned": {"position": "learned", "norm": "layer", "norm_place": "post", "use_bias": True, "qk_norm": True},
+    "learned": {"position": "learned", "norm": "layer", "norm_place": "post", "use_bias": True, "edits": "qk_norm"},
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from launch.configs import load
 from launch.train import check
 from model.attention.biases.table import BIASES
+from model.attention.edits.table import EDITS
 from model.attention.masks.table import MASKS
 from model.errors import UserError
 from model.norms import NORMS
@@ -55,6 +56,7 @@ EXPRESSIONS = {
     "model.position": POSITIONS,
     "model.bias": BIASES,
     "model.mask": MASKS,
+    "model.edits": EDITS,
     "model.norm": NORMS,
     "model.use_bias": BIASED,
     "optimizer.decayed": LEAVES,

@@ -208,9 +208,9 @@ def test_a_file_of_ones_own_is_checked_like_an_override(tmp_path: Path) -> None:
     file.write_text(text.format("config.train.steps = 'many'"))
     with pytest.raises(UserError, match=r"train.steps='many': a whole number"):
         load(str(file))
-    file.write_text(text.format("config.model.width, config.model.qk_norm = 384, True"))
+    file.write_text(text.format("config.model.width, config.model.sinks = 384, True"))
     model = load(str(file), **{"model.num_heads": 6}).model
-    assert (model.width, model.num_heads, model.qk_norm, model.mlp) == (384, 6, True, "gelu")
+    assert (model.width, model.num_heads, model.sinks, model.mlp) == (384, 6, True, "gelu")
     file.write_text(text.format("config.model.widht = 384"))
     with pytest.raises(UserError, match=r"--config.model.widht: there is no such key; the nearest is model.width\."):
         load(str(file))

@@ -81,7 +81,7 @@ _TIED_LLAMA: Table = {
     **_named(_L, {f"mlp.{name}_proj": f"mlp.{name}" for name in ("gate", "up", "down")}, turned),
 }
 _LLAMA = _TIED_LLAMA | {"lm_head.weight": (turned, ("head.kernel",))}
-_QK_NORM = {"self_attn.q_norm": "attention.query_norm", "self_attn.k_norm": "attention.key_norm"}
+_QK_NORM = {"self_attn.q_norm": "attention.qk_norm.query", "self_attn.k_norm": "attention.qk_norm.key"}
 _GEMMA_NORMS = {
     "input_layernorm": "attention_norm",
     "post_attention_layernorm": "attention_output_norm",

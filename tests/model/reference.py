@@ -283,6 +283,78 @@ def faded(q_TK: Array, k_TK: Array, mask_TT: Array, scale: float, decay: float) 
     return np.array(rows)
 
 
+def _normed(norm: Norm, together: bool) -> "Before":
+    def over(p: Tree, x_THK: Array) -> Array:
+        T, H, K = x_THK.shape
+        return norm(x_THK.reshape(T, -1) if together else x_THK, p).reshape(T, H, K)
+
+    def before(p: Tree, q: Array, k: Array, v: Array, handed: dict[str, Array]) -> tuple[Array, Array, Array]:
+        return over(p["query"], q), over(p["key"], k) if "key" in p else k, v
+
+    return before
+
+
+def _first_values(p: Tree, q: Array, k: Array, v: Array, handed: dict[str, Array]) -> tuple[Array, Array, Array]:
+    first = handed.setdefault("first values", v)
+    return q, k, (1 - p["mix"]) * v + p["mix"] * first
+
+
+def _given(p: Tree, q: Array, k: Array, v: Array, handed: dict[str, Array]) -> tuple[Array, Array, Array]:
+    handed["keys"], handed["values"] = k, v
+    return q, k, v
+
+
+def _gated(p: Tree, o_THK: Array, v_TGK: Array, x_TD: Array) -> Array:
+    kernel = p["gate"]["kernel"]
+    kernel = kernel if kernel.ndim == 3 else kernel[..., None]
+    return o_THK / (1 + np.exp(-np.einsum("td,dhk->thk", x_TD, kernel)))
+
+
+def _orthogonal(p: Tree, o_THK: Array, v_TGK: Array, x_TD: Array) -> Array:
+    (T, H, _), each = o_THK.shape, o_THK.shape[1] // v_TGK.shape[1]
+    o = o_THK.copy()
+    for t in range(T):
+        for h in range(H):
+            direction = v_TGK[t, h // each] / np.linalg.norm(v_TGK[t, h // each])
+            o[t, h] -= (o[t, h] @ direction) * direction
+    return o
+
+
+def _untouched(p: Tree, q: Array, k: Array, v: Array, handed: dict[str, Array]) -> tuple[Array, Array, Array]:
+    return q, k, v
+
+
+def _as_is(p: Tree, o_THK: Array, v_TGK: Array, x_TD: Array) -> Array:
+    return o_THK
+
+
+Before = Callable[[Tree, Array, Array, Array, dict[str, Array]], tuple[Array, Array, Array]]
+After = Callable[[Tree, Array, Array, Array], Array]
+
+# What is done to queries, keys and values, and to what the core makes of them. Each name of edits must occur; take_kv
+# itself is in `attention_layer`.
+EDITS: dict[str, tuple[Before, After]] = {
+    "none": (_untouched, _as_is),
+    "qk_norm": (_normed(NORMS["rms"], together=False), _as_is),
+    "qk_norm(layer)": (_normed(NORMS["layer"], together=False), _as_is),
+    "qk_norm(rms, all)": (_normed(NORMS["rms"], together=True), _as_is),
+    "qk_norm(layer, all)": (_normed(NORMS["layer"], together=True), _as_is),
+    "qk_norm(rms_plus_one, epsilon=0.01)": (_normed(rms_norm(0.01, 1.0), together=False), _as_is),
+    "output_gate": (_untouched, _gated),
+    "output_gate(head)": (_untouched, _gated),
+    "value_residual": (_first_values, _as_is),
+    "value_residual(0.0)": (_first_values, _as_is),
+    "exclusive": (_untouched, _orthogonal),
+    "give_kv": (_given, _as_is),
+    "take_kv": (_untouched, _as_is),
+}
+
+
+def edits(text: str) -> list[str]:
+    """The keys of the table above that are joined in the edits of one layer."""
+    return text.split(" & ")
+
+
 class Layer(NamedTuple):
     """What a layer of attention returns for one row: (T, D), and its weights (H, T, S)."""
 
@@ -299,32 +371,36 @@ def attention_layer(
     positions: tuple[Array, Array],
     gate_H: Array,
     bias_HTS: Array | None = None,
+    handed: dict[str, Array] | None = None,
 ) -> Layer:
-    """Queries from x, keys and values from y, each at its positions."""
-    rotate = POSITIONS[config.position][1]
-    (D, H, K), G = p["query"]["kernel"].shape, p["key"]["kernel"].shape[1]
-    o_TD, all_weights = np.zeros((len(x_TD), D)) + p["output"].get("bias", 0.0), []
+    """Queries from x, keys and values from y, each at its positions; `handed` is what the layers before have left."""
+    rotate, handed = POSITIONS[config.position][1], {} if handed is None else handed
+    q, (k, v) = (
+        _heads(p["query"], x_TD),
+        [_heads(p[one], y_SD) if one in p else handed[f"{one}s"] for one in ("key", "value")],
+    )
+    parts = [(p.get(one.partition("(")[0], {}), *EDITS[one]) for one in edits(config.edits)]
+    for own, before, _ in parts:
+        q, k, v = before(own, q, k, v, handed)
+    (_, H, K), G, all_weights, o = q.shape, k.shape[1], [], np.zeros_like(q)
     for h in range(H):
-        q_TK = _head(p, "query", x_TD, h, positions[0], rotate)
-        k_SK = _head(p, "key", y_SD, h // (H // G), positions[1], rotate)
-        v_SK = _head(p, "value", y_SD, h // (H // G), positions[1], lambda x, positions: x)
+        g = h // (H // G)
+        q_TK, k_SK = rotate(q[:, h], positions[0]), rotate(k[:, g], positions[1])
         bias_TS, sink = 0.0 if bias_HTS is None else bias_HTS[h], p["sinks"][h] if "sinks" in p else -np.inf
-        scale = config.scale or K**-0.5
         if "core" in p:
-            all_weights.append(faded(q_TK, k_SK, mask_TS, scale, p["core"]["decay"][h]))
+            weights_TS = faded(q_TK, k_SK, mask_TS, config.scale or K**-0.5, p["core"]["decay"][h])
         else:
-            all_weights.append(weights(q_TK, k_SK, mask_TS, scale, bias_TS, config.soft_cap, sink))
-        o_TD = o_TD + gate_H[h] * all_weights[-1] @ v_SK @ p["output"]["kernel"][h]
+            weights_TS = weights(q_TK, k_SK, mask_TS, config.scale or K**-0.5, bias_TS, config.soft_cap, sink)
+        all_weights.append(weights_TS)
+        o[:, h] = weights_TS @ v[:, g]
+    for own, _, after in parts:
+        o = after(own, o, v, x_TD)
+    o_TD = np.einsum("h,thk,hkd->td", gate_H, o, p["output"]["kernel"]) + p["output"].get("bias", 0.0)
     return Layer(o_TD, np.array(all_weights))
 
 
-def _head(
-    p: Tree, name: str, x_TD: Array, h: int, positions_T: Array, rotate: Callable[[Array, Array], Array]
-) -> Array:
-    x_TK = x_TD @ p[name]["kernel"][:, h] + (p[name]["bias"][h] if "bias" in p[name] else 0.0)
-    if f"{name}_norm" in p:
-        x_TK = NORMS["rms"](x_TK, p[f"{name}_norm"])
-    return rotate(x_TK, positions_T)
+def _heads(p: Tree, x_TD: Array) -> Array:
+    return np.einsum("td,dhk->thk", x_TD, p["kernel"]) + p.get("bias", 0.0)
 
 
 def mlp(p: Tree, kind: str, x_TD: Array) -> Array:
@@ -395,14 +471,15 @@ def _row(
     added, table = POSITIONS[config.at(0).position][0], p.get("position", {}).get("table")
     added_TD = np.array([np.zeros(config.width) + added(table, position, config.width) for position in positions_T])
     x = EMBEDDINGS[config.embedding](embedding[tokens_T], added_TD, lambda x: norm(x, p["embedding_norm"]))
-    layers = []
+    layers: list[Array] = []
+    handed: dict[str, Array] = {}
     for number in range(config.num_layers):
         one, block = config.at(number), _take(p["stack"]["blocks"], number, config)
         table = bias_parameters(p, config, one.bias)
         bias_HTT = bias_array(one.bias, table, config.num_heads, i_T, i_T, positions_T)
         turned = positions_T, positions_T
         attend = functools.partial(
-            _attend, layers, block["attention"], one, (masks[number], turned, gate_LH[number], bias_HTT)
+            _attend, layers, block["attention"], one, (masks[number], turned, gate_LH[number], bias_HTT, handed)
         )
         x = PLACES[config.norm_place](
             x,
@@ -449,19 +526,22 @@ def bias_parameters(p: Tree, config: GPTConfig, bias: str) -> Tree:
     return p.get("attention_bias" if number == 0 else f"attention_bias_{number + 1}", {})
 
 
-# A parameter, and the key that gives it, with what it must be.
-SOME: dict[str, tuple[str, Any]] = {"sinks": ("sinks", True), "core": ("core", "decay")}
-SOME |= dict.fromkeys(("query_norm", "key_norm"), ("qk_norm", True))
+def _has(name: str, layer: int, config: GPTConfig) -> bool:
+    """Whether a layer has what has this name, which may be a parameter or a part with some."""
+    names = [one.partition("(")[0] for one in edits(config.cycles["edits"][layer])]
+    if name in ("key", "value"):
+        return "take_kv" not in names
+    if name in {one.partition("(")[0] for one in EDITS}:
+        return name in names
+    if name == "core":
+        return config.cycles["core"][layer] == "decay"
+    return name != "sinks" or config.cycles["sinks"][layer]
 
 
-def _take(tree: Any, layer: int, config: GPTConfig) -> Any:
-    """Layer by layer, where only some have what a key gives: without it, or its number among those that have it."""
+def _take(tree: Any, layer: int, config: GPTConfig, having: list[int] | None = None) -> Any:
+    """The parameters of a layer: its rows of those that it has, which are stored for the layers that have them."""
+    having = list(range(config.num_layers)) if having is None else having
     if not isinstance(tree, Mapping):
-        return tree[layer]
-    found = {}
-    for name, part in tree.items():
-        key, value = SOME.get(name, ("", None))
-        having = [n for n in range(config.num_layers) if not key or getattr(config.at(n), key) == value]
-        if layer in having:
-            found[name] = _take(part, having.index(layer), config)
-    return found
+        return tree[having.index(layer)]
+    some = {name: [n for n in having if _has(name, n, config)] for name in tree}
+    return {name: _take(part, layer, config, some[name]) for name, part in tree.items() if layer in some[name]}

@@ -14,7 +14,7 @@ from model.cycles import Cycle, cycle, read_cycle
 from model.stack.rows import take_row
 from tests.model import reference
 from tests.model.attention import decay
-from tests.model.test_gpt import GEMMA, B, H, T, assert_same, compiled, cross_entropy, documents, model
+from tests.model.test_gpt import GEMMA, B, H, Model, T, assert_same, compiled, cross_entropy, documents, model
 from tests.tiers import tiered
 
 NEAR = "causal & window(4)"  # T is above it
@@ -24,7 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
         "mask": f"({NEAR}) + causal",
         "position": "rope + none",
         "sinks": "true + false",
-        "qk_norm": "false + true",
+        "edits": "none + qk_norm",
         "bias": "none + t5_causal(5, 7)",
         "num_layers": 3,
         **GEMMA,
@@ -48,9 +48,10 @@ CASES: dict[str, dict[str, Any]] = {
     "bases": {"position": "rope(base=50) + 2 * rope", "remat": "full"},
     "biases": {"bias": "t5_causal(5, 7) + 2 * none + alibi + kerple", "position": "none"},
     "caps": {"soft_cap": "2 * 1.5 + 0.0", "scale": "0.3 + 0.0"},
-    "sinks and norms": {"sinks": "true + 2 * false", "qk_norm": "false + true", "num_layers": 8, "remat": "dots"},
+    "sinks and norms": {"sinks": "true + 2 * false", "edits": "none + qk_norm", "num_layers": 8, "remat": "dots"},
+    "edits": {"edits": "(qk_norm & give_kv) + 2 * (take_kv & output_gate) + (value_residual & exclusive)"},
     "cores": {"core": "2 * blockwise + dense", "num_layers": 6},
-    "states": {"core": "2 * decay + dense", "mask": f"2 * causal + ({NEAR})", "remat": "full", "qk_norm": True},
+    "states": {"core": "2 * decay + dense", "mask": f"2 * causal + ({NEAR})", "remat": "full", "edits": "qk_norm"},
     "lengths that are coprime": {"mask": f"({NEAR}) + causal", "position": "2 * rope + none", "unroll": 2},
     "a unit and no loop": {"mask": f"4 * ({NEAR}) + 3 * causal", "unroll": 7},
     "a cycle as long as the depth": {"mask": f"5 * ({NEAR}) + 2 * causal", "remat": "full"},
@@ -64,15 +65,18 @@ def _decay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CORES, "decay", decay.CORE)
 
 
+@pytest.mark.parametrize("case", tiered([(case,) for case in CASES], EVERY_DAY.__contains__))
+def test_a_cycle_is_the_plain_loop_over_its_layers(case: str) -> None:
+    assert_is_the_plain_loop(model(**choices(case)))
+
+
 def choices(case: str) -> dict[str, Any]:
     return {"num_layers": 7, **CASES[case]}
 
 
-@pytest.mark.parametrize("case", tiered([(case,) for case in CASES], EVERY_DAY.__contains__))
-def test_a_cycle_is_the_plain_loop_over_its_layers(case: str) -> None:
+def assert_is_the_plain_loop(m: Model) -> None:
     """Logits, weights of each layer, every leaf's gradient, and cached decoding; packed, with a gate on each head."""
-    m, packed = model(**choices(case)), documents()
-    L, rng = m.config.num_layers, np.random.default_rng(4)
+    packed, L, rng = documents(), m.config.num_layers, np.random.default_rng(4)
     leaf = {"model": m.params, "gate": rng.standard_normal((L, H)).astype(np.float32)}
 
     @compiled
@@ -171,14 +175,14 @@ def test_each_layer_begins_as_without_a_cycle() -> None:
         made = GPT(model(num_layers=7, **changes).config, rngs=nnx.Rngs(0))
         return _flat(nnx.to_pure_dict(nnx.state(made, nnx.Param)))
 
-    plain = params(sinks=True, qk_norm=True, bias="t5_causal(5, 7)")
+    plain = params(sinks=True, edits="qk_norm", bias="t5_causal(5, 7)")
     mixed = params(
-        mask=f"2 * ({NEAR}) + causal", qk_norm="2 * false + true", sinks="true + false", bias="none + t5_causal(5, 7)"
+        mask=f"2 * ({NEAR}) + causal", edits="2 * none + qk_norm", sinks="true + false", bias="none + t5_causal(5, 7)"
     )
     assert plain.keys() == mixed.keys()
     for name, value in mixed.items():
         rows = slice(None)
-        if "_norm']" in name and "attention']" in name:
+        if "['qk_norm']" in name:
             rows = slice(2, None, 3)
         elif "sinks" in name:
             rows = slice(0, None, 2)

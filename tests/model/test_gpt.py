@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 from model import GPT, GPTConfig, UserError
-from model.attention import BIASES, MASKS
+from model.attention import BIASES, EDITS, MASKS
+from model.cycles import read_cycle
 from model.layers import ACTIVATIONS, GATED, dropout, row_bernoulli
 from model.norms import NORMS
 from model.positions import POSITIONS
@@ -25,6 +26,16 @@ from tests.tiers import tiered
 B, T, V, L, H, G, K, F = 5, 11, 31, 3, 6, 2, 4, 29
 SIZES = {"vocab_size": V, "max_length": 17, "num_layers": L, "width": H * K, "num_heads": H, "num_kv_heads": G}
 SIZES["mlp_width"] = F
+# Edits around the core: each of the reference's occurs, and more than one of them in one layer.
+EDITED = [
+    "none",
+    "qk_norm",
+    "qk_norm(layer) & output_gate",
+    "exclusive & output_gate(head)",
+    "value_residual & qk_norm(rms, all) & exclusive",
+    "qk_norm(layer, all) + value_residual(0.0)",
+    "(qk_norm(rms_plus_one, epsilon=0.01) & value_residual & give_kv) + (qk_norm & take_kv & exclusive)",
+]
 CHOICES: dict[str, list[Any]] = {
     "norm": list(reference.NORMS),
     "norm_place": list(NORM_PLACES),
@@ -36,7 +47,7 @@ CHOICES: dict[str, list[Any]] = {
     "scale": [0.0, 0.7],
     "soft_cap": [0.0, 1.3],
     "sinks": [False, True],
-    "qk_norm": [False, True],
+    "edits": EDITED,
     "use_bias": [False, True, "qkv", "mlp & head", "output & norm & head"],
     "tied": [True, False],
     "head_width": [0, 8],
@@ -111,6 +122,10 @@ def test_every_variant_has_a_reference() -> None:
     """A new entry of a table is found by the cases below; it needs its formula in tests/model/reference.py first."""
     assert set(ACTIVATIONS) == set(reference.MLPS)
     assert set(GATED) <= set(ACTIVATIONS)
+    assert set(EDITS) == {text.partition("(")[0] for text in reference.EDITS}
+    assert set(reference.EDITS) == {
+        one for text in EDITED for layer in read_cycle(text, "").values for one in reference.edits(layer)
+    }
     assert set(NORM_PLACES) == set(reference.PLACES)
     assert set(EMBEDDINGS) == set(reference.EMBEDDINGS)
     expressions = (MASKS, reference.MASKS), (POSITIONS, reference.POSITIONS), (BIASES, reference.BIASES)
@@ -255,7 +270,9 @@ def test_remat_computes_again(unroll: int) -> None:
 
 def test_layers_are_stored_as_one_however_they_run() -> None:
     """And the pure dict of arrays goes through split, merge and jit unharmed."""
-    one, all_of_them = (model(use_bias=True, qk_norm=True, sinks=True, tied=False, unroll=unroll) for unroll in (1, L))
+    one, all_of_them = (
+        model(use_bias=True, edits="qk_norm", sinks=True, tied=False, unroll=unroll) for unroll in (1, L)
+    )
     assert jax.tree.map(np.shape, one.params) == jax.tree.map(np.shape, all_of_them.params)
     assert all(leaf.shape[0] == L for _, leaf in leaves(one.params["stack"]))
     attention = one.params["stack"]["blocks"]["attention"]
@@ -267,7 +284,7 @@ def test_layers_are_stored_as_one_however_they_run() -> None:
 
 def test_every_parameter_names_its_axes() -> None:
     for bias in BIASES:
-        config = GPTConfig(**SIZES, use_bias=True, qk_norm=True, sinks=True, bias=bias)
+        config = GPTConfig(**SIZES, use_bias=True, edits="qk_norm", sinks=True, bias=bias)
         state = nnx.state(nnx.eval_shape(lambda config=config: GPT(config, rngs=nnx.Rngs(0))))
         for path, variable in nnx.to_flat_state(state):
             assert len(variable.axes) == len(variable.shape), path

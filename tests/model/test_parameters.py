@@ -43,11 +43,11 @@ MORE = [
     {"use_bias": True},
     {"use_bias": True, "norm": "layer"},
     {"sinks": True},
-    {"qk_norm": True},
+    {"edits": "qk_norm & output_gate & value_residual"},
     {"mlp": "swiglu"},
     *({"norm_place": name} for name in NORM_PLACES if name != "pre"),
     {"embedding": "normed", "use_bias": "qkv & output & mlp & norm & head"},
-    {"tied": False, "use_bias": True, "sinks": True, "qk_norm": True, "mlp": "geglu"},
+    {"tied": False, "use_bias": True, "sinks": True, "edits": "qk_norm", "mlp": "geglu"},
     *({"bias": name} for name in BIASES if name != "none"),
     *({"position": name} for name in expressions(POSITIONS)),
 ]
@@ -145,7 +145,7 @@ def test_parts_are_drawn_as_wholes_are() -> None:
     rngs = nnx.Rngs(3)
     config = AttentionConfig(width=13, num_heads=6, head_width=4)
     first, second = (MultiHeadAttention(config, rngs=rngs) for _ in range(2))
-    more = MultiHeadAttention(dataclasses.replace(config, sinks=True, qk_norm=True, use_bias=True), rngs=nnx.Rngs(3))
+    more = MultiHeadAttention(dataclasses.replace(config, sinks=True, edits="qk_norm", use_bias=True), rngs=nnx.Rngs(3))
     for name in ("query", "key", "value", "output"):
         kernels = [np.asarray(getattr(one, name).kernel[...]) for one in (first, second, more)]
         np.testing.assert_array_equal(kernels[0], kernels[2])

@@ -60,10 +60,11 @@ def lowered(config: GPTConfig) -> str:
     return jax.jit(step).lower(nnx.to_pure_dict(params), batch).as_text()
 
 
-@pytest.mark.parametrize("num_layers", [1, 3])
-@pytest.mark.parametrize(
-    "changes", [{}, {"num_kv_heads": 1, "mlp": "swiglu", "tied": False, "use_bias": True, "head_width": 18}], ids=str
-)
+OTHER = {"num_kv_heads": 1, "mlp": "swiglu", "tied": False, "use_bias": True, "head_width": 18}
+SHARED = {"edits": "(qk_norm & output_gate & give_kv) + (output_gate & take_kv)"}
+
+
+@pytest.mark.parametrize(("num_layers", "changes"), [(1, {}), (3, {}), (1, OTHER), (3, OTHER), (3, SHARED)], ids=str)
 def test_the_formula_is_what_the_program_multiplies(num_layers: int, changes: dict[str, Any]) -> None:
     """`dense` computes all T x T products, whatever the mask: those that `full` shows, and twice those of `causal`."""
     config = GPTConfig(**SIZES | changes, num_layers=num_layers, unroll=num_layers)
@@ -100,5 +101,7 @@ def test_each_layer_is_told_what_it_keeps_and_computes() -> None:
     assert cache_bytes(config).values == (near, near, far)
     few, all_ = 12 * 24 * (5 * T - 10) / T, 12 * 24 * (T + 1) / 2
     assert attention_flops(config).values == pytest.approx((few, few, all_))
+    shared = GPTConfig(**SIZES, **sizes, mask="causal & window(4)", edits="2 * give_kv + take_kv")
+    assert cache_bytes(shared).values == (near, far, 0)  # the nearest gives, and keeps all positions for whoever takes
     uniform = flops_per_token(GPTConfig(**SIZES, **sizes))
     assert uniform - flops_per_token(config) == pytest.approx(4 * (all_ - few))

@@ -187,7 +187,7 @@ def test_adamw_is_that_of_its_paper(name: str, epsilon: float) -> None:
 def test_of_a_real_model_only_kernels_are_decayed_and_only_those_of_layers_are_matrices(bias: str) -> None:
     """Sinks and the parameters of attention biases, though some of them are matrices, belong to AdamW."""
     sizes = {"vocab_size": V, "max_length": 5, "num_layers": L, "width": 12, "num_heads": 3}
-    config = GPTConfig(**sizes, bias=bias, sinks=True, use_bias=True, qk_norm=True, position="learned", tied=False)
+    config = GPTConfig(**sizes, bias=bias, sinks=True, use_bias=True, edits="qk_norm", position="learned", tied=False)
     params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: GPT(config, rngs=nnx.Rngs(0))), nnx.Param))
     labels, decay = flat_leaves(group_labels(params)), flat_leaves(parse_decayed("kernel").of(params))
     attention = [f"stack.blocks.attention.{part}.kernel" for part in ("query", "key", "value", "output")]

@@ -103,12 +103,12 @@ def test_a_loss_in_slices_of_the_vocabulary_changes_nothing(monkeypatch: pytest.
     np.testing.assert_allclose(nats(experiment), sums, rtol=1e-5)
 
 
-# Of five layers, a unit of three and two more: masks, positions, norms and sinks of only some.
+# Of five layers, a unit of three and two more: masks, positions, edits and sinks of only some.
 UNEQUAL = {
     "model.num_layers": 5,
     "model.mask": "2 * (causal & window(3)) + causal",
-    "model.position": "2 * rope + none",
-    "model.qk_norm": "true + 2 * false",
+    "model.position": "none + 2 * rope",
+    "model.edits": "(qk_norm(rms, all) & value_residual) + (output_gate & give_kv) + (exclusive & take_kv)",
     "model.sinks": "2 * false + true",
 }
 

@@ -43,6 +43,7 @@ class Layer:
     def __init__(self, position: str = "none", H: int = 6, G: int = 2, **choices: Any):
         self.position, rng = position, np.random.default_rng(3)
         self.scale, self.soft_cap = choices.get("scale", 0.0), choices.get("soft_cap", 0.0)
+        self.edits = choices.get("edits", "none")
         config = AttentionConfig(width=13, num_heads=H, head_width=4, num_kv_heads=G, **choices)
         self.module = nnx.eval_shape(lambda: MultiHeadAttention(config, rngs=nnx.Rngs(0)))
         self.params = reference.random_params(nnx.to_pure_dict(nnx.state(self.module, nnx.Param)), rng)
@@ -57,7 +58,7 @@ class Layer:
 @pytest.mark.parametrize(
     ("choices", "position", "bias"),
     [
-        ({"qk_norm": True}, "rope", "none"),
+        ({"edits": "qk_norm"}, "rope", "none"),
         ({"scale": 1.7, "sinks": True}, "none", "t5(buckets=8, max_distance=7)"),
         ({"soft_cap": 0.8, "sinks": True}, "rope(fraction=0.5)", "fire(3, length=2.0)"),
     ],
@@ -75,7 +76,7 @@ def test_cross_attention_is_the_reference(choices: dict[str, Any], position: str
     def cross(x_BTD: jax.Array, y_BSD: jax.Array, positions_BT: jax.Array, positions_BS: jax.Array) -> jax.Array:
         turns = {"rotation": layer.rotation(positions_BT), "context_rotation": layer.rotation(positions_BS)}
         gate = jnp.array(gate_H)
-        return layer.module(x_BTD, mask, bias=holder(), context_BSD=y_BSD, head_gate_H=gate, **turns)
+        return layer.module(x_BTD, mask, bias=holder(), context_BSD=y_BSD, head_gate_H=gate, **turns)[0]
 
     got = cross(layer.x_BTD, layer.y_BSD, layer.positions_BT, layer.positions_BS)
     bias_HTS = reference.bias_array(bias, numbers, 6, np.arange(T), np.arange(S))
@@ -93,9 +94,9 @@ def test_a_gate_of_zero_is_a_head_that_is_not_there() -> None:
         bias = whole.params[name]["bias"]
         pruned.params[name]["bias"] = bias if name == "output" else np.delete(bias, 1, 0)
     nnx.update(pruned.module, pruned.params)
-    call = jax.jit(lambda x_BTD, gate_H: whole.module(x_BTD, causal(), head_gate_H=gate_H))
+    call = jax.jit(lambda x_BTD, gate_H: whole.module(x_BTD, causal(), head_gate_H=gate_H)[0])
     gated, plain = call(whole.x_BTD, np.array([1.0, 0.0, 1.0])), call(whole.x_BTD, np.ones(3))
-    expected = jax.jit(lambda x_BTD: pruned.module(x_BTD, causal()))(whole.x_BTD)
+    expected = jax.jit(lambda x_BTD: pruned.module(x_BTD, causal())[0])(whole.x_BTD)
     np.testing.assert_allclose(gated, expected, rtol=1e-5, atol=1e-5)
     assert np.abs(gated - plain).max() > 1e-2
 
@@ -134,7 +135,7 @@ def test_the_cache_is_written_at_each_rows_own_positions() -> None:
     positions_BT = np.array([[3, 4, 5, 1, 0], [6, 2, 3, 4, 5]])
     cache = KVCache(*np.full((2, B, S, 2, 4), 9, np.float32))
     decode = jax.jit(lambda x_BTD, cache, positions_BT: layer.module.decode(x_BTD, causal(), cache, positions_BT))
-    _, written = decode(layer.x_BTD, cache, positions_BT)
+    _, (_, written) = decode(layer.x_BTD, cache, positions_BT)
     for name, array in (("key", written.k_BSGK), ("value", written.v_BSGK)):
         for b in range(B):
             expected = np.full((S, 2, 4), 9.0)
@@ -146,9 +147,9 @@ def test_the_cache_is_written_at_each_rows_own_positions() -> None:
 def test_dropout_falls_on_the_weights_and_only_with_keys() -> None:
     """The module's draw depends on the key of a row alone, and keeps the mean."""
     layer, rate = Layer(dropout=0.4), 0.4
-    call = jax.jit(lambda x_BTD, keys_B: layer.module(x_BTD, full(), dropout_keys_B=keys_B))
+    call = jax.jit(lambda x_BTD, keys_B: layer.module(x_BTD, full(), dropout_keys_B=keys_B)[0])
     plain = call(layer.x_BTD, None)
-    np.testing.assert_array_equal(plain, jax.jit(lambda x_BTD: Layer().module(x_BTD, full()))(layer.x_BTD))
+    np.testing.assert_array_equal(plain, jax.jit(lambda x_BTD: Layer().module(x_BTD, full())[0])(layer.x_BTD))
     keys_B = jax.random.split(jax.random.key(0), B)
     dropped = call(layer.x_BTD, keys_B)
     assert np.abs(dropped - plain).max() > 1e-2

@@ -23,11 +23,11 @@ from train.run.files.learned import flatten
 
 # What format `FORMAT` means.
 MEANING = {
-    "first values": "d4504dca4a30ce56",
+    "first values": "2cc279c8bad78e84",
     "order of the data": "4ab14428cc8213b5",
     "places of masks": "036bf54601347077",
     "turns of positions": "4f60a6ba8a7c739f",
-    "names of keys": "443d6c0eb51367df",
+    "names of keys": "0cd2a6a2b1184a51",
 }
 MASKS = "full causal window(3) window(2,1) chunked(4) prefix(3) sink_columns(2) global_tokens(2) dilated(3)"
 MASKS += " strided(4) fixed(4,1) random_blocks(3,1,11)"
@@ -48,7 +48,7 @@ def test_the_format_means_what_it_did() -> None:
 def first_values() -> Any:
     """Of every kind of parameter, by its path."""
     sizes = {"num_layers": 2, "width": 26, "num_heads": 13, "mlp_width": 17, "vocab_size": 29, "max_length": 11}
-    choices = {"use_bias": True, "norm": "layer", "sinks": True, "qk_norm": True, "tied": False, "mlp": "swiglu"}
+    choices = {"use_bias": True, "norm": "layer", "sinks": True, "edits": "qk_norm", "tied": False, "mlp": "swiglu"}
     parts = {"gpt": GPT(GPTConfig(**sizes, **choices, position="learned"), rngs=nnx.Rngs(0))}
     parts |= {name: parse_bias(name)(13, nnx.Rngs(0)) for name in ("t5", "kerple", "kerple_power", "fire")}
     return [
