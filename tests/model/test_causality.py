@@ -95,14 +95,14 @@ def test_no_gradient_crosses_a_border() -> None:
 
 
 # Masks, positions and biases meet nowhere: each has to occur, and not each with each.
+KINDS = {"mask": LOOKING_BACK, "bias": list(reference.BIASES), "position": list(reference.POSITIONS)}
 DECODED = [
-    {"mask": mask, "bias": bias, "position": position}
-    for (mask, bias), position in zip(BACK_WITH_BIAS, itertools.cycle(reference.POSITIONS))
+    {key: names[number % len(names)] for key, names in KINDS.items()} for number in range(max(map(len, KINDS.values())))
 ]
 
 
 def test_all_of_them_are_decoded() -> None:
-    for key, names in (("mask", LOOKING_BACK), ("bias", reference.BIASES), ("position", reference.POSITIONS)):
+    for key, names in KINDS.items():
         assert {case[key] for case in DECODED} == set(names)
 
 
