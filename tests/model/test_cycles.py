@@ -49,7 +49,7 @@ CASES: dict[str, dict[str, Any]] = {
     "biases": {"bias": "t5_causal(5, 7) + 2 * none + alibi + kerple", "position": "none"},
     "caps": {"soft_cap": "2 * 1.5 + 0.0", "scale": "0.3 + 0.0"},
     "sinks and norms": {"sinks": "true + 2 * false", "edits": "none + qk_norm", "num_layers": 8, "remat": "dots"},
-    "edits": {"edits": "(qk_norm & give_kv) + 2 * (take_kv & output_gate) + (value_residual & exclusive)"},
+    "edits": {"edits": "2 * output_gate + (value_residual & exclusive) + qk_norm"},  # shared keys have no reverse
     "cores": {"core": "2 * blockwise + dense", "num_layers": 6},
     "states": {"core": "2 * decay + dense", "mask": f"2 * causal + ({NEAR})", "remat": "full", "edits": "qk_norm"},
     "lengths that are coprime": {"mask": f"({NEAR}) + causal", "position": "2 * rope + none", "unroll": 2},
