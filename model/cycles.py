@@ -8,7 +8,7 @@ import ast
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from model.errors import UserError
@@ -30,6 +30,9 @@ class Cycle(Generic[Element]):
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __iter__(self) -> Iterator[Element]:
+        return iter(self.values)  # else Python would take one layer after the other, without an end
 
     def __add__(self, other: "Cycle[Element]") -> "Cycle[Element]":
         return Cycle(self.values + other.values)

@@ -81,7 +81,7 @@ def uncached(kind: str, prompts: Sequence[str], most: int, seed: int, sampling: 
     ("kind", "settings"),
     [
         pytest.param("rope", {"temperature": 0.0}, marks=pytest.mark.rest),
-        ("rope", {"temperature": 1.3, "top_k": 5, "top_p": 0.95, "min_p": 0.05}),
+        pytest.param("rope", {"temperature": 1.3, "top_k": 5, "top_p": 0.95, "min_p": 0.05}, marks=pytest.mark.rest),
         ("learned", {"temperature": 1.3}),
         pytest.param("states", {"temperature": 1.3}, marks=pytest.mark.rest),
     ],
@@ -139,7 +139,8 @@ def test_the_same_program_serves_other_prompts() -> None:
     assert generation._advance._cache_size() == programs
 
 
-@pytest.mark.parametrize("sizes", [(1, 8, 1, 1), pytest.param((2, 1, 1, 4), marks=pytest.mark.rest)])
+@pytest.mark.rest
+@pytest.mark.parametrize("sizes", [(1, 8, 1, 1), (2, 1, 1, 4)])
 def test_a_few_prompts_need_not_divide_the_mesh(sizes: tuple[int, ...]) -> None:
     write = functools.partial(generate, make("rope"), Letters(), PROMPTS[:3], temperature=0.0, max_new_tokens=19)
     expected = write()

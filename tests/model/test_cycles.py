@@ -202,7 +202,7 @@ def test_the_algebra_of_cycles() -> None:
     assert read_cycle("5 * 50.0 + -1", "model.soft_cap", float).values == (50.0,) * 5 + (-1.0,)
     assert read_cycle("true + False", "model.sinks", bool).values == (True, False)
     assert read_cycle(0.5, "model.scale", float).values == (0.5,)
-    assert (5 * cycle(near) + cycle(far)).values == (near,) * 5 + (far,)
+    assert (5 * cycle(near) + cycle(far)).values == tuple(5 * cycle(near) + cycle(far)) == (near,) * 5 + (far,)
     texts = f"2 * ({NEAR}) + causal", "5 * 50.0 + 0.0", "causal", "3 * rope + none"
     assert [str(read_cycle(text, "model.mask")) for text in texts] == list(texts)
 
@@ -290,6 +290,7 @@ def test_a_row_costs_a_row() -> None:
     np.testing.assert_allclose(at(take_row), at(plain), rtol=1e-6)
 
 
+@pytest.mark.rest
 def test_rows_are_not_kept_and_gradients_are_not_copied() -> None:
     """Of 26 layers as 4 x 6 + 2, what is needed beside arguments and results is as of 26 equal ones, and one cycle."""
     sizes: dict[str, Any] = {"num_layers": 26, "remat": "full", "position": "none"}

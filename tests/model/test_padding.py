@@ -77,7 +77,7 @@ def one_by_one() -> Any:
     return answer("dense", documents, params)
 
 
-@pytest.mark.parametrize("core", ["dense", "blockwise"])
+@pytest.mark.parametrize("core", [pytest.param("dense", marks=pytest.mark.rest), "blockwise"])
 def test_a_padded_batch_is_its_documents_one_by_one(core: str) -> None:
     params, _, padded = case()
     gradients, sums = answer(core, padded, params)

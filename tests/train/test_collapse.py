@@ -30,8 +30,8 @@ def scaled(params: Params, part: str, factor: float) -> Params:
     [
         {},
         {"model.norm": "layer", "model.norm_place": "post", "model.dtype": "bfloat16"},
-        {"mesh.fsdp": 4},
-        {"train.seeds": 2},
+        pytest.param({"mesh.fsdp": 4}, marks=pytest.mark.rest),
+        pytest.param({"train.seeds": 2}, marks=pytest.mark.rest),
         pytest.param({"model.norm_place": "sandwich", "model.embedding": "normed"}, marks=pytest.mark.rest),
     ],
     ids=str,

@@ -201,7 +201,8 @@ def test_of_a_real_model_only_kernels_are_decayed_and_only_those_of_layers_are_m
     assert set(learned.values()) == (set() if bias in ("none", "alibi") else {"others"})
 
 
-@pytest.mark.parametrize("name", ["muon", pytest.param("adafactor", marks=pytest.mark.rest)])
+@pytest.mark.rest
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
 def test_seeds_are_trained_as_alone(name: str) -> None:
     run = partial(train, made(optimizer_config(name=name)))
     starts, gradients = [nested(arrays(seed)) for seed in (0, 4)], [nested(arrays(seed)) for seed in (5, 6)]

@@ -165,6 +165,7 @@ def test_chunks_that_blocks_do_not_fill_are_computed_to_the_end(monkeypatch: pyt
     assert_same(got, run(lambda *args: gradients("dense", *args), *arrays(example), example.scores))
 
 
+@pytest.mark.rest
 @pytest.mark.parametrize("core", SPLIT)
 def test_seeds_layers_and_recomputation_go_around_it(core: str) -> None:
     """vmap over seeds on replica=2, a scan over layers with a learned bias and sinks, jax.checkpoint inside."""

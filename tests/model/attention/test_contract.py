@@ -42,7 +42,6 @@ from model.attention.selfcheck import TOLERANCE, errors, judge
 from model.attention.values import leaf_axes
 from model.axes import platform
 from model.errors import UserError
-from tests.tiers import tiered
 from tests.tiny import call, write_text
 from train.attention import check_attention
 from train.devices.mesh import make_mesh, make_rules
@@ -233,7 +232,8 @@ def with_a_wrong_gradient(q: Any, k: Any, v: Any, scores: Scores) -> jax.Array:
     return dense(q, jax.lax.stop_gradient(k), v, scores)
 
 
-@pytest.mark.parametrize("dtype", tiered([(one,) for one in TOLERANCE], lambda one: one == "float32"))
+@pytest.mark.rest
+@pytest.mark.parametrize("dtype", TOLERANCE)
 def test_the_check_passes_what_is_right_and_finds_what_is_wrong(dtype: str) -> None:
     scores = packed(dropout=dropout(0.2, jax.random.split(jax.random.key(0), B), H), sinks_H=jnp.ones(H))
     sizes, key = (B, 16, H, G, K), jax.random.key(1)
@@ -272,7 +272,15 @@ def test_a_run_stops_before_it_learns_with_a_core_that_is_not_exact(
     assert not (tmp_path / "run/checkpoints").exists()
 
 
-@pytest.mark.parametrize("changes", [{"model.bias": "fire"}, {"model.bias": "kerple"}, {"model.sinks": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"model.bias": "fire"}, marks=pytest.mark.rest),
+        pytest.param({"model.bias": "kerple"}, marks=pytest.mark.rest),
+        {"model.sinks": True},
+    ],
+    ids=str,
+)
 def test_no_seed_refuses_what_is_exact(changes: dict[str, Any]) -> None:
     """Gradients that are sums over all rows nearly cancel now and then; in half precision they would be noise."""
     sizes = {"model.num_heads": 1, "model.dtype": "bfloat16", "data.length": 64}

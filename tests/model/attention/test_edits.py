@@ -53,6 +53,7 @@ def test_half_precision_stays_close(text: str) -> None:
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(compiled(run)(m.params)))
 
 
+@pytest.mark.rest
 def test_a_value_residual_of_zero_begins_as_if_it_were_not_there() -> None:
     """Bit for bit, and it learns; one of a half does not."""
     tokens_BT = model().tokens_BT
