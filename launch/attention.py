@@ -129,11 +129,12 @@ def main(argv: Sequence[str]) -> None:
     experiment = check(load(flags.config, **overrides))
     sites, config = experiment.attention, experiment.model_config
     kept, computed = cache_bytes(config), attention_flops(config)
-    for number, site in enumerate(sites.values):
-        if any(site is other for other in sites.values[:number]):
+    of_place = [(id(site.request), kept[n], computed[n]) for n, site in enumerate(sites)]
+    for number, site in enumerate(sites):
+        if of_place[number] in of_place[:number]:
             continue
         if len(sites) > 1:
-            same = [str(n) for n, other in enumerate(sites.values) if other is site]
+            same = [str(n + 1) for n, other in enumerate(of_place) if other == of_place[number]]
             costs = f"keeps {kept[number]:,} bytes of a row while it decodes, {computed[number]:,.0f} FLOPs a token"
             print(f"layer{'s' * (len(same) > 1)} {', '.join(same)} of each {len(sites)} (each {costs}):")
         print("\n".join(explain(site.request)))

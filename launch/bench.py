@@ -35,6 +35,7 @@ PLAIN = {
     "logits_soft_cap": 0.0,
     "embedding": "plain",
     "sinks": False,
+    "scale": 0.0,
     "edits": "none",
     "dropout": 0.0,
     "remat": "none",
@@ -91,7 +92,9 @@ def bare_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
         none = jax.tree.map(lambda x: False, params)
         return none | {"layers": jax.tree.map(lambda x: x.ndim > 1, params["layers"])}
 
-    adamw = optax.adamw(schedule, optimizer.beta1, optimizer.beta2, weight_decay=optimizer.weight_decay, mask=mask)
+    adamw = optax.adamw(
+        schedule, optimizer.beta1, optimizer.beta2, optimizer.epsilon, weight_decay=optimizer.weight_decay, mask=mask
+    )
     return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), adamw)
 
 
@@ -123,6 +126,10 @@ def contenders(config: ConfigDict, vocab_size: int) -> dict[str, Contender]:
     if config.optimizer.name != "adamw" or config.train.seeds != 1 or config.train.accumulate != 1:
         raise UserError(
             "--config: the bare function takes AdamW, one seed and no accumulation; use configs/gpt.py:bench."
+        )
+    if config.optimizer.decayed != "kernel":
+        raise UserError(
+            f"--config.optimizer.decayed={config.optimizer.decayed!r}: the bare function is written for 'kernel' only."
         )
     if anywhere(config.model.core) != "auto":
         raise UserError(
@@ -188,7 +195,7 @@ def race(runners: dict[str, Callable[[], float]], rounds: int) -> dict[str, list
 def parser() -> cli.Parser:
     """The flags of this command."""
     made = cli.make_parser("bench", __doc__ or "", workdir=False)
-    made.add_argument("--rounds", type=int, default=15, help="how often each step is timed, after two that are not")
+    made.add_argument("--rounds", type=int, default=15, help="how often each step is timed, after three that are not")
     return made
 
 
@@ -199,7 +206,8 @@ def main(argv: Sequence[str]) -> None:
     config = load(flags.config, **overrides)
     vocab_size = 256 if config.data.tokenizer == "bytes" else config.data.vocab_size
     both = contenders(config, vocab_size)
-    losses = {name: [run() for _ in range(2)] for name, run in both.items()}
+    # The first update may have a rate of 0, and then shows nothing of the optimizer.
+    losses = {name: [run() for _ in range(3)] for name, run in both.items()}
     if not all(np.allclose(losses["ours"], other, rtol=1e-5) for other in losses.values()):
         raise RuntimeError(f"the steps do not learn the same: {losses}")
     seconds = race(dict(both), flags.rounds)

@@ -95,6 +95,9 @@ class _Reader(NamedTuple):
                     raise self.refusal(f": without numbers, {name} is written without parentheses")
                 if any(one.arg is None for one in keywords):
                     raise self.unknown()
+                words = [str(one.arg) for one in keywords]
+                if twice := next((word for word in words if words.count(word) > 1), None):
+                    raise self.refusal(f": {name} is given {twice} twice")
                 named = {str(one.arg): self.argument(name, one.value) for one in keywords}
                 return self.call(name, [self.argument(name, one) for one in arguments], named)
             case ast.Name(id=name) | ast.Call(func=ast.Name(id=name)):

@@ -80,7 +80,7 @@ class GPT(Module):
         self.config = config
         self.embed = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs, scaled=start.scaled)
         self.embedding_norm = norm() if start.normed else None
-        sizes = config.width, config.head_width, config.max_length, rngs
+        sizes = config.width, config.K, config.max_length, rngs
         self.positions = keep_in_turn(self, "position", positions_in_turn(config.cycles["position"], *sizes))
         biases = config.cycles["bias"].map(lambda one: parse_bias(one)(config.num_heads, rngs))
         self.biases = keep_in_turn(self, "attention_bias", biases)

@@ -19,11 +19,11 @@ def _accelerated() -> bool:
 
 
 def _keep_freed_memory() -> None:
-    """Lets glibc keep up to 2 GiB of freed memory, instead of giving it back to the kernel.
+    """Lets glibc keep freed memory, but for more than 2 GiB at the heap's end, instead of giving it back to the kernel.
 
     XLA frees what a step needs at its end; to get it back in the next one, page by page and zeroed, takes a CPU 6 to 20
     % of the step. Memory is kept for the main thread alone, so that is the one to run steps: nothing is lost by that
-    where no device computes while the host goes on.
+    where no device computes while the host goes on. MALLOC_* and GLIBC_* in the environment have the last word.
     """
     if platform.libc_ver()[0] == "glibc" and not any(name.startswith(("MALLOC_", "GLIBC_")) for name in os.environ):
         library = ctypes.CDLL(None)

@@ -36,7 +36,7 @@ def choose_attention(model: Model, config: ModelConfig, rows: int) -> Cycle[Site
         UserError: a core that is named refuses.
     """
     heads, kv_heads, T = config.num_heads, config.num_kv_heads or config.num_heads, config.max_length
-    q_BTHK, k_BSGK = (jax.ShapeDtypeStruct((rows, T, n, config.head_width), config.dtype) for n in (heads, kv_heads))
+    q_BTHK, k_BSGK = (jax.ShapeDtypeStruct((rows, T, n, config.K), config.dtype) for n in (heads, kv_heads))
     ids_BT = jax.ShapeDtypeStruct((rows, T), jnp.int32)
     keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     graphdef, params = nnx.split(model)

@@ -34,12 +34,17 @@ class AttentionKeys:
     dropout: float = 0.0  # share of activations dropped in training
     dtype: str = "float32"  # dtype of the computation; parameters are always float32
 
+    @property
+    def K(self) -> int:
+        """The width of a head."""
+        return self.head_width or self.width // self.num_heads
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionConfig(AttentionKeys):
     """The sizes and choices of one attention layer.
 
-    `head_width` is K, never 0; `gain` scales the first values of the output projection.
+    `gain` scales the first values of the output projection.
 
     Raises:
         UserError: G does not divide H, the core is unknown, the scale or the soft cap is out of range, or an edit is
@@ -70,4 +75,4 @@ class AttentionConfig(AttentionKeys):
     @property
     def sizes(self) -> HeadSizes:
         """What a core with parameters is built of."""
-        return HeadSizes(self.num_heads, self.num_kv_heads or self.num_heads, self.head_width, self.dtype)
+        return HeadSizes(self.num_heads, self.num_kv_heads or self.num_heads, self.K, self.dtype)

@@ -30,7 +30,7 @@ class MultiHeadAttention(Module):
     """
 
     def __init__(self, config: AttentionConfig, *, rngs: nnx.Rngs):
-        H, K, G = config.num_heads, config.head_width, config.num_kv_heads or config.num_heads
+        H, K, G = config.num_heads, config.K, config.num_kv_heads or config.num_heads
         self.config = config
         outer, heads, kv_heads = {"embed": config.width}, {"heads": H, "head": K}, {"kv_heads": G, "head": K}
         linear, use_bias = functools.partial(Linear, dtype=config.dtype, rngs=rngs), parse_use_bias(config.use_bias)
@@ -98,7 +98,7 @@ class MultiHeadAttention(Module):
     def scores(self, mask: Mask, bias: Bias | None = None, dropout_keys_B: jax.Array | None = None) -> Scores:
         """What turns this layer's products into weights."""
         sinks_H = None if self.sinks is None else self.sinks[...]
-        scale, drawn = self.config.scale or self.config.head_width**-0.5, self.config.dropout
+        scale, drawn = self.config.scale or self.config.K**-0.5, self.config.dropout
         drop = dropout(drawn, dropout_keys_B, self.config.num_heads)
         return Scores(mask, scale, bias, self.config.soft_cap, sinks_H, drop)
 

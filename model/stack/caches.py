@@ -13,7 +13,7 @@ from model.cycles import Cycle
 from model.stack.config import StackConfig
 from model.stack.loops import Layer
 from model.stack.rows import Number
-from model.stack.sharing import key_places
+from model.stack.sharing import key_places, shared_places
 
 
 @functools.partial(
@@ -66,7 +66,7 @@ def empty_caches(config: StackConfig, batch_size: int, length: int, reaches: Cyc
     What several layers attend to is kept for all positions: they may look back differently far, and each writes it.
     """
     sources = key_places(config.cycles, config.unit)
-    shared = {source for place, source in enumerate(sources) if source != place}
+    shared = shared_places(config.cycles, config.unit)
     slots = {n: length if n in shared else int(min(length, reaches[n] + 1)) for n in dict.fromkeys(sources)}
     kept = {n: recurrent(config.cycles["core"][n]) or size for n, size in slots.items()}
     places = tuple(tuple(n for n, own in kept.items() if own == one) for one in dict.fromkeys(kept.values()))

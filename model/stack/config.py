@@ -63,14 +63,11 @@ class StackConfig(AttentionKeys):
 
     def __post_init__(self) -> None:
         check_ranges("config.model", self, _RANGES)
-        if not self.head_width:
-            if self.width % self.num_heads:
-                raise UserError(
-                    f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}; "
-                    "change one of them, or set --config.model.head_width."
-                )
-            # Said once, so that whoever reads it never meets the 0.
-            object.__setattr__(self, "head_width", self.width // self.num_heads)
+        if not self.head_width and self.width % self.num_heads:
+            raise UserError(
+                f"--config.model.num_heads={self.num_heads} does not divide --config.model.width={self.width}; change "
+                "one of them, or set --config.model.head_width."
+            )
         self._check_cycles()
         if self.unit > 1:
             for place in range(self.unit):

@@ -52,5 +52,10 @@ def key_places(cycles: dict[str, Cycle[Any]], unit: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def shared_places(cycles: dict[str, Cycle[Any]], unit: int) -> frozenset[int]:
+    """The places of the unit whose keys and values later layers take."""
+    return frozenset(source for place, source in enumerate(key_places(cycles, unit)) if source != place)
+
+
 def _gives(edits: Any) -> bool:
     return any(part.kind is GiveKV for part in edits.parts)

@@ -16,7 +16,7 @@ from model.stack.caches import Caches
 from model.stack.config import REMAT, StackConfig
 from model.stack.loops import Layer, Loops
 from model.stack.rows import Number
-from model.stack.sharing import begin, key_places
+from model.stack.sharing import begin, shared_places
 
 Body = Callable[[Block, Any, Layer], tuple[Any, Any]]
 
@@ -33,11 +33,13 @@ class Stack(Module):
     """
 
     def __init__(self, config: StackConfig, rngs: nnx.Rngs):
-        key_places(config.cycles, config.unit)
+        shared = shared_places(config.cycles, config.unit)
         places = Cycle(tuple(config.at(place) for place in range(config.unit)))
         blocks = places.map(lambda one: Block(one, rngs))
         self.config, self.kinds = config, blocks.map(nnx.graphdef)
-        self.loops = Loops(config.num_layers, places, config.unroll, REMAT[config.remat])
+        # Layers that are equal, but of which one keeps more while it decodes, do not run in one loop.
+        kinds = Cycle(tuple((one, place in shared) for place, one in enumerate(places)))
+        self.loops = Loops(config.num_layers, kinds, config.unroll, REMAT[config.remat])
         self.blocks, self.owners = stack_layers(blocks.values, config.num_layers)
 
     def __call__(self, x_BTD: jax.Array, contexts: Cycle[Context], head_gate_LH: jax.Array | None = None) -> jax.Array:

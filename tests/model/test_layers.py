@@ -1,11 +1,14 @@
 """Norms at every size of activation that float32 holds."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from model import GPTConfig
 from model.norms import NORMS, parse_norm
 from tests.model import reference
 
@@ -87,3 +90,9 @@ def test_rows_of_little_spread_have_values_and_gradients(kind: str) -> None:
                 np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4, err_msg=f"2^{power}, {spread}")
             assert np.isfinite(got).all(), (power, spread)
             assert np.isfinite(np.asarray(gradient(x))).all(), (power, spread)
+
+
+def test_a_head_is_as_wide_as_the_sizes_of_now() -> None:
+    config = GPTConfig(vocab_size=13, max_length=17, width=16, num_heads=4)
+    assert (config.K, dataclasses.replace(config, width=64).K, dataclasses.replace(config, num_heads=2).K) == (4, 16, 8)
+    assert dataclasses.replace(config, head_width=5, width=64).K == 5

@@ -236,6 +236,7 @@ def test_the_same_position_is_the_same_program() -> None:
         ),
         ("rope(pairs=2)", "--config.model.position='rope(pairs=2)': pairs=2 is not one of: halves, interleaved."),
         ("rope(interleaved)", "--config.model.position='rope(interleaved)': fraction=interleaved must be a number."),
+        ("rope(base=5, base=7)", "--config.model.position='rope(base=5, base=7)': rope is given base twice"),
         ("rope(pairs=-halves)", "--config.model.position='rope(pairs=-halves)': halves is no number, of which rope("),
         ("learned(-1)", "--config.model.position: offset=-1 must be at least 0 and at most 65536."),
         ("learned(halves)", "--config.model.position='learned(halves)': halves is no number, of which learned(offset="),

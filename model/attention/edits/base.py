@@ -112,7 +112,7 @@ class Edits:
         """What the layers before have handed on; of a layer alone, zeros.
 
         Raises:
-            UserError: y is not x, and one of them needs values of the tokens of x.
+            UserError: y is not x, and one of them needs values of the tokens of x; or keys are taken that nobody gave.
         """
         for part in self.parts:
             if y_BSD is not x_BTD and (part.kind.own_tokens or not part.kind.own_keys):
@@ -120,6 +120,11 @@ class Edits:
                     f"--config.model.edits={str(config.edits)!r}: {part.name} needs keys and values of the tokens "
                     "themselves, which cross-attention has not; leave it out there."
                 )
+        if not handed and not self.own_keys:
+            raise UserError(
+                f"--config.model.edits={str(config.edits)!r} takes keys and values of a layer before it, and none are "
+                "handed on to it; give `handed` with keys and values, or take it as part of a stack."
+            )
         return handed or nothing_handed([self], config, x_BTD)
 
     def before(
@@ -152,7 +157,7 @@ def edit(name: str, kind: type[Edit], **options: Any) -> Edits:
 def nothing_handed(edits: Iterable[Edits], config: "AttentionConfig", x_BTD: jax.Array) -> Handed:
     """Zeros for all that layers with these edits hand on: what the first of them gets."""
     (B, T, D), H = x_BTD.shape, config.num_heads
-    sizes = {"B": B, "T": T, "D": D, "H": H, "G": config.num_kv_heads or H, "K": config.head_width}
+    sizes = {"B": B, "T": T, "D": D, "H": H, "G": config.num_kv_heads or H, "K": config.K}
     slots = {name: axes for one in edits for part in one.parts for name, axes in part.kind.hands.items()}
     empty = {name: jnp.zeros([sizes[axis] for axis in axes], config.dtype) for name, axes in slots.items()}
     return {name: pinned(x, slots[name]) for name, x in empty.items()}

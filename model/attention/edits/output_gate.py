@@ -20,7 +20,7 @@ class OutputGate(Edit):
     """
 
     def __init__(self, config: "AttentionConfig", rngs: nnx.Rngs, *, per: str):
-        inner = {"heads": config.num_heads} | ({"head": config.head_width} if per == "channel" else {})
+        inner = {"heads": config.num_heads} | ({"head": config.K} if per == "channel" else {})
         self.gate = Linear({"embed": config.width}, inner, bias=False, dtype=config.dtype, rngs=rngs)
 
     def after(self, o_BTHK: jax.Array, v_BSGK: jax.Array, x_BTD: jax.Array) -> jax.Array:

@@ -24,8 +24,8 @@ class QKNorm(Edit):
         H, G = config.num_heads, config.num_kv_heads or config.num_heads
         heads_q, heads_k = (H, G) if over == "all" else (1, 1)
         self.over, make = over, NORMS[norm](epsilon)
-        self.query = make(heads_q * config.head_width, rngs=rngs)
-        self.key = make(heads_k * config.head_width, rngs=rngs) if config.own_keys else None
+        self.query = make(heads_q * config.K, rngs=rngs)
+        self.key = make(heads_k * config.K, rngs=rngs) if config.own_keys else None
 
     def before(
         self, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, x_BTD: jax.Array, handed: Handed

@@ -33,7 +33,8 @@ CASES = [(text, RUNS[n % len(RUNS)]) for n, text in enumerate(EDITED)] + [
     # Windows of other lengths on the same keys, which are turned; and a layer between that has its own.
     ("give_kv + none + take_kv", {"mask": "(causal & window(4)) + strided(3) + causal"}),
     ("none + (output_gate & exclusive & value_residual)", {"mask": "(causal & window(4)) + causal", "unroll": 2}),
-    ("2 * give_kv + 3 * take_kv", {"remat": "full", "sinks": True}),
+    # Equal neighbours of which one keeps what its window sees, and the other all.
+    ("2 * give_kv + 3 * take_kv", {"remat": "full", "sinks": True, "mask": "causal & window(4)"}),
 ]
 
 
@@ -196,3 +197,9 @@ def test_cross_attention_has_no_values_of_the_tokens_themselves(text: str) -> No
         layer(x_BTD, causal(), context_BSD=y_BSD)
     allowed = MultiHeadAttention(dataclasses.replace(layer.config, edits="qk_norm & output_gate"), rngs=nnx.Rngs(0))
     assert allowed(x_BTD, causal(), context_BSD=y_BSD)[1] == {}
+
+
+def test_a_layer_alone_has_nobody_to_take_keys_from() -> None:
+    layer = MultiHeadAttention(attention(edits="take_kv"), rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match="none are handed on to it"):
+        layer(jnp.ones((B, T, 24)), causal())
