@@ -21,7 +21,7 @@ from launch.train import check
 from model.attention import CORES, Core, Refusal, Request, Scores, attend, causal
 from model.attention.cores.conditions import examples
 from model.errors import UserError, check_range
-from train.attention import cache_bytes
+from train.attention import cache_bytes, places
 from train.flops import attention_flops
 
 EVIDENCE = {"tested": "exact", "interpreted": "exact, interpreted", "untested": "untested"}
@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> None:
     experiment = check(load(flags.config, **overrides))
     sites, config = experiment.attention, experiment.model_config
     kept, computed = cache_bytes(config), attention_flops(config)
-    of_place = [(id(site.request), kept[n], computed[n]) for n, site in enumerate(sites)]
+    of_place = [(place, kept[n], computed[n]) for n, place in enumerate(places(config))]
     for number, site in enumerate(sites):
         if of_place[number] in of_place[:number]:
             continue

@@ -31,6 +31,8 @@ def parse(text: Any, table: Table, key: str, joints: str = "") -> Any:
         UserError: anything else, or arguments that the function refuses; the sentence says what is wrong, or lists the
             table.
     """
+    if text is None or isinstance(text, bool | int | float | list | tuple | dict):
+        raise UserError(f"--config.{key}={text!r} is no text, and no value that its functions make; write a text.")
     if not isinstance(text, str):
         return text
     reader = _Reader(text, table, key, joints)

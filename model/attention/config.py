@@ -37,7 +37,12 @@ class AttentionKeys:
     @property
     def K(self) -> int:
         """The width of a head."""
-        return self.head_width or self.width // self.num_heads
+        return _width_of_a_head(self)
+
+
+def _width_of_a_head(config: AttentionKeys) -> int:
+    # Said whenever it is asked for, so that a config whose width is replaced takes its heads along.
+    return config.head_width or config.width // config.num_heads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -102,6 +102,7 @@ def test_the_smallest_temperature_and_mass_write_what_is_likeliest(settings: dic
     assert write(**settings) == write(temperature=0.0)
 
 
+@pytest.mark.rest
 def test_other_prompts_change_nothing() -> None:
     write = functools.partial(generate, make("rope"), Letters(), max_new_tokens=19)
     together = write(PROMPTS[:2], temperature=1.3, seed=7)

@@ -168,6 +168,7 @@ def test_a_layer_keeps_what_its_mask_looks_back_to() -> None:
     assert longer.stacks[0].k_BRGK.shape == rolling.k_BRGK.shape
 
 
+@pytest.mark.rest
 def test_each_layer_begins_as_without_a_cycle() -> None:
     """First values are keyed by path and layer: what all have is the same, and what some have is those rows."""
 

@@ -154,6 +154,7 @@ def test_any_number_of_devices_share_a_sequence(core: str, C: int, name: str) ->
     assert_same(got, on_one_device(name))
 
 
+@pytest.mark.rest
 def test_chunks_that_blocks_do_not_fill_are_computed_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 272 / 4 queries and 340 / 4 keys in blocks of 64."""
     monkeypatch.setattr(sys.modules["model.attention.cores.ring"], "block_sizes", lambda T, S: (64, 64))
