@@ -1,14 +1,20 @@
 """Training of byte-level BPE: once for each text, and never so long that it could not be interrupted."""
 
+import contextlib
 import hashlib
-import threading
+import itertools
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import tokenizers as hf
 
+from model.errors import UserError
+from train.data import bpe
 from train.data.files import make_once
-from train.data.tokenizers import LONGEST, BytePairTokenizer, letters, load_tokenizer, parts
+from train.data.tokenizers import LONGEST, BytePairTokenizer, letters, load_tokenizer, parts, utf8
 from train.run.files.json_files import dumps, loads
 
 # The pieces inside which bytes may be joined: blank lines with the signs before them and the indentation after them;
@@ -45,46 +51,45 @@ def train_bpe(
 ) -> BytePairTokenizer:
     """Returns a BPE of at most `vocab_size` ids, `end` included; fewer where the text has no more pairs to join.
 
-    A thread trains, because the library hears no signal until it is done; here Ctrl-C, and whatever `while_waiting`
-    raises, ends it at once.
+    A process trains, because the library hears no signal until it is done, and a thread of it would abort Python
+    at its exit; here Ctrl-C, and whatever `while_waiting` raises, ends it at once.
+
+    Raises:
+        UserError: a text holds a lone surrogate; or the process was ended from outside, or had no memory.
     """
-    tokenizer = hf.Tokenizer(hf.models.BPE())
-    split = hf.pre_tokenizers.Split(hf.Regex(PATTERN), "isolated")
-    byte_level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = hf.pre_tokenizers.Sequence([split, byte_level])
-    trainer = hf.trainers.BpeTrainer(
-        vocab_size=vocab_size - 1, initial_alphabet=letters(), min_frequency=2, show_progress=False
-    )
-    given_up = threading.Event()
-    errors: list[BaseException] = []
-
-    def work() -> None:
+    recipe = {"pattern": PATTERN, "vocab_size": vocab_size - 1, "alphabet": letters()}
+    with tempfile.TemporaryFile() as out:
+        command = [sys.executable, "-P", bpe.__file__]  # -P: the file tokenizers.py beside it is not the library
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out)
+        assert process.stdin is not None
         try:
-            tokenizer.train_from_iterator(_beginning(documents, given_up), trainer)
-        except BaseException as error:  # noqa: BLE001  # raised again below, in the thread that waits
-            errors.append(error)
+            with contextlib.suppress(BrokenPipeError):  # how it ended is asked when it has
+                for line in itertools.chain([recipe], _beginning(documents)):
+                    process.stdin.write(dumps(line).encode() + b"\n")
+                    while_waiting()
+                process.stdin.close()
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.1)
+                while_waiting()
+        finally:
+            process.kill()
+            process.wait()
+            with contextlib.suppress(BrokenPipeError):  # last, because it waits for room in the pipe
+                process.stdin.close()
+        if process.returncode:
+            raise UserError(
+                f"the process that trained the tokenizer ended with status {process.returncode}: see above if it says "
+                "why, free memory if it says nothing, or train on less text (--config.data.path)."
+            )
+        out.seek(0)
+        return BytePairTokenizer(out.read().decode())
 
-    thread = threading.Thread(target=work, name="bpe", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.1)
-            while_waiting()
-    finally:
-        given_up.set()
-        thread.join(1)  # it ends at the next text; at the exit of Python it would abort the process
-    if errors:
-        raise errors[0]
-    return BytePairTokenizer(tokenizer.to_str())
 
-
-def _beginning(documents: Iterable[str], given_up: threading.Event) -> Iterator[str]:
+def _beginning(documents: Iterable[str]) -> Iterator[str]:
     taken = 0
     for text in documents:
-        for part in parts(text):
-            if given_up.is_set():
-                raise InterruptedError  # so that the thread ends, too
-            yield part
-        taken += len(text.encode())
+        taken += len(utf8(text))
+        yield from parts(text)
         if taken >= TRAINING_BYTES:
             return

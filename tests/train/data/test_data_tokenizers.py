@@ -4,6 +4,7 @@ import random
 import re
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from model.errors import UserError
 from tests.tiny import end, start
-from train.data import ByteTokenizer, Tokenizer, load_tokenizer
+from train.data import ByteTokenizer, Tokenizer, bpe, load_tokenizer
 from train.data.tokenizers import CALL, LONGEST, PART, parts
 from train.data.training import cached_bpe, train_bpe
 
@@ -176,6 +177,14 @@ def test_whoever_waits_for_training_may_end_it() -> None:
     with pytest.raises(EnoughError):
         TOKENIZERS["bpe"].encode_batch(["abcdefghij " * 10**7], enough)
     assert time.monotonic() - began < 5  # most of it makes these texts
+
+
+def test_a_process_that_cannot_train_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = tmp_path / "ends.py"
+    ends.write_text("import os; os.kill(os.getpid(), 9)")  # as the kernel does where memory is short
+    monkeypatch.setattr(bpe, "__file__", str(ends))
+    with pytest.raises(UserError, match="ended with status -9"):
+        train_bpe([unbroken("abcdefghij ", 10**6)] * 3, 400)
 
 
 TRAINING = """
