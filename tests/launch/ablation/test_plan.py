@@ -1,0 +1,109 @@
+"""What a plan may say, and the sentence for what it may not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.ablation.plan import config_of, load_plan, make_plan, packs
+from model.errors import UserError
+
+PLAN: dict[str, Any] = {
+    "question": "Does the scale of the scores matter?",
+    "factor": "model.scale",
+    "arms": {"scaled": {}, "bare": {"model.scale": 1.0}},
+    "smallest": 0.01,
+    "seeds": range(8),
+    "pilot_seeds": [100, 101],
+    "tune_seeds": [200],
+    "learning_rates": [1e-3, 3e-3, 1e-2],
+}
+
+
+def test_a_file_is_a_plan(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"def get_plan():\n    return {PLAN!r}\n")
+    plan = load_plan(tmp_path / "mine.py", **{"train.steps": 7})
+    assert (plan.name, plan.baseline, plan.looks) == ("mine", "scaled", (8,))
+    assert plan.learning_rates == dict.fromkeys(("scaled", "bare"), (1e-3, 3e-3, 1e-2))
+    config = config_of(plan, "bare", 3e-3, seeds=8, first_seed=24)
+    wanted = (1.0, 3e-3, 8, 24, 24, 7)
+    found = (config.model.scale, config.optimizer.learning_rate, config.train.seeds, config.train.seed)
+    assert (*found, config.data.seed, config.train.steps) == wanted
+    shared = make_plan("mine", PLAN | {"shared": {"data.order": "shared", "data.seed": 5}})
+    assert config_of(shared, "bare", None, seeds=8, first_seed=24).data.seed == 5
+
+
+def test_the_hash_is_of_all_that_is_declared() -> None:
+    first = make_plan("mine", PLAN)
+    assert first.hash == make_plan("other", PLAN | {"shared": {"data.path": "here/*.txt"}}).hash
+    changes: list[dict[str, Any]] = [
+        {"smallest": 0.02},
+        {"seeds": range(1, 9)},
+        {"arms": PLAN["arms"] | {"double": {"model.scale": 2.0}}},
+        {"shared": {"train.steps": 9}},
+        {"waived": {"edge": "so"}},
+        {"question": "Does it?"},
+    ]
+    assert len({first.hash, *(make_plan("mine", PLAN | change).hash for change in changes)}) == len(changes) + 1
+
+
+def test_programs_end_where_seeds_or_looks_do() -> None:
+    plan = make_plan("mine", PLAN | {"seeds": [*range(5), 7, 8, 9], "looks": [3, 8], "pack": 2})
+    assert packs(plan, plan.seeds) == [(0, 1), (2,), (3, 4), (7, 8), (9,)]
+    assert packs(plan, plan.pilot_seeds) == [(100, 101)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"questoin": "?"}, "questoin is no key of a plan; the nearest is question"),
+        ({"smallest": ...}, "smallest is missing"),
+        ({"question": " "}, "question is empty"),
+        ({"arms": {"scaled": {}}}, "must be two or more"),
+        ({"arms": {"scaled": {}, "same": {}}}, "scaled and same are the same config"),
+        ({"arms": {"scaled": {}, "a/b": {}}}, "'a/b' must be a name"),
+        ({"arms": {"scaled": {}, "bare": {"optimizer.learning_rate": 1.0}}}, "learning_rates sets"),
+        ({"arms": {"scaled": {}, "bare": {"model.scael": 1.0}}}, "model.scael: there is no such key"),
+        ({"factor": "model.scael"}, "model.scael is no key"),
+        ({"factor": []}, "factor is empty"),
+        ({"contrast": "interaction"}, "an interaction has four arms"),
+        ({"contrast": "sensitivity", "learning_rates": []}, "a sensitivity is over learning_rates"),
+        ({"direction": "lowest"}, "the nearest is lower"),
+        ({"smallest": "one"}, "or a share such as"),
+        ({"smallest": -1.0}, "above 0"),
+        ({"smallest": "1 %", "pilot_seeds": []}, "give pilot_seeds"),
+        ({"learning_rates": [1e-3]}, "one alone is no grid"),
+        ({"learning_rates": {"scaled": [1, 2]}}, "has none for bare"),
+        ({"learning_rates": {"scaled": [1, 2], "baer": [1, 2]}}, "baer is no arm; the nearest is bare"),
+        ({"tune_seeds": []}, "give tune_seeds"),
+        ({"seeds": [1, 1]}, "must be different numbers"),
+        ({"seeds": "1, 2"}, "must be of type list"),
+        ({"looks": [4, 7]}, "rising from 2 to all 8"),
+        ({"looks": [2, 4, 8]}, "one or two numbers"),
+        ({"alpha": 1.5}, "between 0 and 1"),
+        ({"pack": 0}, "at least 1"),
+        ({"waived": {"edge": ""}}, "edge has no reason"),
+        ({"base": "gptt"}, "there is no such config file"),
+    ],
+)
+def test_what_is_no_plan_is_refused(change: dict[str, Any], words: str) -> None:
+    values = {key: value for key, value in (PLAN | change).items() if value is not ...}
+    with pytest.raises(UserError, match=".") as refused:
+        make_plan("mine", values)
+    assert words in str(refused.value)
+    assert str(refused.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "there is no such Python file"),
+        ("x = 1", "this file does not"),
+        ("def get_plan():\n    return []", "must return a dict"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UserError, match=words):
+        load_plan(tmp_path / "mine.py")
