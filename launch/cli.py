@@ -191,15 +191,17 @@ def say(text: str, end: str = "\n") -> None:
         print(text, end=end, flush=True)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a command on the words of the command line; a UserError is its last line on stderr, and exit status 2.
+
+    What a command returns is its exit status, where that says something.
 
     Ctrl-C ends it with status 130, and a reader of its output that has gone with 141, as is usual; both without a word.
     """
     output.open_streams()
     try:
         with _plain_stderr():
-            main(sys.argv[1:])
+            status = main(sys.argv[1:])
             sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
@@ -212,6 +214,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         if isinstance(error, FullDisk):
             os._exit(2)  # what is open cannot be flushed, of which Python would tell with tracebacks
         sys.exit(2)
+    if status:
+        sys.exit(status)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.verdict.declared import MOST_SEEDS
 from model.errors import UserError
 
 COLUMNS = ("arm", "seed", "value")
@@ -142,7 +143,7 @@ def _check_pairs(found: Mapping[tuple[str, int], int], where: str) -> None:
     first = min(found.values(), default=1)
     if len(arms) < 2:
         raise UserError(
-            f"{where}, line {first}: only {_listed(sorted(arms))} as arm: a comparison needs two, such as base."
+            f"{where}, line {first}: arms: {_listed(arms) or 'none'}: give two or more, the baseline one of them."
         )
     for (_, seed), line in sorted(found.items(), key=lambda item: item[1]):
         if lacking := sorted(arm for arm in arms if (arm, seed) not in found):
@@ -150,8 +151,8 @@ def _check_pairs(found: Mapping[tuple[str, int], int], where: str) -> None:
                 f"{where}, line {line}: seed {seed} has no line of {_listed(lacking)}: give every arm every seed; that "
                 "of a failed run has no value."
             )
-    if len(seeds) < 2:
-        raise UserError(f"{where}, line {first}: only seed {min(seeds)}: give every arm two seeds or more.")
+    if not 2 <= len(seeds) <= MOST_SEEDS:
+        raise UserError(f"{where}, line {first}: {len(seeds)} seeds: give every arm 2 to {MOST_SEEDS}.")
 
 
 def _natural(name: str) -> list[str | int]:

@@ -120,7 +120,7 @@ TYPED: list[tuple[Any, str, tuple[str, ...]]] = [
     (generate, "--workdir=x --config=gpt", ("--config is a flag of ", "launch.train", "and not of launch.generate;")),
     (evaluate, "--workdir=x --max-new-tokens=3", ("is a flag of launch.generate, and not of launch.evaluate;",)),
     (evaluate, "--workdir=x --step=7", ("--step: there is no such flag; see ",)),
-    (train, "--config=gpt --workdir=x --table", ("--table is a flag of launch.attention, and not of launch.train;",)),
+    (train, "--config=gpt --workdir=x --race", ("--race is a flag of launch.attention, and not of launch.train;",)),
     (train, "--config=gpt --workdir=x --steps=9", ("--steps is a key of the config: write --config.train.steps;",)),
     (train, "--config=gpt --seed=3", ("write --config.data.seed or --config.train.seed;",)),
     (train, "--config=gpt --workdir=x config.train.steps=20", ("lacks its dashes: write --config.train.steps=20;",)),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from eval.verdict.decision import Row, Verdict
 from eval.verdict.declared import Results
-from eval.verdict.page.content import cells_of
+from eval.verdict.page.saying import cells_of
 
 
 def seeds_sheet(verdict: Verdict, results: Results) -> str:

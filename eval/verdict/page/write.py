@@ -1,15 +1,17 @@
 """A verdict as files, as the few lines of a terminal, and as a notebook shows it."""
 
+import os
 from pathlib import Path
 
 from eval.verdict.decision import Verdict
 from eval.verdict.declared import Results
-from eval.verdict.page import blocks, content
+from eval.verdict.page import blocks, content, saying
 from eval.verdict.page.sheets import rows_sheet, seeds_sheet
 from eval.verdict.page.shown import Shown
 from eval.verdict.page.style import style
 from train.run.files import json_files
 
+FILES = ("verdict.html", "verdict.md", "verdict.csv", "seeds.csv", "verdict.json")
 # Nothing is fetched: the browser itself refuses to, by the first of these.
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -34,17 +36,15 @@ def write_page(folder: str | Path, verdict: Verdict, results: Results, shown: Sh
         OSError: the folder cannot be written.
     """
     folder, page = Path(folder), content.page(verdict, results, shown or Shown())
-    texts = {
-        "verdict.html": html(page),
-        "verdict.md": "\n\n".join(blocks.markdown(block) for block in page) + "\n",
-        "verdict.csv": rows_sheet(verdict),
-        "seeds.csv": seeds_sheet(verdict, results),
-    }
+    markdown = "\n\n".join(blocks.markdown(block) for block in page) + "\n"
+    told = json_files.dumps(verdict.to_json(), indent=2) + "\n"
+    texts = (html(page), markdown, rows_sheet(verdict), seeds_sheet(verdict, results), told)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    json_files.write(folder / "verdict.json", verdict.to_json())
-    return {name: folder / name for name in (*texts, "verdict.json")}
+    for name, text in zip(FILES, texts, strict=True):
+        new = folder / f".{name}.{os.getpid()}.new"  # whole or not at all
+        new.write_text(text, encoding="utf-8", newline="\n")
+        new.replace(folder / name)
+    return {name: folder / name for name in FILES}
 
 
 def html(page: list[blocks.Block]) -> str:
@@ -66,6 +66,6 @@ def text(verdict: Verdict) -> str:
     """The question, and the word of each contrast with what it rests on, as lines."""
     lines = [verdict.declared.question]
     for row in verdict.rows:
-        lines.append(f"  {row.contrast.name}: {content.word(row)}")
-        lines += [f"    {sentence}" for sentence in (content.basis(row, verdict), *row.sentences)]
+        lines.append(f"  {row.contrast.name}: {saying.word(row)}")
+        lines += [f"    {sentence}" for sentence in (saying.basis(row, verdict), *row.sentences)]
     return "\n".join(blocks.plain(line) for line in [*lines, *(f"  failed: {gate}" for gate in verdict.gates)])
