@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ class Likelihood:
     z-loss; with N seeds, both are (N,). `place` puts a host batch on the devices; `rows` are those of each batch that
     this process loads.
     """
+
+    NAMES: ClassVar[tuple[str, ...]] = ("val/loss", "val/perplexity", "val/bits_per_byte")
 
     def __init__(
         self,

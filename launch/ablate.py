@@ -1,36 +1,133 @@
-"""Did it matter? A verdict on runs of any framework, from a CSV file with the columns arm, seed and value:
-`.venv/bin/python -m launch.ablate --table=runs.csv --baseline=base --direction=lower --smallest=0.01`.
+"""Changes one thing, and finds out, with evidence, whether it mattered.
+
+    .venv/bin/python -m launch.ablate --plan=configs/ablations/scale.py --workdir=runs/scale
+
+runs the grid of a plan, or goes on with it. Of runs of any framework, from a CSV file with the columns arm, seed and
+value, the same verdict is
+
+    .venv/bin/python -m launch.ablate --table=runs.csv --baseline=base --direction=lower --smallest=0.01
 
 The exit status says it to a script: 0 better, 3 worse, 4 below D, 5 equivalent, 6 not distinguishable, 7 invalid, 2 bad
-input; of several arms the first of 7, 0, 4 (better), 5, 6, 4 (worse), 3 that one of them has.
+input; of several arms the first of 7, 0, 4 (better), 5, 6, 4 (worse), 3 that one of them has. From a notebook:
+`verdict = ablate(plan)`.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from launch import cli
+from eval.verdict.decision import Verdict
+from eval.verdict.page import text
+from launch import cli, output
 from launch.ablation import tables
+from launch.ablation.disk import check_disk
+from launch.ablation.phases import Grid, Pending, pilot, tune, verdict
+from launch.ablation.plan import Plan, load_plan, make_plan
+from launch.ablation.programs import Store
+from launch.ablation.running import Bar
 from model.errors import UserError
+from train.devices.machine import use_compilation_cache
+from train.run.command import command
+from train.run.files.json_files import write
+from train.run.files.lock import FolderLock
+from train.run.signals import stop_signals
+
+
+def ablate(
+    plan: Plan | Mapping[str, Any] | str | Path, workdir: str | Path = "", *, jobs: int = 1, elsewhere: bool = False
+) -> Verdict:
+    """The verdict on a plan: a value, a dict as `get_plan` returns, or the path of a file.
+
+    Without a `workdir`, the folder is runs/<name of the plan>. A grid that was stopped goes on; what has run is not run
+    again. `jobs` programs run at a time; with `elsewhere` none does here.
+
+    Raises:
+        UserError: the plan or the folder cannot be used, or a gate refuses the plan.
+        Pending: the programs that are to run elsewhere before this goes on.
+        Stopped: it was told to stop.
+    """
+    if isinstance(plan, Mapping):
+        plan = make_plan("notebook", plan)
+    elif not isinstance(plan, Plan):
+        plan = load_plan(plan)
+    if jobs < 1:
+        raise UserError(f"--jobs={jobs} must be at least 1: programs that run at a time.")
+    folder = Path(workdir or Path("runs") / plan.name).absolute()
+    use_compilation_cache()
+    with _held(folder), Bar(Store(folder / "store")) as bar:
+        check_disk(plan, folder)
+        grid = Grid(plan, folder, bar, jobs, elsewhere)
+        grid.place.mkdir(parents=True, exist_ok=True)
+        write(grid.place / "plan.json", {"hash": plan.hash, **plan.resolved})
+        grid.ledger.begin(plan)
+        rates = tune(grid)
+        smallest, _ = pilot(grid, rates)
+        return verdict(grid, rates, smallest)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Inside, no other grid uses the folder."""
+    lock = FolderLock(folder)
+    try:
+        yield
+    finally:
+        lock.release(undo=not (folder / "plans").exists())
 
 
 def parser() -> cli.Parser:
     """The flags of this command."""
     made = cli.make_parser("ablate", __doc__ or "", config=False, workdir=False)
+    made.add_argument("--plan", help="what is declared, such as configs/ablations/scale.py")
+    made.add_argument("--workdir", help="the grid's folder, such as runs/scale; of a table, FILE.verdict beside it")
+    made.add_argument("--jobs", type=int, default=1, help="programs that run at a time, each in its own process")
     made.add_argument(
-        "--workdir", help="the folder of the page; of a table, FILE.verdict beside it if this is left out"
+        "--print-commands", action="store_true", help="print one command for each program that is due, and run none"
     )
-    made.add_argument("--plan", help="what was declared, such as configs/ablations/NAME.py")
+    made.add_argument("--program", metavar="KEY", help="run one program of the folder, as --print-commands tells")
     tables.add_flags(made)
     return made
 
 
-def main(argv: Sequence[str]) -> int:
-    """Prints the verdict and where its page is, and returns the exit status."""
+def main(argv: Sequence[str]) -> int | None:
+    """Says what came of a grid, or of a table, and where its page is; returns the exit status."""
     flags, overrides = cli.parse(parser(), argv)
-    if overrides:
-        raise UserError(f"--config.{next(iter(overrides))}: a table has no config; leave this out.")
-    if not flags.table:
-        raise UserError("--table is missing: give a CSV file with the columns arm, seed and value.")
-    return tables.judge(flags)
+    if overrides and (flags.table or flags.program):
+        raise UserError(f"--config.{next(iter(overrides))}: only --plan takes changes of its config; leave this out.")
+    if flags.table:
+        return tables.judge(flags)
+    if not flags.workdir:
+        raise UserError("--workdir is missing: give the grid's folder, such as --workdir=runs/scale.")
+    with stop_signals(command=True):
+        if flags.program:
+            _run(Store(Path(flags.workdir).absolute() / "store"), flags.program)
+            return None
+        if not flags.plan:
+            raise UserError("--plan is missing: give a plan's file, or --table, a CSV file with arm, seed and value.")
+        plan = load_plan(flags.plan, **overrides)
+        try:
+            found = ablate(plan, flags.workdir, jobs=flags.jobs, elsewhere=flags.print_commands)
+        except Pending as pending:
+            for program in pending.programs:
+                cli.say(command("ablate", f"--workdir={flags.workdir}", f"--program={program.key}"))
+            return None
+    with output.unheard():  # the page is written, whether anybody listens or not
+        place = Path(flags.workdir) / "plans" / f"{plan.name}-{plan.hash}"
+        cli.say(f"{text(found)}\npage: {place / 'verdict.html'}")
+    return found.status
+
+
+def _run(store: Store, key: str) -> None:
+    """Runs a program that a plan has asked for.
+
+    Raises:
+        UserError: no plan has, or the code, the packages or the text are others here.
+    """
+    if not (store.place(key) / "program.json").is_file():
+        raise UserError(f"--program={key}: no plan of this folder asks for it: see --print-commands.")
+    use_compilation_cache()
+    store.run(store.program(key).checked())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from eval.baselines import known_baselines
-from eval.likelihood import Likelihood
+from eval.evaluators import Evaluators
 from eval.summary import summarize
 from launch import cli, hosts, output
 from launch.configs import load
@@ -70,7 +70,7 @@ def fit(
         stop.begin("the comparison of attention with its reference")
         key = jax.random.key(config.train.seed)
         errors = check_attention(experiment.model_config, experiment.attention, key)
-        likelihood = Likelihood(sums, validation, config.data.batch_size, place, experiment.rows)
+        evaluate = Evaluators(sums, validation, config.data.batch_size, place, experiment.rows)
         stop.begin("the baselines")
         baselines = known_baselines(data) if folder else {}
         watch = Watch(experiment, next(iter(eval_batches(validation, config.data.batch_size, experiment.rows))))
@@ -83,7 +83,7 @@ def fit(
             step,
             opened.state,
             experiment.batches(windows, opened.start),
-            Session(experiment, opened, likelihood, recorded, stop, watch),
+            Session(experiment, opened, evaluate, recorded, stop, watch),
             start=opened.start,
             steps=config.train.steps,
             evaluate_every=config.train.evaluate_every,

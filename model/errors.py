@@ -17,6 +17,10 @@ class UserError(ValueError):
     """
 
 
+class Diverged(UserError):
+    """A run whose numbers are no longer finite: a result where runs are compared, a refusal everywhere else."""
+
+
 class Range(NamedTuple):
     """The numbers from `least` to `most`, without `most` itself where `below`; `zero` says what 0 means beside them."""
 

@@ -84,7 +84,7 @@ def refusals(source: str) -> list[str]:
     """What a file says in its UserErrors, where that is written there; `{}` for what is filled in."""
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UserError":
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("UserError", "Diverged"):
             (given,) = node.args
             pieces = given.values if isinstance(given, ast.JoinedStr) else [given]
             texts = [piece.value if isinstance(piece, ast.Constant) else "{}" for piece in pieces]

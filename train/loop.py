@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.errors import UserError
+from model.errors import Diverged
 from train.devices.placing import on_host
 from train.state import Params, State
 from train.step import Metrics, groups
@@ -49,7 +49,7 @@ def train(
     evaluation was due owes it: it is made up for before the next update, or at the end.
 
     Raises:
-        UserError: a loss, a gradient or a parameter is not finite; nothing of it has been saved.
+        Diverged: a loss, a gradient or a parameter is not finite; nothing of it has been saved.
     """
     finite = jax.jit(_finite)
     pending: tuple[int, Metrics, float] | None = None
@@ -99,11 +99,11 @@ def check_finite(step: int, values: Values) -> None:
     """Refuses values that are not finite, by the names of their parts of the model.
 
     Raises:
-        UserError: names the parts and the step.
+        Diverged: names the parts and the step.
     """
     bad = [name.removeprefix("grad_norm/") for name, value in values.items() if not np.all(np.isfinite(value))]
     if bad:
-        raise UserError(
+        raise Diverged(
             f"step {step} is not finite in {', '.join(bad)}: nothing of it was saved, earlier checkpoints are intact;"
             " lower --config.optimizer.learning_rate, keep ids of your own batches within the vocabulary, or set"
             " --config.optimizer.clip_norm."

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from eval.evaluators import endpoints
 from model.errors import UserError
 from train.run.files.naming import check_length
 
@@ -144,6 +145,10 @@ def _rates(name: str, plan: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
             )
     if plan["contrast"] == "sensitivity" and not found:
         raise UserError(f"plan {name}: a sensitivity is over learning_rates, and there are none: give them.")
+    if plan["contrast"] == "sensitivity" and (plan["endpoint"], plan["direction"]) != ("val/loss", "lower"):
+        raise UserError(
+            f"plan {name}: a sensitivity is of val/loss, lower, and endpoint is {plan['endpoint']!r}: leave it."
+        )
     if found and plan["contrast"] != "sensitivity" and not plan["tune_seeds"]:
         raise UserError(f"plan {name}: learning_rates are tuned on seeds of their own: give tune_seeds.")
     return found
@@ -153,6 +158,10 @@ def _check_choices(name: str, plan: Mapping[str, Any]) -> None:
     for key, allowed in CHOICES.items():
         if plan[key] not in allowed:
             raise UserError(f"plan {name}: {key}={plan[key]!r} is unknown; {nearest(plan[key], allowed)}.")
+    if plan["endpoint"] not in endpoints():
+        raise UserError(
+            f"plan {name}: endpoint={plan['endpoint']!r} is not measured; {nearest(plan['endpoint'], endpoints())}."
+        )
     if not plan["question"].strip():
         raise UserError(f"plan {name}: question is empty: say in one sentence what is asked.")
     if not 0 < plan["alpha"] < 1:

@@ -181,7 +181,7 @@ def passport(config: ConfigDict, data: Mapping[str, Any], attention: Mapping[str
         "git": _git_state(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": packages(),
         "devices": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
         "processes": jax.process_count(),
         "cpus": os.cpu_count(),
@@ -194,6 +194,11 @@ def passport(config: ConfigDict, data: Mapping[str, Any], attention: Mapping[str
         "seeds": [config.train.seed + i for i in range(config.train.seeds)],
         "attention": attention,
     }
+
+
+def packages() -> dict[str, str]:
+    """{name: version} of the packages by which a run's numbers are computed."""
+    return {name: version for name in _PACKAGES if (version := _version(name))}
 
 
 def _windows(passport: Mapping[str, Any]) -> str:

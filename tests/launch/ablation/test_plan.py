@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from eval.verdict.declared import least_seeds
 from launch.ablation.plan import config_of, load_plan, make_plan, packs
 from model.errors import UserError
+from tests.conftest import ROOT
 
 PLAN: dict[str, Any] = {
     "question": "Does the scale of the scores matter?",
@@ -68,7 +70,9 @@ def test_programs_end_where_seeds_or_looks_do() -> None:
         ({"factor": []}, "factor is empty"),
         ({"contrast": "interaction"}, "an interaction has four arms"),
         ({"contrast": "sensitivity", "learning_rates": []}, "a sensitivity is over learning_rates"),
+        ({"contrast": "sensitivity", "endpoint": "val/perplexity"}, "a sensitivity is of val/loss"),
         ({"direction": "lowest"}, "the nearest is lower"),
+        ({"endpoint": "val/los"}, "val/los' is not measured; the nearest is val/loss"),
         ({"smallest": "one"}, "or a share such as"),
         ({"smallest": -1.0}, "above 0"),
         ({"smallest": "1 %", "pilot_seeds": []}, "give pilot_seeds"),
@@ -107,3 +111,20 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str | None, wor
         (tmp_path / "mine.py").write_text(text)
     with pytest.raises(UserError, match=words):
         load_plan(tmp_path / "mine.py")
+
+
+PLANS = sorted((ROOT / "configs" / "ablations").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("file", PLANS, ids=lambda file: file.stem)
+def test_a_committed_plan_tells_its_story_and_can_be_read(file: Path) -> None:
+    plan = load_plan(file)
+    text = file.read_text()
+    assert f"launch.ablate --plan=configs/ablations/{file.name} " in text
+    assert "Expected: " in text
+    assert least_seeds(len(plan.contrasts), plan.alpha) <= len(plan.seeds)
+    assert f"`{file.name}`" in (file.parent / "README.md").read_text()
+
+
+def test_four_plans_are_committed() -> None:
+    assert {"scale", "heads", "cycle", "gate"} <= {file.stem for file in PLANS}

@@ -1,0 +1,1 @@
+"""What is asked: a plan of an ablation in each file, loaded by path."""

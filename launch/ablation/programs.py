@@ -1,0 +1,266 @@
+"""The unit that is addressed, run, resumed and verified: a program, some seeds of one config, trained as one."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import model
+from launch.ablation.plan import digest
+from launch.configs import load
+from launch.train import fit
+from model.errors import Diverged, UserError
+from train.data import open_data
+from train.devices.placing import on_host
+from train.run.files.json_files import loads, read_lines, write
+from train.run.files.learned import FREE, flatten
+from train.run.files.named_arrays import plain
+from train.run.folder import packages
+from train.run.signals import Stopped
+from train.state import State
+
+# What says how fast a run was, or is the same for all seeds: no result.
+_NO_RESULTS = ("train/tokens_per_second", "train/matrix_share", "train/wait_share", "train/learning_rate")
+# The judge reads what is finished: its words may change without a run being another.
+_CODE, _NO_CODE = ("model", "train", "eval", "launch/train.py"), "eval/verdict"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A config with its population of seeds, and the digests of what it is computed by and from.
+
+    made: 'code', 'packages', 'data'. Its key is the address of its folder in the store.
+    """
+
+    config: ConfigDict
+    made: Mapping[str, Any]
+
+    @functools.cached_property
+    def key(self) -> str:
+        """16 hexadecimal digits of all that its numbers depend on; where the text lies does not matter."""
+        keys = {key: value for key, value in sorted(flatten(self.config).items()) if key not in FREE}
+        return digest({"config": keys, "made": dict(self.made)})
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Its seeds, in the order of the population."""
+        first = self.config.train.seed
+        return tuple(range(first, first + self.config.train.seeds))
+
+    def checked(self) -> "Program":
+        """Itself, where this process computes what it says.
+
+        Raises:
+            UserError: the code, the packages or the text are others here.
+        """
+        now = address(self.config)
+        if other := [name for name, value in now.made.items() if value != self.made[name]]:
+            raise UserError(
+                f"program {self.key}: {' and '.join(other)} of this process are not those that it was made for: use the"
+                " same code, packages and text, or start the plan again, which makes other programs."
+            )
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a program has left: of each metric one value for each seed, at the last step; None is not finite.
+
+    curves: metric to step to values. failed: seed, as text, to the sentence it ended with. bits: of all parameters at
+    the last step. alone: the programs of single seeds that these values are of, because one of the population diverged
+    and ended all of it. where: the machine, its flags, and on how many windows it was measured.
+    """
+
+    key: str
+    seeds: tuple[int, ...]
+    values: Mapping[str, list[float | None]]
+    curves: Mapping[str, Mapping[str, list[float | None]]]
+    failed: Mapping[str, str]
+    bits: str
+    alone: tuple[str, ...]
+    made: Mapping[str, Any]
+    where: Mapping[str, Any]
+    vocabulary: int
+    seconds: float
+
+    def of(self, metric: str) -> dict[int, float]:
+        """{seed: value at the last step}; infinite for a seed that failed."""
+        given = self.values.get(metric, [None] * len(self.seeds))
+        return {seed: math.inf if one is None else one for seed, one in zip(self.seeds, given, strict=True)}
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What is the same, bit for bit, whenever and however often the program runs: all but the seconds."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "seconds"}
+
+
+def address(config: ConfigDict) -> Program:
+    """The program of a config, by the code and packages of this process, and by the text as it is now.
+
+    Raises:
+        UserError: the data set cannot be had.
+    """
+    data = _fingerprint(tuple(sorted(config.data.to_dict().items())))
+    return Program(config, {"code": code_digest(), "packages": packages(), "data": data})
+
+
+@functools.cache
+def _fingerprint(keys: tuple[tuple[str, Any], ...]) -> str:
+    return open_data(ConfigDict(dict(keys))).fingerprint
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the files by which a run's numbers are computed, and of their names."""
+    root = Path(model.__file__).parents[1]
+    files = sorted(file for part in _CODE for file in ([root / part] if ".py" in part else (root / part).rglob("*.py")))
+    known = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(root).as_posix()
+        if not name.startswith(_NO_CODE):
+            known.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return known.hexdigest()[:16]
+
+
+def where() -> dict[str, str]:
+    """What else the last bits depend on: the kind of device, and of random numbers."""
+    return {"device": jax.devices()[0].device_kind, "prng": str(jax.config.values["jax_default_prng_impl"])}
+
+
+class Store:
+    """The programs of a folder: each has its own, `<key>/`, with program.json, its run, a log, and record.json."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def place(self, key: str) -> Path:
+        """The folder of a program."""
+        return self.folder / key
+
+    def record(self, key: str) -> Record | None:
+        """What a program has left, if it has ended."""
+        file = self.place(key) / "record.json"
+        if not file.is_file():
+            return None
+        values = loads(file.read_bytes())
+        return Record(**values | {"seeds": tuple(values["seeds"]), "alone": tuple(values["alone"])})
+
+    def write(self, program: Program) -> None:
+        """Writes what a process needs in order to run the program."""
+        self.place(program.key).mkdir(parents=True, exist_ok=True)
+        write(self.place(program.key) / "program.json", {"config": flatten(program.config), "made": dict(program.made)})
+
+    def program(self, key: str) -> Program:
+        """A program that was written."""
+        values = loads((self.place(key) / "program.json").read_bytes())
+        return Program(load("base", **values["config"]), values["made"])
+
+    def run(self, program: Program) -> Record:
+        """What the program leaves: it begins, goes on, or has ended already.
+
+        Where a seed of a population diverges, which ends all of it, each of its seeds runs alone instead.
+
+        Raises:
+            UserError: it cannot be run, or another process runs it.
+            Stopped: this process was told to stop; the program goes on when it is run again.
+        """
+        if (found := self.record(program.key)) is not None:
+            return found
+        self.write(program)
+        folder, began = self.place(program.key), time.perf_counter()
+        with (folder / "log.txt").open("a") as log, contextlib.redirect_stderr(log):
+            try:
+                state, _ = fit(program.config, str(folder / "run"))
+                if int(np.ravel(on_host(state.step))[0]) < program.config.train.steps:
+                    raise Stopped
+                record = _finished(program, state, folder / "run")
+            except Diverged as error:
+                record = self._diverged(program, str(error))
+        record = dataclasses.replace(record, seconds=time.perf_counter() - began)
+        write(folder / "record.json", dataclasses.asdict(record))
+        return record
+
+    def _diverged(self, program: Program, sentence: str) -> Record:
+        """A single seed has failed; the seeds of a population count by themselves."""
+        if len(program.seeds) == 1:
+            failed, vocabulary = {str(program.seeds[0]): sentence}, 0
+            return Record(program.key, program.seeds, {}, {}, failed, "", (), program.made, where(), vocabulary, 0.0)
+        alone = [Program(_alone(program.config, seed), program.made) for seed in program.seeds]
+        records = [self.run(one) for one in alone]
+        metrics = sorted({metric for record in records for metric in record.values})
+        curves = sorted({metric for record in records for metric in record.curves})
+        steps = {metric: {step for record in records for step in record.curves.get(metric, {})} for metric in curves}
+        return Record(
+            key=program.key,
+            seeds=program.seeds,
+            values={metric: [record.values.get(metric, [None])[0] for record in records] for metric in metrics},
+            curves={
+                metric: {
+                    step: [record.curves.get(metric, {}).get(step, [None])[0] for record in records]
+                    for step in sorted(steps[metric], key=int)
+                }
+                for metric in curves
+            },
+            failed={seed: text for record in records for seed, text in record.failed.items()},
+            bits=digest([record.bits for record in records]),
+            alone=tuple(one.key for one in alone),
+            made=program.made,
+            where=where(),
+            vocabulary=max(record.vocabulary for record in records),
+            seconds=0.0,
+        )
+
+
+def _alone(config: ConfigDict, seed: int) -> ConfigDict:
+    """The config of one seed of a population."""
+    order = config.data.seed + (seed - config.train.seed) * (config.data.order == "own")
+    return load("base", **flatten(config) | {"train.seed": seed, "train.seeds": 1, "data.seed": order})
+
+
+def _finished(program: Program, state: State, run: Path) -> Record:
+    """What a run's folder holds of its last step, and the bits of its parameters."""
+    lines, _ = read_lines(run / "metrics.jsonl")
+    count, last = len(program.seeds), program.config.train.steps
+    values: dict[str, list[float | None]] = {}
+    curves: dict[str, dict[str, list[float | None]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            own = value if isinstance(value, list) else [value]
+            if name in ("step", "val/windows", *_NO_RESULTS) or len(own) != count:
+                continue
+            if name.startswith("val/") or name == "train/loss":
+                curves.setdefault(name, {})[str(line["step"])] = own
+            if line["step"] == last:
+                values[name] = own
+    measured = loads((run / "passport.json").read_bytes())["evaluation"]
+    return Record(
+        key=program.key,
+        seeds=program.seeds,
+        values=values,
+        curves=curves,
+        failed={},
+        bits=_bits(state),
+        alone=(),
+        made=program.made,
+        where=where() | {"windows": f"{measured['windows']} of {measured['of']}"},
+        vocabulary=state.params["embed"]["embedding"].shape[-2],
+        seconds=0.0,
+    )
+
+
+def _bits(state: State) -> str:
+    """Of every parameter, by name."""
+    known = hashlib.sha256()
+    for name, leaf in sorted(plain(state.params).items()):
+        known.update(name.encode())
+        known.update(np.ascontiguousarray(on_host(leaf)).tobytes())
+    return known.hexdigest()[:16]

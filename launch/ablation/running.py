@@ -1,0 +1,165 @@
+"""Programs over the processes of a machine, and one bar with the time left of the whole grid."""
+
+import concurrent.futures
+import contextlib
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from launch.ablation.programs import Program, Store
+from model.errors import UserError
+from train.run.files.json_files import dumps, loads
+
+_POLL = 1.0  # seconds between two looks at how far the programs are
+_TAIL = 2**16  # bytes of a metrics.jsonl in which the last whole line is looked for
+
+
+def run_all(programs: Sequence[Program], store: Store, jobs: int) -> None:
+    """Runs those that have not ended, in this process, or `jobs` at a time in processes of their own.
+
+    Raises:
+        UserError: one cannot be run; the others that had begun go on from there the next time.
+        Stopped: this process was told to stop.
+    """
+    missing = [program for program in programs if store.record(program.key) is None]
+    if jobs == 1:
+        for program in missing:
+            store.run(program)
+        return
+    for program in missing:
+        store.write(program)
+    left: queue.SimpleQueue[Program] = queue.SimpleQueue()
+    for program in missing:
+        left.put(program)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as threads, contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(_worker(store)) for _ in range(min(jobs, len(missing)))]
+        for done in concurrent.futures.as_completed([threads.submit(_serve, worker, left) for worker in workers]):
+            try:
+                done.result()
+            except BaseException:
+                while not left.empty():
+                    with contextlib.suppress(queue.Empty):
+                        left.get_nowait()
+                raise
+
+
+@contextlib.contextmanager
+def _worker(store: Store) -> Iterator["subprocess.Popen[str]"]:
+    """A process that runs programs by their keys; it ends with this one, however that ends: its input is closed."""
+    command = [sys.executable, "-m", "launch.ablation.worker", str(store.folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+
+
+def _serve(worker: "subprocess.Popen[str]", left: "queue.SimpleQueue[Program]") -> None:
+    """Gives a worker one program after the other."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    while True:
+        try:
+            program = left.get_nowait()
+        except queue.Empty:
+            return
+        worker.stdin.write(f"{program.key}\n")
+        worker.stdin.flush()
+        answer = worker.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that ran {program.key} ended with status {worker.wait()}: see its log.txt")
+        if refused := loads(answer)["refused"]:
+            raise UserError(refused)
+
+
+def serve(store: Store, keys: Callable[[], str], answer: Callable[[str], object]) -> None:
+    """What a worker does: runs the programs whose keys it is told, and answers each with its refusal, or None."""
+    while key := keys():
+        try:
+            store.run(store.program(key).checked())
+            answer(dumps({"refused": None}))
+        except UserError as error:
+            answer(dumps({"refused": str(error)}))
+
+
+class Bar:
+    """Shows the steps of all programs of a grid, one bar on a terminal, and the time left at the pace so far.
+
+    total: seed-steps of the whole grid, as far as it is known to go.
+    """
+
+    def __init__(self, store: Store, show: bool = True):
+        self._store, self._programs = store, dict[str, Program]()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
+        self._bar = Progress(*columns, console=Console(file=sys.stderr), transient=True, disable=not show)
+        self._task = self._bar.add_task("starting", total=None, left="")
+        self._ended, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
+        self._began, self._first, self._total = time.monotonic(), 0.0, 0.0
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._bar.stop()
+
+    def expect(self, total: float) -> None:
+        """Tells how many seed-steps the whole grid has."""
+        self._total = total
+
+    def phase(self, name: str, programs: Sequence[Program]) -> None:
+        """Tells what is done now."""
+        first = not self._programs
+        self._programs = {**self._programs, **{program.key: program for program in programs}}
+        if first:
+            self._first, self._began = self._done(), time.monotonic()
+        self._bar.update(self._task, description=name)
+
+    def _done(self) -> float:
+        return sum(_seed_steps(self._store, program) for program in [*self._programs.values()])
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_POLL):
+            done = self._done()
+            pace = (done - self._first) / (time.monotonic() - self._began)
+            left = f"{round((self._total - done) / pace / 60)} minutes left" if pace > 0 else ""
+            self._bar.update(self._task, completed=done, total=max(self._total, done), left=left)
+
+
+def _seed_steps(store: Store, program: Program) -> float:
+    """Steps that a program has done, times its seeds."""
+    whole = program.config.train.steps * len(program.seeds)
+    if (store.place(program.key) / "record.json").is_file():
+        return whole
+    return _last_step(store.place(program.key) / "run" / "metrics.jsonl") * len(program.seeds)
+
+
+def _last_step(file: Path) -> int:
+    """The step of the last whole line of a metrics.jsonl; 0 where there is none."""
+    if not file.is_file():
+        return 0
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - _TAIL))
+        lines = opened.read().split(b"\n")[:-1]
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            return int(loads(line)["step"])
+    return 0
