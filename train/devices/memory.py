@@ -24,17 +24,23 @@ def check_memory(experiment: Experiment) -> None:
     Raises:
         UserError: either is more than there is; with both numbers.
     """
-    mesh, data, train = experiment.mesh, experiment.config.data, experiment.config.train
-    device = jax.local_devices()[0]
-    sharers = mesh.local_mesh.size if device.platform == "cpu" else 1  # the devices of a CPU lie in one memory
-    state = sharers * (_bytes(experiment.abstract) + _bytes(experiment.abstract.params))
-    tokens = train.seeds * data.batch_size // train.accumulate * data.length
-    model, ways = experiment.model_config, mesh.size // mesh.shape["tensor"]  # which share the tokens
-    kept = sharers * tokens * model.num_layers * model.width * jnp.dtype(model.dtype).itemsize // ways
+    data, device = experiment.config.data, jax.local_devices()[0]
+    state, kept = device_bytes(experiment)
     batches = _TOKEN * len(experiment.rows) * data.length * (1 + data.prefetch)
     needs = f"{_gib(state)} for parameters, optimizer and gradients, and {_gib(kept)} for the layers' inputs"
     _check(state + kept, device_memory(device), needs, device.device_kind, _STATE if state > kept else _KEPT)
     _check(batches, host_memory(), f"{_gib(batches)} for batches that are read ahead", "host", _BATCHES)
+
+
+def device_bytes(experiment: Experiment) -> tuple[int, int]:
+    """What it certainly takes of a device's memory: (parameters, optimizer and gradients; the layers' inputs)."""
+    mesh, data, train = experiment.mesh, experiment.config.data, experiment.config.train
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    sharers = mesh.local_mesh.size if on_cpu else 1  # the devices of a CPU lie in one memory
+    state = sharers * (_bytes(experiment.abstract) + _bytes(experiment.abstract.params))
+    tokens = train.seeds * data.batch_size // train.accumulate * data.length
+    model, ways = experiment.model_config, mesh.size // mesh.shape["tensor"]  # which share the tokens
+    return state, sharers * tokens * model.num_layers * model.width * jnp.dtype(model.dtype).itemsize // ways
 
 
 def _check(needed: int, there: int, needs: str, place: str, keys: tuple[str, ...]) -> None:
