@@ -2,69 +2,31 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from eval.verdict.declared import Contrast, Declared, Results
+from eval.verdict.declared import Declared, Results
+from eval.verdict.intervals import Interval
+from eval.verdict.row import Rate, Row, make_row
+from eval.verdict.rule import BELOW, BETTER, EQUIVALENT, INVALID, UNCLEAR, WORSE, Findings, judge
+from eval.verdict.sentences import sentences
 from model.errors import UserError
 
-BETTER, WORSE = "BETTER", "WORSE"
-BELOW, EQUIVALENT = "DIFFERENT BUT BELOW D", "EQUIVALENT WITHIN D"
-UNCLEAR, INVALID = "NOT DISTINGUISHABLE", "INVALID"
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How many of the seeds succeeded (did not fail, or reached the declared threshold), and Wilson's 95 % interval."""
-
-    successes: int
-    seeds: int
-    interval: Interval
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contrast, and all that a page shows of it; None where a number has no meaning there.
-
-    `look` is 1 or 2, and `level` what Holm's p is compared with at it. `good` says whether the difference has the good
-    sign (None: it is 0). Means, differences, `spread` (their standard deviation) and intervals are in the endpoint's
-    units; `interval` is at 1 - alpha / contrasts, `interval_95` at 95 %. `p` is what the rule takes, named by `test`,
-    and `p_holm` adjusted. `detectable` is the effect that this rule finds in 80 % of cases, `detectable_spreads` the
-    same in spreads. `failed` holds the failed seeds of each cell.
-    """
-
-    contrast: Contrast
-    word: str
-    good: bool | None
-    look: int
-    level: float
-    seeds: tuple[int, ...]
-    test: str
-    plus_mean: float | None
-    minus_mean: float | None
-    differences: tuple[float, ...]
-    difference: float | None
-    spread: float | None
-    interval: Interval | None
-    interval_95: Interval | None
-    p_t: float | None
-    p_flip: float | None
-    p: float
-    p_holm: float
-    p_tost: float | None
-    p_tost_holm: float | None
-    detectable: float | None
-    detectable_spreads: float | None
-    seeds_needed: int | None
-    correlation: float | None
-    failed: dict[str, tuple[int, ...]]
-    plus_rate: Rate
-    minus_rate: Rate
-    sentences: tuple[str, ...]
+__all__ = [
+    "BELOW",
+    "BETTER",
+    "EQUIVALENT",
+    "INVALID",
+    "UNCLEAR",
+    "WORSE",
+    "Interval",
+    "Rate",
+    "Row",
+    "Verdict",
+    "decide",
+]
 
 
 @dataclass(frozen=True)
@@ -96,33 +58,56 @@ def exit_status(rows: Sequence[Row]) -> int:
 def decide(declared: Declared, results: Results, gates: Sequence[str] = ()) -> Verdict:
     """The verdict on the results; each gate that failed is a name or a sentence.
 
+    The seeds are looked at in ascending order. With two looks, results of the first alone are judged by it, and of
+    both by both; a contrast that the first look decided needs no more seeds.
+
     Raises:
         UserError: a cell or a seed is missing.
     """
-    rows = tuple(_row(declared, contrast, results, bool(gates)) for contrast in declared.contrasts)
-    return Verdict(declared, rows, tuple(gates), exit_status(rows), ())
+    seeds = _seeds(declared, results)
+    cells = {name: np.array([[results[name].get(seed, 0.0) for seed in seeds]]) for name in _cells(declared)}
+    findings = judge(declared, cells, every_p=True)
+    rows = [
+        make_row(declared, contrast, results, seeds, _one(findings, at), bool(gates))
+        for at, contrast in enumerate(declared.contrasts)
+    ]
+    for row in rows:
+        short = [seed for cell in row.contrast.cells for seed in row.seeds if seed not in results[cell]]
+        if short:
+            raise UserError(
+                f"contrast {row.contrast.name!r} lacks the seeds {sorted({*short})}: give each of its arms {seeds}."
+            )
+    waits = len(seeds) < declared.looks[-1] and not gates
+    still_open = tuple(row.contrast.name for row in rows if waits and row.word == UNCLEAR)
+    said = tuple(replace(row, sentences=sentences(declared, row, tuple(gates))) for row in rows)
+    return Verdict(declared, said, tuple(gates), exit_status(said), still_open)
 
 
-def _row(declared: Declared, contrast: Contrast, results: Results, invalid: bool) -> Row:
-    seeds = tuple(sorted(results[contrast.plus[0]]))
-    if any(tuple(sorted(results[cell])) != seeds for cell in contrast.cells):
-        raise UserError(f"contrast {contrast.name!r} has not the same seeds in {contrast.cells}.")
-    values = {cell: np.array([results[cell][seed] for seed in seeds]) for cell in contrast.cells}
-    plus, minus = (np.sum([values[cell] for cell in side], axis=0) for side in (contrast.plus, contrast.minus))
-    d = plus - minus
-    n, m = len(seeds), len(declared.contrasts)
-    mean, spread = float(np.mean(d)), float(np.std(d, ddof=1))
-    p = float(stats.ttest_1samp(d, 0).pvalue)
-    good = (mean < 0) == (declared.direction == "lower")
-    half, half_95 = (spread / math.sqrt(n) * float(stats.t.isf(a / 2, n - 1)) for a in (declared.alpha / m, 0.05))
-    word = INVALID if invalid else UNCLEAR if p > declared.alpha else BETTER if good else WORSE
-    rate = Rate(n, n, (0.0, 1.0))
-    return Row(
-        contrast, word, good, 1, declared.alpha, seeds, "paired t and sign flip",
-        float(np.mean(plus)), float(np.mean(minus)), tuple(d.tolist()), mean, spread,
-        (mean - half, mean + half), (mean - half_95, mean + half_95), p, p, p, min(1, m * p), 1.0, 1.0,
-        1.2 * spread, 1.2, 8, 0.5, dict.fromkeys(contrast.cells, ()), rate, rate, (),
-    )  # fmt: skip
+def _cells(declared: Declared) -> list[str]:
+    return sorted({cell for contrast in declared.contrasts for cell in contrast.cells})
+
+
+def _seeds(declared: Declared, results: Results) -> tuple[int, ...]:
+    """All seeds, as many as a look has, of which each cell has those of the first."""
+    cells = _cells(declared)
+    missing = [cell for cell in cells if cell not in results]
+    if missing:
+        raise UserError(f"the results lack {missing}: they have {sorted(results)}.")
+    seeds = tuple(sorted({seed for cell in cells for seed in results[cell]}))
+    if len(seeds) not in declared.looks:
+        raise UserError(f"the results have {len(seeds)} seeds, {seeds}: the looks are declared at {declared.looks}.")
+    for cell in cells:
+        lacks = [seed for seed in seeds[: declared.looks[0]] if seed not in results[cell]]
+        if lacks:
+            raise UserError(
+                f"arm {cell!r} lacks the seeds {lacks}: give every arm the seeds {seeds}; a failed one as inf."
+            )
+    return seeds
+
+
+def _one(findings: Findings, at: int) -> Findings:
+    """The findings for one contrast of one draw, as single values."""
+    return Findings(**{name: values[0, at] for name, values in vars(findings).items()})
 
 
 def _plain(value: Any) -> Any:

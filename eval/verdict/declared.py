@@ -9,6 +9,7 @@ from model.errors import UserError
 Results = Mapping[str, Mapping[int, float]]
 """Cell (arm) -> seed -> value; inf, -inf or nan is a failed seed, which keeps its place."""
 
+LEAST_OF_TWO = 4  # with fewer seeds a first look decides nothing
 MOST_SEEDS = 40  # the exact test sorts the 2^20 sums of a half
 
 
@@ -102,9 +103,10 @@ def _check_contrasts(contrasts: tuple[Contrast, ...]) -> None:
 
 def _check_looks(looks: tuple[int, ...]) -> None:
     whole = all(type(look) is int for look in looks)
-    if not (
-        whole and 1 <= len(looks) <= 2 and list(looks) == sorted({*looks}) and 2 <= looks[0] <= looks[-1] <= MOST_SEEDS
-    ):
+    least = 2 if len(looks) == 1 else LEAST_OF_TWO
+    ascending = whole and list(looks) == sorted({*looks})
+    if not (ascending and 1 <= len(looks) <= 2 and least <= looks[0] and looks[-1] <= MOST_SEEDS):
         raise UserError(
-            f"looks={looks} must be one or two numbers of seeds, ascending, from 2 to {MOST_SEEDS}, such as (8, 16)."
+            f"looks={looks} must be one number of seeds from 2, or two ascending ones from {LEAST_OF_TWO}, "
+            f"to {MOST_SEEDS}, such as (8, 16)."
         )
