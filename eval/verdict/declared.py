@@ -68,6 +68,11 @@ class Declared:
         if self.success is not None:
             self._check_success(self.success)
 
+    @property
+    def good_sign(self) -> str:
+        """Which differences are good, 'lower' or 'higher': of success a higher rate, whichever values reach it."""
+        return self.direction if self.success is None else "higher"
+
     def _check_success(self, success: float) -> None:
         if not math.isfinite(success):
             raise UserError(f"success={success} must be a finite threshold on {self.endpoint}.")

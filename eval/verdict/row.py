@@ -89,8 +89,8 @@ def make_row(
     in_spreads = _finite(detectable.detectable_effect(declared.looks, arms, declared.alpha)) if whole else None
     return Row(
         contrast=contrast,
-        word=INVALID if invalid else str(found.words(declared.direction)),
-        good=bool(found.good(declared.direction)) if found.sign else None,
+        word=INVALID if invalid else str(found.words(declared.good_sign)),
+        good=bool(found.good(declared.good_sign)) if found.sign else None,
         look=int(found.look) + 1,
         level=float(found.level),
         seeds=seeds,

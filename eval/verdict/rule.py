@@ -51,15 +51,15 @@ class Findings(Measures):
     within: Array
     held: Array
 
-    def good(self, direction: str) -> Array:
-        """Where the difference has the good sign."""
-        return self.sign < 0 if direction == "lower" else self.sign > 0
+    def good(self, good_sign: str) -> Array:
+        """Where the difference has the good sign, 'lower' or 'higher'."""
+        return self.sign < 0 if good_sign == "lower" else self.sign > 0
 
-    def words(self, direction: str) -> Array:
+    def words(self, good_sign: str) -> Array:
         """The word for each contrast in each draw, gates aside."""
         names = {
             BELOW: self.different & self.within,
-            BETTER: self.different & self.good(direction),
+            BETTER: self.different & self.good(good_sign),
             WORSE: self.different,
             EQUIVALENT: self.within,
         }

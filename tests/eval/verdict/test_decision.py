@@ -224,7 +224,9 @@ def test_success_as_the_endpoint() -> None:
     assert (row.plus_mean, row.minus_mean, row.difference) == (7 / 8, 0.0, 7 / 8)
     assert (row.plus_rate.successes, row.minus_rate.successes, row.failed) == (7, 0, {"arm": (6,), "base": (7,)})
     lower = replace(declared, direction="lower", success=0.5)
-    assert decide(lower, results).rows[0].differences == (-1, -1, -1, -1, -1, -1, -1, 0)
+    fewer = decide(lower, results)
+    assert fewer.rows[0].differences == (-1, -1, -1, -1, -1, -1, -1, 0)
+    assert (fewer.rows[0].word, fewer.rows[0].good, fewer.status) == ("WORSE", False, 3)
     (even,) = decide(declared, table(base=[1] * 8, arm=[1] * 8)).rows
     assert (even.word, even.p) == ("EQUIVALENT WITHIN D", 1.0)
     assert even.interval is not None
