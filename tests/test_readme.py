@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from launch import cli
+from launch import ablate, cli
 from launch.configs import load
 from launch.train import check
 from tests.conftest import ROOT
+from tests.launch.ablation.test_tables import table
+from tests.tiny import call
 
 README = Path("README.md").read_text()
 BLOCKS = re.findall(r"(?:^    .*\n)+", README, re.MULTILINE)
@@ -49,6 +51,19 @@ def test_training_commands_build_what_they_name(command: str) -> None:
 )
 def test_commands_are_written_as_they_run_where_nothing_is_activated(file: Path) -> None:
     assert re.findall(r"(?<!\.venv/bin/)python -m .*", file.read_text()) == []
+
+
+def test_a_table_is_judged_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (command,) = [command for command in COMMANDS if "launch.ablate --table" in command]
+    (tmp_path / "runs").mkdir()
+    table(tmp_path / "runs/mine.csv", wider=-0.05, deeper=0.0)
+    monkeypatch.chdir(tmp_path)
+    done = call(ablate.main, words(command))
+    assert (done.status, done.err) == (0, "")
+    said = dict(re.findall(r"^  (\w+): ([A-Z].*)$", done.out, re.MULTILINE))
+    assert said == {"wider": "BETTER", "deeper": "EQUIVALENT WITHIN D"}
+    assert {*said.values()} <= {*re.findall(r"[A-Z]{4,}(?: [A-Z]+)*", " ".join(README.split()))}
+    assert (tmp_path / "runs/mine.verdict/verdict.html").is_file()
 
 
 def test_every_command_there_is_exists() -> None:

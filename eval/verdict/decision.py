@@ -42,6 +42,17 @@ class Verdict:
     status: int
     open: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        from eval.verdict import page  # which shows what this module decides
+
+        return page.text(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        from eval.verdict import page
+
+        return page.notebook_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; an infinite difference, of a failed seed, is the text 'inf' or '-inf'."""
         return dict(_plain(asdict(self)))

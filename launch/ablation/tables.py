@@ -7,28 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.verdict.decision import decide
-from eval.verdict.declared import Contrast, Declared, least_seeds
+from eval.verdict.declared import Contrast, Declared
 from eval.verdict.page import Shown, text, write_page
 from eval.verdict.page.write import FILES
 from eval.verdict.table import Table, read_table
 from launch import cli, output
+from launch.ablation.gates import NAMES
 from launch.ablation.plan import Plan, load_plan
 from model.errors import UserError
 from train.run.command import command
 from train.run.files.disk import full_disk
 from train.run.files.naming import check_length
 
-# The gates of which a table says nothing.
-UNCHECKED = (
-    "Declared: the baseline, the direction and D were said before the numbers were seen.",
-    "Looks: how often the runs were judged before.",
-    "Differs: the arms differ in what their names say, and in nothing else.",
-    "Budget: parameters, FLOPs and tokens of the arms are matched.",
-    "Learning rates: each arm was tuned on the same grid, on other seeds than these.",
-    "Pairs: a seed stands for the same initial values, batches and evaluation items in every arm.",
-    "Sameness: code, packages, devices and the evaluated text are the same in all runs.",
-    "Values: each is of the last step, and no seed was left out.",
-)
 DECLARING = ("baseline", "direction", "smallest", "alpha")
 
 
@@ -52,7 +42,7 @@ def judge(flags: argparse.Namespace) -> int:
     declared = _by_flags(flags, table) if plan is None else _by_plan(flags, table, plan)
     folder = Path(flags.workdir or Path(flags.table).with_suffix(".verdict"))
     check_length("--workdir", folder)
-    verdict, shown = decide(declared, table.values), _shown(flags, table, declared, plan)
+    verdict, shown = decide(declared, table.values), _shown(flags, table, plan)
     try:
         if any((folder / name).exists() and (folder / name).samefile(flags.table) for name in FILES):
             raise UserError(f"--workdir={folder} would write over --table={flags.table}: give another folder.")
@@ -116,17 +106,14 @@ def _listed(names: Iterable[object]) -> str:
     return ", ".join(map(str, names))
 
 
-def _shown(flags: argparse.Namespace, table: Table, declared: Declared, plan: Plan | None) -> Shown:
+def _shown(flags: argparse.Namespace, table: Table, plan: Plan | None) -> Shown:
     given = [(name, getattr(flags, name)) for name in ("table", "plan", *DECLARING, "workdir")]
     line = command("ablate", *(f"--{name}={value}" for name, value in given if value is not None))
-    notes, arms, seeds = [], len(declared.contrasts), len(table.seeds)
-    if seeds < (few := least_seeds(arms, declared.alpha)):
-        notes.append(
-            f"{seeds} seeds cannot show a difference, however large: {arms} arms beside the baseline at alpha = "
-            f"{declared.alpha:g} need at least {few}."
-        )
-    shown = Shown(commands={"all rows": line}, unchecked=UNCHECKED, notes=notes, exploratory=table.others)
+    # A table shows how many seeds there are, and a plan which; all other gates are about what made the values.
+    checked = {"seeds"} if plan is None else {"seeds", "missing", "phases", *plan.waived}
+    unchecked = [f"{name}: {gate}" for name, gate in NAMES.items() if name not in checked]
+    shown = Shown(commands={"all rows": line}, unchecked=unchecked, exploratory=table.others)
     if plan is None:
         return shown
     said = {"plan": plan.name, "hash": plan.hash, "base": plan.base, "factor": _listed(plan.factor)}
-    return replace(shown, plan=said, waived=plan.waived, unchecked=UNCHECKED[1:])
+    return replace(shown, plan=said, waived=plan.waived)

@@ -5,7 +5,7 @@ from eval.verdict.declared import Results
 from eval.verdict.page.blocks import Block, Command, Grid, Heading, Items, Line, Picture
 from eval.verdict.page.evidence import budgets, every_seed, exploratory, failures, learning, numbers
 from eval.verdict.page.figures import Dots, dots, number
-from eval.verdict.page.saying import basis, between, by_seed, level, number_or, plain_of, word
+from eval.verdict.page.saying import basis, between, by_seed, level, number_or, plain_of, unit, word
 from eval.verdict.page.shown import Shown
 
 KINDS = {BETTER: "good", WORSE: "bad", BELOW: "same", EQUIVALENT: "same", UNCLEAR: "", INVALID: "bad"}
@@ -38,17 +38,16 @@ def answer(verdict: Verdict) -> list[Block]:
     if verdict.gates:
         blocks += [Line("Gates that failed:"), Items(verdict.gates)]
     rows = [
-        Dots(f"{row.contrast.name}: {word(row)}", by_seed(row), row.difference, row.interval, row.interval_95)
+        Dots(row.contrast.name, by_seed(row), row.difference, row.interval, row.interval_95, f": {word(row)}")
         for row in verdict.rows
     ]
     declared, faint = verdict.declared, "" if level(verdict) == "95 %" else ", a faint one at 95 %"
     words = (
-        f"Differences in {declared.endpoint}, {declared.direction} is better: a dot for each seed, their mean, the "
+        f"Differences in {unit(verdict)}, {declared.good_sign} is better: a dot for each seed, their mean, the "
         f"interval at {level(verdict)}{faint}; the band is from -D to D, D = {number(declared.smallest)}. "
     )
     told = "; ".join(f"{row.contrast.name} {number_or(row.difference)} {between(row.interval)}" for row in verdict.rows)
-    smallest = None if declared.success is not None else declared.smallest
-    return [*blocks, Picture(dots(rows, words + told, smallest, declared.direction), words)]
+    return [*blocks, Picture(dots(rows, words + told, declared.smallest, declared.good_sign), words)]
 
 
 def _limits(verdict: Verdict, shown: Shown) -> list[Block]:

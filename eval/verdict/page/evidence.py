@@ -7,7 +7,7 @@ from eval.verdict.decision import Verdict
 from eval.verdict.declared import Results
 from eval.verdict.page.blocks import Block, Grid, Heading, Line, Picture
 from eval.verdict.page.figures import POINTS, Dots, curves, dots, number
-from eval.verdict.page.saying import between, by_seed, cells_of, level, number_or, plain_of, rate_of, word
+from eval.verdict.page.saying import between, by_seed, cells_of, level, number_or, plain_of, rate_of, unit, word
 from eval.verdict.page.shown import Shown
 
 
@@ -23,6 +23,7 @@ def numbers(verdict: Verdict) -> list[Block]:
         "difference": [number_or(row.difference) for row in rows],
         f"interval at {level(verdict)}": [between(row.interval) for row in rows],
         "interval at 95 %": [between(row.interval_95) for row in rows],
+        "its true coverage where differences are skewed": [number_or(row.coverage_skewed) for row in rows],
         "spread of a pair's difference": [number_or(row.spread) for row in rows],
         "correlation of pairs": [number_or(row.correlation) for row in rows],
         "test": [row.test for row in rows],
@@ -40,7 +41,7 @@ def numbers(verdict: Verdict) -> list[Block]:
         "seeds of the baseline that succeeded": [rate_of(row.minus_rate) for row in rows],
     }
     names = [row.contrast.name for row in rows]
-    grid = Grid(f"In units of {verdict.declared.endpoint}", ["", *names], [[name, *of] for name, of in lines.items()])
+    grid = Grid(f"In units of {unit(verdict)}", ["", *names], [[name, *of] for name, of in lines.items()])
     return [grid, Line(f"Exit status {verdict.status}.")]
 
 

@@ -34,12 +34,14 @@ class Scale:
             return "1.5%" if value < 0 else "98.5%"
         return f"{4 + 92 * (value - self.least) / (self.most - self.least):.3f}%"
 
-    def ticks(self) -> list[float]:
-        """Three to six round numbers."""
+    def ticks(self) -> list[tuple[float, str]]:
+        """Three to six round numbers, and how they are written: with as many digits as tell them apart."""
         raw = (self.most - self.least) / 4
         size = 10.0 ** math.floor(math.log10(raw))
         step = next(size * one for one in (1, 2, 5, 10) if size * one >= raw * 0.8)
-        return [step * at for at in range(math.ceil(self.least / step), math.floor(self.most / step) + 1)]
+        digits = 1 + math.ceil(math.log10(max(abs(self.least), abs(self.most)) / step + 1))
+        numbers = [step * at for at in range(math.ceil(self.least / step), math.floor(self.most / step) + 1)]
+        return [(one, number(one, max(4, digits))) for one in numbers]
 
 
 def scale_of(values: Iterable[float]) -> Scale:
@@ -62,6 +64,7 @@ class Dots:
         middle: a mark, such as the mean.
         wide: an interval drawn as a thick line.
         narrow: an interval drawn as a faint line.
+        said: what is written after the name.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Dots:
     middle: float | None = None
     wide: tuple[float, float] | None = None
     narrow: tuple[float, float] | None = None
+    said: str = ""
 
     def numbers(self) -> list[float]:
         """All that the row needs place for."""
@@ -106,6 +110,11 @@ def text(x: str, y: float, words: str, kind: str = "", anchor: str = "middle") -
     return f'<text class="{kind}" x="{x}" y="{y:g}" text-anchor="{anchor}">{safe(words)}</text>'
 
 
+def _short(name: str, most: int) -> str:
+    """A name that is too long for its place, without its end; the tables have all of it."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def _zero(scale: Scale, smallest: float, bottom: int, direction: str) -> list[str]:
     left, right = scale(-smallest), scale(smallest)
     wide = float(right[:-1]) - float(left[:-1])
@@ -124,7 +133,7 @@ def _zero(scale: Scale, smallest: float, bottom: int, direction: str) -> list[st
 
 
 def _row(scale: Scale, row: Dots, top: int) -> list[str]:
-    parts = [text("1%", top + 13, row.name, "name", "start")]
+    parts = [text("1%", top + 13, _short(row.name, 18) + row.said, "name", "start")]
     if row.narrow is not None:
         parts.append(line("narrow", scale(row.narrow[0]), scale(row.narrow[1]), top + 27, top + 27))
     if row.wide is not None:
@@ -146,8 +155,8 @@ def _row(scale: Scale, row: Dots, top: int) -> list[str]:
 
 def _axis(scale: Scale, y: int) -> list[str]:
     parts = [line("axis", "1%", "99%", y, y)]
-    for tick in scale.ticks():
-        parts += [line("axis", scale(tick), scale(tick), y, y + 4), text(scale(tick), y + 17, number(tick), "tick")]
+    for tick, told in scale.ticks():
+        parts += [line("axis", scale(tick), scale(tick), y, y + 4), text(scale(tick), y + 17, told, "tick")]
     return parts
 
 
@@ -159,9 +168,11 @@ def curves(pair: Sequence[tuple[str, Curve]], words: str, most: int) -> str:
     laid = [_band(curve, most) for _, curve in pair]
     across = scale_of(step for steps, _ in laid for step in steps)
     up = scale_of(value for _, lines_3S in laid for value in lines_3S.ravel())
-    height, (low, high), (least, span) = 260, (24, 230), (up.least, up.most - up.least)
-    places = [line("grid", "0%", "100%", y, y) for y in (high - (t - least) / span * (high - low) for t in up.ticks())]
-    drawn = []
+    height, low, high, span = 260, 24, 230, up.most - up.least
+    parts, drawn = [], []
+    for tick, told in up.ticks():
+        y = high - (tick - up.least) / span * (high - low)
+        parts += [line("grid", "0%", "100%", y, y), text("0.5%", y - 3, told, "tick", "start")]
     for at, (steps, lines_3S) in enumerate(laid):
         x_S = [1000 * (step - across.least) / (across.most - across.least) for step in steps]
         y_3S = 1000 * (up.most - lines_3S) / span
@@ -169,13 +180,11 @@ def curves(pair: Sequence[tuple[str, Curve]], words: str, most: int) -> str:
         drawn.append(f'<polygon class="spread arm{at}" points="{edge}"/>')
         drawn.append(f'<polyline class="curve arm{at}" points="{_points(x_S, list(y_3S[1]))}"/>')
     box = f'x="4%" width="92%" y="{low}" height="{high - low}" viewBox="0 0 1000 1000" preserveAspectRatio="none"'
-    parts = [*places, f"<svg {box}>{''.join(drawn)}</svg>"]
-    for tick in up.ticks():
-        parts.append(text("0.5%", high - (tick - least) / span * (high - low) - 3, number(tick), "tick", "start"))
+    parts.append(f"<svg {box}>{''.join(drawn)}</svg>")
     for at, (name, _) in enumerate(pair):
         x = f"{4 + 92 * at / len(pair):g}%"
         parts += [line(f"curve arm{at}", x, f"{float(x[:-1]) + 5:g}%", 11, 11)]
-        parts += [text(f"{float(x[:-1]) + 6:g}%", 15, name, "name", "start")]
+        parts.append(text(f"{float(x[:-1]) + 6:g}%", 15, _short(name, 56 // len(pair)), "name", "start"))
     return svg(parts + _axis(across, high), height, words)
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from eval.verdict.decision import BELOW, Interval, Rate, Row, Verdict
+from eval.verdict.decision import BELOW, Rate, Row, Verdict
+from eval.verdict.intervals import Interval
 from eval.verdict.page.figures import number
 
 
@@ -18,9 +19,18 @@ def basis(row: Row, verdict: Verdict) -> str:
         rates = f"{rate_of(row.plus_rate)} against {rate_of(row.minus_rate)} of the seeds succeeded"
         return f"{what}, {len(row.seeds)} seeds: {rates}; p = {number(row.p_holm)} ({row.test})."
     return (
-        f"{what}, {len(row.seeds)} seeds: {number(row.difference)} in {verdict.declared.endpoint}, "
+        f"{what}, {len(row.seeds)} seeds: {number(row.difference)} in {unit(verdict)}, "
         f"{between(row.interval)} at {level(verdict)}; p = {number(row.p_holm)} ({row.test})."
     )
+
+
+def unit(verdict: Verdict) -> str:
+    """What differences are of: the endpoint, or the share of seeds that reach its threshold."""
+    declared = verdict.declared
+    if declared.success is None:
+        return declared.endpoint
+    side = "at most" if declared.direction == "lower" else "at least"
+    return f"the rate of {declared.endpoint} {side} {number(declared.success)}"
 
 
 def joined(cells: Iterable[str]) -> str:

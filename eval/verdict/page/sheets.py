@@ -41,7 +41,7 @@ def _line(row: Row) -> dict[str, object]:
         "test": row.test,
     }
     numbers = ("plus_mean", "minus_mean", "difference", "spread", "p_t", "p_flip", "p", "p_holm", "p_tost")
-    more = ("p_tost_holm", "detectable", "detectable_spreads", "seeds_needed", "correlation")
+    more = ("p_tost_holm", "coverage_skewed", "detectable", "detectable_spreads", "seeds_needed", "correlation")
     line |= {name: getattr(row, name) for name in (*numbers, *more)}
     line |= {"interval_low": low, "interval_high": high, "interval_95_low": low_95, "interval_95_high": high_95}
     for side, rate in (("plus", row.plus_rate), ("minus", row.minus_rate)):

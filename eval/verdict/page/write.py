@@ -68,4 +68,4 @@ def text(verdict: Verdict) -> str:
     for row in verdict.rows:
         lines.append(f"  {row.contrast.name}: {saying.word(row)}")
         lines += [f"    {sentence}" for sentence in (saying.basis(row, verdict), *row.sentences)]
-    return "\n".join(blocks.plain(line) for line in [*lines, *(f"  failed: {gate}" for gate in verdict.gates)])
+    return "\n".join(map(blocks.plain, lines))
