@@ -15,11 +15,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import model
+from launch.ablation.budget import data_of
 from launch.ablation.plan import digest
 from launch.configs import load
 from launch.train import fit
 from model.errors import Diverged, UserError
-from train.data import open_data
 from train.devices.placing import on_host
 from train.run.files.json_files import loads, read_lines, write
 from train.run.files.learned import FREE, flatten
@@ -109,13 +109,8 @@ def address(config: ConfigDict) -> Program:
     Raises:
         UserError: the data set cannot be had.
     """
-    data = _fingerprint(tuple(sorted(config.data.to_dict().items())))
-    return Program(config, {"code": code_digest(), "packages": packages(), "data": data})
-
-
-@functools.cache
-def _fingerprint(keys: tuple[tuple[str, Any], ...]) -> str:
-    return open_data(ConfigDict(dict(keys))).fingerprint
+    made = {"code": code_digest(), "packages": packages(), "data": data_of(config).fingerprint}
+    return Program(config, made)
 
 
 @functools.cache

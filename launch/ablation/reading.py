@@ -178,6 +178,10 @@ def _check_size(name: str, plan: Mapping[str, Any]) -> None:
     size = share(given) if isinstance(given, str) else given
     if size is None or not 0 < size < math.inf:
         raise UserError(f"plan {name}: smallest={given!r} must be a number above 0, or a share such as '1 %'.")
+    if isinstance(given, str) and plan["success"] is not None:
+        raise UserError(
+            f"plan {name}: smallest={given!r} must be a number, a difference of rates, where success is asked."
+        )
     if isinstance(given, str) and not plan["pilot_seeds"]:
         raise UserError(
             f"plan {name}: smallest={given!r} is a share of the baseline's mean in the pilot: give pilot_seeds."

@@ -50,8 +50,8 @@ def test_the_hash_is_of_all_that_is_declared() -> None:
 
 
 def test_programs_end_where_seeds_or_looks_do() -> None:
-    plan = make_plan("mine", PLAN | {"seeds": [*range(5), 7, 8, 9], "looks": [3, 8], "pack": 2})
-    assert packs(plan, plan.seeds) == [(0, 1), (2,), (3, 4), (7, 8), (9,)]
+    plan = make_plan("mine", PLAN | {"seeds": [*range(5), 7, 8, 9, 10], "looks": [4, 9], "pack": 2})
+    assert packs(plan, plan.seeds) == [(0, 1), (2, 3), (4,), (7, 8), (9, 10)]
     assert packs(plan, plan.pilot_seeds) == [(100, 101)]
 
 
@@ -82,6 +82,8 @@ def test_programs_end_where_seeds_or_looks_do() -> None:
         ({"tune_seeds": []}, "give tune_seeds"),
         ({"seeds": [1, 1]}, "must be different numbers"),
         ({"seeds": "1, 2"}, "must be of type list"),
+        ({"looks": [2, 8]}, "two ascending ones from 4"),
+        ({"success": 0.5, "smallest": "1 %"}, "a difference of rates"),
         ({"looks": [4, 7]}, "rising from 2 to all 8"),
         ({"looks": [2, 4, 8]}, "one or two numbers"),
         ({"alpha": 1.5}, "between 0 and 1"),
