@@ -22,7 +22,11 @@ from eval.verdict.page import text
 from launch import cli, output
 from launch.ablation import tables
 from launch.ablation.disk import check_disk
-from launch.ablation.phases import Grid, Pending, pilot, tune, verdict
+from launch.ablation.dry_run import dry_run
+from launch.ablation.examine import admitted, keep
+from launch.ablation.gates import refuse
+from launch.ablation.matching import matched, with_match
+from launch.ablation.phases import Grid, Pending, pilot, place_of, tune, verdict
 from launch.ablation.plan import Plan, load_plan, make_plan
 from launch.ablation.programs import Store
 from launch.ablation.running import Bar
@@ -55,11 +59,14 @@ def ablate(
         raise UserError(f"--jobs={jobs} must be at least 1: programs that run at a time.")
     folder = Path(workdir or Path("runs") / plan.name).absolute()
     use_compilation_cache()
+    plan = matched(plan)
     with _held(folder), Bar(Store(folder / "store")) as bar:
         check_disk(plan, folder)
+        examined = admitted(plan, place_of(plan, folder))
         grid = Grid(plan, folder, bar, jobs, elsewhere)
         grid.place.mkdir(parents=True, exist_ok=True)
         write(grid.place / "plan.json", {"hash": plan.hash, **plan.resolved})
+        keep(examined, grid.place)
         grid.ledger.begin(plan)
         rates = tune(grid)
         smallest, _ = pilot(grid, rates)
@@ -81,6 +88,8 @@ def parser() -> cli.Parser:
     made = cli.make_parser("ablate", __doc__ or "", config=False, workdir=False)
     made.add_argument("--plan", help="what is declared, such as configs/ablations/scale.py")
     made.add_argument("--workdir", help="the grid's folder, such as runs/scale; of a table, FILE.verdict beside it")
+    made.add_argument("--match", metavar="KEY", help="solve mlp_width, width, depth or steps for the matched budget")
+    made.add_argument("--dry-run", action="store_true", help="print what the arms cost and what the gates find")
     made.add_argument("--jobs", type=int, default=1, help="programs that run at a time, each in its own process")
     made.add_argument(
         "--print-commands", action="store_true", help="print one command for each program that is due, and run none"
@@ -106,6 +115,14 @@ def main(argv: Sequence[str]) -> int | None:
         if not flags.plan:
             raise UserError("--plan is missing: give a plan's file, or --table, a CSV file with arm, seed and value.")
         plan = load_plan(flags.plan, **overrides)
+        if flags.match:
+            plan = with_match(plan, flags.match)
+        plan = matched(plan)
+        if flags.dry_run:
+            told, gates = dry_run(plan, Path(flags.workdir).absolute())
+            cli.say(told)
+            refuse(plan, gates)
+            return None
         try:
             found = ablate(plan, flags.workdir, jobs=flags.jobs, elsewhere=flags.print_commands)
         except Pending as pending:

@@ -8,7 +8,7 @@ from typing import Any
 from eval.verdict.declared import least_seeds
 from launch.ablation.budget import Budget, amount
 from launch.ablation.matching import TOLERANCE
-from launch.ablation.pairs import Evidence, constant, differences
+from launch.ablation.pairs import Evidence, alike, constant, differences
 from launch.ablation.plan import Plan, config_of
 from launch.ablation.reading import RATE, SEEDS, nearest
 from model.errors import UserError
@@ -124,12 +124,15 @@ def gates_of_budgets(plan: Plan, budgets: Mapping[str, Budget]) -> list[Gate]:
 def gates_of_pairs(plan: Plan, evidence: Mapping[str, Evidence]) -> list[Gate]:
     """Whether seed i is the same in each two arms, and another than seed j."""
     found: dict[str, list[str]] = {name: [] for name in ("init", "batches", "dropout", "evaluation")}
+    shared: dict[str, list[str]] = {name: [] for name in found}
     for one, other in itertools.combinations(evidence, 2):
+        for name, text in alike(evidence[one], evidence[other]).items():
+            shared[name].append(f"{one} and {other}: {text}")
         for name, text in differences(evidence[one], evidence[other]).items():
             found[name].append(f"{text} in {other} than in {one}")
     same = {arm: [kind for kind in constant(one) if not _shared(plan, arm, kind)] for arm, one in evidence.items()}
     texts = [f"several seeds of {arm} have the same {' and '.join(kinds)}" for arm, kinds in same.items() if kinds]
-    gates = [_gate(name, not sentences, "; ".join(sentences)) for name, sentences in found.items()]
+    gates = [Gate(name, not wrong, "; ".join(wrong or (NAMES[name], *shared[name]))) for name, wrong in found.items()]
     return [*gates, _gate("sources", not texts, "; ".join(texts))]
 
 

@@ -62,6 +62,10 @@ class Ledger:
             words=dict(words),
         )
 
+    def looks(self, question: str) -> list[dict[str, Any]]:
+        """What was noted of each look: 'plan', 'look', 'smallest', 'seeds', 'programs', 'words'."""
+        return [line for line in self.lines(question) if line["event"] == "look"]
+
     def counts(self, question: str) -> dict[str, int]:
         """How many plans, different arms and looks there were."""
         events = [line["event"] for line in self.lines(question)]

@@ -7,12 +7,24 @@ from ml_collections import ConfigDict
 
 from launch.ablation.budget import AMOUNTS
 from launch.ablation.plan import Plan, config_of
+from launch.ablation.reading import nearest
 from model.errors import UserError
 from train.experiment import make_model_config
 
 TOLERANCE = 0.01
 KEYS = {"mlp_width": "model.mlp_width", "width": "model.width", "depth": "model.num_layers", "steps": "train.steps"}
 _MOST = 64  # times the baseline's size, at most
+
+
+def with_match(plan: Plan, match: str) -> Plan:
+    """The plan that matches by this key, as `--match` says.
+
+    Raises:
+        UserError: there is no such key.
+    """
+    if match not in KEYS:
+        raise UserError(f"--match={match}: there is no such key to solve for; {nearest(match, KEYS)}.")
+    return dataclasses.replace(plan, match=match)
 
 
 def matched(plan: Plan) -> Plan:

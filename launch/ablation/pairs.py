@@ -112,6 +112,22 @@ def differences(one: Evidence, other: Evidence) -> dict[str, str]:
     return found
 
 
+def alike(one: Evidence, other: Evidence) -> dict[str, str]:
+    """What two arms of true pairs share, and the hash of it, by gate."""
+    leaves = {name: hashes for name, hashes in sorted(one.leaves.items()) if name in other.leaves}
+    read = [f"batch {number + 1} {_short(hashes)}" for number, hashes in one.batches.items() if number in other.batches]
+    return {
+        "init": f"{len(leaves)} shared parameters {_short(leaves)}" if leaves else "no parameter is shared",
+        "batches": ", ".join(read),
+        "dropout": f"keys {_short(one.draws)}",
+        "evaluation": f"items {one.evaluation[:8]}",
+    }
+
+
+def _short(hashes: object) -> str:
+    return hashlib.sha256(repr(hashes).encode()).hexdigest()[:8]
+
+
 def constant(evidence: Evidence) -> list[str]:
     """What two seeds of an arm have in common that is to vary: its first values, its order of batches, its dropout."""
     seeds = [*evidence.draws]

@@ -10,11 +10,12 @@ import numpy as np
 
 from eval.verdict.decision import Verdict, decide
 from eval.verdict.page import write_page
+from launch.ablation.gates import failed, gates_of_looks, gates_of_records
 from launch.ablation.ledger import Ledger
 from launch.ablation.plan import Plan, config_of, packs
 from launch.ablation.programs import Program, Record, Store, address
 from launch.ablation.running import Bar, run_all
-from launch.ablation.showing import by_arm, results_of, shown, unlike
+from launch.ablation.showing import by_arm, results_of, shown
 from model.errors import UserError
 from train.run.files.json_files import write
 
@@ -56,7 +57,7 @@ class Grid:
     @property
     def place(self) -> Path:
         """The folder of what this plan says and finds."""
-        return self.folder / "plans" / f"{self.plan.name}-{self.plan.hash}"
+        return place_of(self.plan, self.folder)
 
     def cells(self, rates: Mapping[str, float | None]) -> list[Cell]:
         """Each arm at its learning rate; of a sensitivity, at every one of its grid."""
@@ -92,6 +93,11 @@ class Grid:
             records = [self.store.record(program.key) for program in own]
             found[cell] = [record for record in records if record is not None]
         return found
+
+
+def place_of(plan: Plan, folder: Path) -> Path:
+    """The folder of what a plan says and finds, in the one that all plans share."""
+    return folder / "plans" / f"{plan.name}-{plan.hash}"
 
 
 def tune(grid: Grid) -> dict[str, float | None]:
@@ -192,8 +198,10 @@ def verdict(grid: Grid, rates: Mapping[str, float | None], smallest: float) -> V
     plan = grid.plan
     for number, look in enumerate(plan.looks, 1):
         records = grid.run(f"verdict, look {number}", grid.cells(rates), plan.seeds[:look])
-        results = results_of(plan, records)
-        found = decide(plan.declared(smallest), results, unlike(records, plan.waived))
+        results, looks = results_of(plan, records), grid.ledger.looks(plan.question)
+        gates = gates_of_records(plan, by_arm(records), look) + gates_of_looks(plan, looks, look)
+        closed = [f"{gate.name}: {gate.text}" for gate in failed(plan, gates)]
+        found = decide(plan.declared(smallest), results, closed)
         keys = [record.key for own in records.values() for record in own]
         grid.ledger.look(plan, number, keys, {row.contrast.name: row.word for row in found.rows})
         rows = {arm: [[record.key, list(record.seeds)] for record in own] for arm, own in by_arm(records).items()}

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eval.verdict.page import Curve, Shown
+from launch.ablation.examine import examined_at
 from launch.ablation.ledger import Ledger
 from launch.ablation.plan import Plan
 from launch.ablation.programs import Record
@@ -57,20 +58,10 @@ def _sensitivity(losses: Sequence[float], cap: float) -> float:
     return sum(capped) / len(capped) - min(capped)
 
 
-def unlike(records: Records, waived: Mapping[str, str]) -> list[str]:
-    """The gates that fail because runs of one grid were not made alike: by code, packages, device, and so on."""
-    made = [{**record.made, **record.where} for own in records.values() for record in own]
-    names = [*dict.fromkeys(name for one in made for name in one)]
-    found = []
-    for name in names:
-        kinds = {_text(one[name]) for one in made if name in one}
-        if len(kinds) > 1 and name not in waived:
-            found.append(f"{name}: the runs of this grid do not have the same: {' and '.join(sorted(map(str, kinds)))}")
-    return found
-
-
 def shown(plan: Plan, rates: Mapping[str, float | None], records: Records, ledger: Ledger, place: Path) -> Shown:
     """What stands on the page beside the verdict."""
+    examined = examined_at(place)
+    budgets = examined.budgets if examined else {}
     one_rate = plan.contrast != "sensitivity"
     metrics = sorted({metric for own in records.values() for record in own for metric in record.values})
     declared = {name: value for name, value in plan.resolved.items() if name not in ("configs", "name", "question")}
@@ -78,6 +69,7 @@ def shown(plan: Plan, rates: Mapping[str, float | None], records: Records, ledge
     return Shown(
         plan={name: _text(value) for name, value in declared.items() if value not in ({}, (), "", None)}
         | {"hash": plan.hash},
+        budgets={arm: budget.shown for arm, budget in budgets.items()},
         matched=plan.budget,
         curves={arm: curve for (arm, _), own in records.items() if one_rate and (curve := _curve(own, plan.endpoint))},
         looked=ledger.counts(plan.question),

@@ -84,7 +84,7 @@ def edited(folder: Path) -> list[Gate]:
     ledger.begin(plan)
     ledger.look(plan, 1, ["k"], {"bare": "DIFFERENT BUT BELOW D"})
     later = small_plan(folder, smallest=0.001)
-    return gates_of_looks(later, looks_of(ledger, later), 8)
+    return gates_of_looks(later, ledger.looks(later.question), 8)
 
 
 def stopped(folder: Path) -> list[Gate]:
@@ -95,11 +95,7 @@ def stopped(folder: Path) -> list[Gate]:
         ledger.begin(plan)
         ledger.look(plan, 1, [f"k{count}"], {"bare": "NOT DISTINGUISHABLE"})
     last = small_plan(folder)
-    return gates_of_looks(last, looks_of(ledger, last), 8)
-
-
-def looks_of(ledger: Ledger, plan: Plan) -> list[dict[str, Any]]:
-    return [line for line in ledger.lines(plan.question) if line["event"] == "look"]
+    return gates_of_looks(last, ledger.looks(last.question), 8)
 
 
 def leaking(folder: Path) -> list[Gate]:

@@ -18,10 +18,10 @@ from launch.ablation.ledger import Ledger
 from launch.ablation.phases import check_edge
 from launch.ablation.plan import Plan, make_plan
 from launch.ablation.programs import Store
-from launch.ablation.showing import results_of, unlike
+from launch.ablation.showing import results_of
 from model.errors import UserError
 from tests.tiny import call, write_text
-from train.run.files.json_files import loads
+from train.run.files.json_files import loads, write
 
 TINY = {"train.steps": 2, "train.evaluate_every": 2, "train.checkpoint_every": 1, "train.accumulate": 1}
 SCALE: dict[str, Any] = {
@@ -31,6 +31,7 @@ SCALE: dict[str, Any] = {
     "endpoint": "val/halved",
     "smallest": 0.01,
     "seeds": [0, 1],
+    "waived": {"seeds": "two are quick"},
 }
 
 
@@ -160,16 +161,30 @@ def test_a_disk_that_will_not_hold_the_grid_is_refused(plan: Plan, tmp_path: Pat
     assert not (tmp_path / "grid").exists()
 
 
-def test_runs_that_were_not_made_alike_make_a_verdict_invalid(grid: Path) -> None:
-    store = Store(grid / "store")
-    one, other = (store.record(file.parent.name) for file in grid.glob("store/*/record.json"))
-    assert one is not None
-    assert other is not None
-    assert unlike({("scaled", None): [one], ("bare", None): [other]}, {}) == []
-    changed = dataclasses.replace(other, where={**other.where, "device": "TPU v5e"})
-    (gate,) = unlike({("scaled", None): [one], ("bare", None): [changed]}, {})
-    assert gate.startswith("device: ")
-    assert unlike({("scaled", None): [one], ("bare", None): [changed]}, {"device": "so"}) == []
+def test_runs_that_were_not_made_alike_make_a_verdict_invalid(plan: Plan, grid: Path, tmp_path: Path) -> None:
+    """One of them is said to have run on another device; and D is edited after a look."""
+    shutil.copytree(grid, tmp_path / "grid")
+    file = next((tmp_path / "grid").glob("store/*/record.json"))
+    values = loads(file.read_bytes())
+    write(file, values | {"where": values["where"] | {"device": "TPU v5e"}})
+    found = ablate.ablate(plan, tmp_path / "grid")
+    assert found.status == 7
+    assert [gate.partition(":")[0] for gate in found.gates] == ["device"]
+    edited = make_plan(
+        "scale", SCALE | {"shared": plan.shared, "smallest": 0.02, "waived": {"seeds": "quick", "device": "so"}}
+    )
+    found = ablate.ablate(edited, tmp_path / "grid")
+    assert [gate.partition(":")[0] for gate in found.gates] == ["smallest"]
+
+
+def test_a_gate_refuses_before_anything_is_made(plan: Plan, tmp_path: Path) -> None:
+    few = make_plan("scale", SCALE | {"shared": plan.shared, "waived": {}})
+    with pytest.raises(UserError, match="gate seeds: 2 seeds cannot reach alpha"):
+        ablate.ablate(few, tmp_path / "grid")
+    longer = {"arms": {"scaled": {}, "bare": {"model.scale": 1.0, "train.steps": 3}}}
+    with pytest.raises(UserError, match="gate keys: bare differs in train.steps"):
+        ablate.ablate(make_plan("scale", SCALE | longer | {"shared": plan.shared}), tmp_path / "grid")
+    assert not (tmp_path / "grid").exists()
 
 
 def test_a_sensitivity_is_of_the_whole_grid_of_learning_rates(shared: dict[str, Any], grid: Path) -> None:

@@ -34,7 +34,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "pilot_seeds": [100, 101],
         "tune_seeds": [200],
         "learning_rates": [1e-2, 1e-1],
-        "waived": {"edge": "two rates have no middle"},
+        "waived": {"edge": "two rates have no middle", "seeds": "four are quick"},
         "shared": write_text(tmp_path_factory.mktemp("text")) | TINY,
     }
 

@@ -1,0 +1,94 @@
+"""What `--dry-run` prints: what the arms of a plan cost, what could be found, and every gate."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.verdict.declared import least_seeds
+from eval.verdict.detectable import detectable_effect
+from eval.verdict.planning import spread_upper
+from launch.ablation.budget import Budget
+from launch.ablation.examine import Examined, examine
+from launch.ablation.gates import Gate, difference, failed
+from launch.ablation.phases import place_of
+from launch.ablation.plan import Plan
+from train.devices.machine import use_compilation_cache
+from train.run.files.json_files import loads
+
+
+def _runs(plan: Plan, arm: str) -> int:
+    """How many seeds of an arm are trained, in all phases."""
+    rates = plan.learning_rates.get(arm, ())
+    looked = len(plan.seeds) * (len(rates) if plan.contrast == "sensitivity" else 1)
+    return len(plan.tune_seeds) * len(rates) + len(plan.pilot_seeds) + looked
+
+
+def dry_run(plan: Plan, folder: Path) -> tuple[str, Sequence[Gate]]:
+    """The table of a plan, after a few steps of each arm that are timed, and with what its pilot said, if it has run;
+    and its gates.
+
+    Raises:
+        UserError: as `examine`.
+    """
+    use_compilation_cache()
+    file, found = place_of(plan, folder) / "pilot.json", examine(plan, measured=True)
+    return table(plan, found, loads(file.read_bytes()) if file.is_file() else None), found.gates
+
+
+def table(plan: Plan, examined: Examined, pilot: Mapping[str, Any] | None = None) -> str:
+    """What `--dry-run` prints: of each arm its difference from the baseline and its costs, then what can be found, and
+    the gates. pilot: what was written of one, with `contrasts`, each of a `spread`, and `seeds`.
+    """
+    lines = [plan.question, ""]
+    header = ["arm", "parameters", "without embeddings", "FLOPs/token", "tokens", "GiB", "minutes a seed", "seeds"]
+    rows = [header, *([arm, *_row(plan, arm, budget)] for arm, budget in examined.budgets.items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines += ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    lines += ["", *(_differs(plan, arm) for arm in plan.arms if arm != plan.baseline)]
+    minutes = [budget.minutes for budget in examined.budgets.values()]
+    if all(one is not None for one in minutes):
+        total = sum((one or 0) * _runs(plan, arm) for arm, one in zip(plan.arms, minutes, strict=True))
+        lines.append(f"all runs one after the other: {total:.3g} minutes, compilation and evaluations not counted")
+    lines += ["", *_sight(plan, pilot), "", *_gates(plan, examined.gates)]
+    return "\n".join(lines)
+
+
+def _row(plan: Plan, arm: str, budget: Budget) -> list[str]:
+    minutes = "-" if budget.minutes is None else f"{budget.minutes:.3g}"
+    numbers = f"{budget.parameters:,}", f"{budget.matrices:,}", f"{budget.flops_per_token:.4g}", f"{budget.tokens:,}"
+    return [*numbers, f"{budget.memory / 2**30:.3g}", minutes, str(_runs(plan, arm))]
+
+
+def _differs(plan: Plan, arm: str) -> str:
+    changes = difference(plan, arm)
+    return f"{arm}: " + ", ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changes.items())
+
+
+def _sight(plan: Plan, pilot: Mapping[str, Any] | None) -> list[str]:
+    """The smallest n, and the effects that would be found in 80 % of cases."""
+    m, effect = len(plan.contrasts), detectable_effect(plan.looks, len(plan.contrasts), plan.alpha)
+    lines = [
+        f"smallest n that can reach alpha={plan.alpha:g} with {m} contrast{'s' if m > 1 else ''}: "
+        f"{least_seeds(m, plan.alpha)}; declared: {len(plan.seeds)}",
+        f"found in 80 % of cases: {effect:.2f} spreads of a pair's difference",
+    ]
+    spreads = {name: one["spread"] for name, one in (pilot or {}).get("contrasts", {}).items()}
+    count = len((pilot or {}).get("seeds", ()))
+    for name, spread in spreads.items():
+        if spread is not None:
+            upper = spread_upper(spread, count)
+            lines.append(
+                f"{name}: {effect * spread:.4g} of {plan.endpoint} at the pilot's spread of {spread:.4g}, "
+                f"{effect * upper:.4g} at its 80 % upper limit of {upper:.4g} ({count} seeds); D is {plan.smallest}"
+            )
+    return lines
+
+
+def _gates(plan: Plan, gates: Iterable[Gate]) -> list[str]:
+    closed = failed(plan, gates)
+    lines = []
+    for gate in gates:
+        word = "refused" if gate in closed else "holds" if gate.passed else "waived"
+        reason = f" ({plan.waived[gate.name]})" if word == "waived" else ""
+        lines.append(f"gate {gate.name}: {word}: {gate.text}{reason}")
+    return lines

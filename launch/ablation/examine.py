@@ -1,0 +1,78 @@
+"""All that is known of a plan before anything is spent: what its arms cost, and what every gate finds."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from launch.ablation.budget import Budget, budget_of, opened
+from launch.ablation.causality import leak
+from launch.ablation.gates import (
+    Gate,
+    check_waivers,
+    gate_of_causality,
+    gates_of_budgets,
+    gates_of_pairs,
+    gates_of_plan,
+    refuse,
+)
+from launch.ablation.pairs import evidence_of
+from launch.ablation.plan import Plan, config_of, packs
+from launch.ablation.programs import code_digest
+from train.run.files.json_files import loads, write
+
+_FILE = "gates.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """What each arm of a plan costs, and what was found of each gate."""
+
+    budgets: Mapping[str, Budget]
+    gates: Sequence[Gate]
+
+
+def examine(plan: Plan, *, measured: bool = False) -> Examined:
+    """Counts what the arms cost, and tries every gate; trains nothing, or, with `measured`, a few steps of each arm.
+
+    What needs no program is refused at once; of the other gates it is told what they find.
+
+    Raises:
+        UserError: a config cannot be used, or a gate of the plan alone does not hold.
+    """
+    check_waivers(plan)
+    gates = gates_of_plan(plan)
+    refuse(plan, gates)
+    first = packs(plan, plan.seeds)[0]
+    configs = {arm: config_of(plan, arm, seeds=len(first), first_seed=first[0]) for arm in plan.arms}
+    budgets = {arm: budget_of(config, measured=measured) for arm, config in configs.items()}
+    gates += gates_of_budgets(plan, budgets)
+    gates += gates_of_pairs(plan, evidence_of(plan, plan.seeds))
+    gates.append(gate_of_causality({arm: leak(opened(config_of(plan, arm))) for arm in plan.arms}))
+    return Examined(budgets, gates)
+
+
+def admitted(plan: Plan, place: Path) -> Examined:
+    """The same of a plan that no gate refuses; what was found by the same code is read from the plan's folder.
+
+    Raises:
+        UserError: a gate does not hold, and is not waived.
+    """
+    found = examined_at(place) or examine(plan)
+    refuse(plan, found.gates)
+    return found
+
+
+def keep(examined: Examined, place: Path) -> None:
+    """Writes it to the plan's folder."""
+    write(place / _FILE, {"code": code_digest(), **dataclasses.asdict(examined)})
+
+
+def examined_at(place: Path) -> Examined | None:
+    """What was kept of it there, if the code is still the same."""
+    if not (place / _FILE).is_file():
+        return None
+    values = loads((place / _FILE).read_bytes())
+    if values["code"] != code_digest():
+        return None
+    budgets = {arm: Budget(**one) for arm, one in values["budgets"].items()}
+    return Examined(budgets, [Gate(**one) for one in values["gates"]])
