@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from eval.verdict.decision import Verdict, decide, exit_status
 from eval.verdict.declared import Contrast, Declared, Results
@@ -50,13 +51,13 @@ def drawn(random: np.random.Generator, seeds: int) -> Results:
 @pytest.mark.parametrize("tables", [6, pytest.param(150, marks=pytest.mark.rest)])
 @pytest.mark.parametrize(
     ("looks", "seeds", "direction"),
-    [((5, 10), 10, "lower"), ((5, 10), 10, "higher"), ((5, 10), 5, "lower"), ((10,), 10, "higher")],
+    [((5, 10), 10, "lower"), ((5, 10), 5, "higher"), ((7,), 7, "higher")],
 )
 def test_decide_is_the_rule_in_loops(looks: tuple[int, ...], seeds: int, direction: str, tables: int) -> None:
     random = np.random.default_rng(0)
     seen: Counter[str] = Counter()
     for _ in range(tables):
-        contrasts = (ARM, OTHER, CROSSED)[: random.choice([1, 3])]
+        contrasts = (ARM, OTHER, CROSSED)
         declared = replace(LOSS, contrasts=contrasts, direction=direction, looks=looks, alpha=0.2)
         results = drawn(random, seeds)
         found = [row.word for row in decide(declared, results).rows]
@@ -175,20 +176,38 @@ def test_an_arm_that_is_not_decided_goes_on_and_one_that_is_keeps_its_word() -> 
     # Decided at the first look it counts as p = 0, so that Holm takes nothing of the other one.
     assert verdict.rows[1].p_holm == verdict.rows[1].p
     assert verdict.rows[1].level == levels((8, 12), 0.05)[1]
+    assert verdict.rows[1].p_tost_holm == pytest.approx(min(1, 2 * (verdict.rows[1].p_tost or 0)))
     results["arm"] |= dict.fromkeys(range(8, 12), NAN)
-    assert decide(TWO, results).rows[0] == verdict.rows[0]
+    assert decide(TWO, results).rows == verdict.rows
 
 
 def test_the_first_look_never_says_equivalent_nor_decides_with_a_failed_seed() -> None:
-    same = replace(TWO, contrasts=(ARM,))
-    first = decide(same, arm(0.05 * NOISE))
-    assert (first.rows[0].word, first.open) == ("NOT DISTINGUISHABLE", ("arm",))
-    assert decide(same, arm(0.05 * TWELVE)).rows[0].word == "EQUIVALENT WITHIN D"
-    results = arm(-2 + 0.1 * TWELVE)
+    first = decide(TWO, arm(0.05 * NOISE, other=0.05 * NOISE))
+    assert (first.rows[0].word, first.open) == ("NOT DISTINGUISHABLE", ("arm", "other"))
+    assert decide(TWO, arm(0.05 * TWELVE, other=TWELVE)).rows[0].word == "EQUIVALENT WITHIN D"
+    # Nine seeds reach alpha / 10 by their signs, too: 2 / 2^9.
+    looks = replace(LOSS, looks=(9, 10))
+    results = arm(-2 + 0.1 * TWELVE[:9])
+    assert decide(looks, results).open == ()
     results["base"][0] = NAN
-    early = {cell: {seed: value for seed, value in seeds.items() if seed < 8} for cell, seeds in results.items()}
-    assert decide(same, early).open == ("arm",)
-    assert decide(same, results).rows[0].word == "BETTER"
+    waits = decide(looks, results)
+    assert (waits.open, waits.rows[0].p, waits.rows[0].p_flip) == (("arm",), 1.0, 2 / 2**9)
+    results["arm"][9], results["base"][9] = 1.0, 2.0
+    assert decide(looks, results).rows[0].word == "BETTER"
+
+
+def test_an_outlier_is_no_difference_whatever_the_signs_say() -> None:
+    (row,) = decide(replace(LOSS, smallest=0.01), arm([1, 1, 1, 1, 1, 1, 1, 20])).rows
+    assert (row.word, row.p_flip, row.p) == ("NOT DISTINGUISHABLE", 2 / 2**8, row.p_t)
+
+
+def test_holm_covers_the_tests_of_equivalence() -> None:
+    d = 0.664 * NOISE  # TOST's p is .035
+    assert decide(LOSS, arm(d)).rows[0].word == "EQUIVALENT WITHIN D"
+    rows = decide(replace(LOSS, contrasts=(ARM, OTHER)), arm(d, other=d)).rows
+    assert {row.word for row in rows} == {"NOT DISTINGUISHABLE"}
+    for share, interval in ((0.95, rows[0].interval_95), (0.975, rows[0].interval)):
+        assert interval == pytest.approx(tuple(stats.ttest_1samp(d, 0).confidence_interval(share)))
 
 
 def test_what_the_sign_flip_held_back_is_said() -> None:
@@ -201,7 +220,9 @@ def test_what_the_sign_flip_held_back_is_said() -> None:
 
 
 def test_not_distinguishable_says_what_could_have_been_seen() -> None:
-    (row,) = decide(LOSS, arm(0.1 + 1.5 * NOISE)).rows
+    verdict = decide(LOSS, arm(0.1 + 1.5 * NOISE))
+    (row,) = verdict.rows
+    assert verdict.open == ()
     assert row.detectable == pytest.approx(1.5 * 1.20, abs=0.02)
     assert row.detectable_spreads == pytest.approx(1.20, abs=0.01)
     assert row.sentences == (
@@ -217,7 +238,7 @@ def test_not_distinguishable_says_what_could_have_been_seen() -> None:
 def test_success_as_the_endpoint() -> None:
     """McNemar's exact test and the score of two rates; a failed seed did not succeed."""
     declared = replace(LOSS, direction="higher", endpoint="accuracy", success=0.9, smallest=0.3)
-    results = table(base=[0.5] * 7 + [NAN], arm=[0.9, 0.95, 1, 0.92, 0.91, 0.99, NAN, 1])
+    results = table(base=[0.5] * 7 + [NAN], arm=[0.9, 0.95, 1, 0.92, 0.91, 0.99, math.inf, 1])
     (row,) = decide(declared, results).rows
     assert row.differences == (1, 1, 1, 1, 1, 1, 0, 1)
     assert (row.word, row.test, row.p, row.p_t) == ("BETTER", "McNemar", 2 / 2**7, None)
@@ -231,6 +252,10 @@ def test_success_as_the_endpoint() -> None:
     assert (even.word, even.p) == ("EQUIVALENT WITHIN D", 1.0)
     assert even.interval is not None
     assert even.interval[1] > 0.2
+    # Eight pairs that agree are no certainty, as eight differences of 0 would be.
+    assert (
+        decide(replace(declared, smallest=0.2), table(base=[1] * 8, arm=[1] * 8)).rows[0].word == "NOT DISTINGUISHABLE"
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_the_sign_flip_is_scipys_exact_one(n: int, decimals: int) -> None:
 
 def test_the_sign_flip_stays_exact_where_scipys_turns_random() -> None:
     d = np.random.default_rng(0).normal(0.4, 1, 16)
-    signs = np.array(list(itertools.product([1, -1], repeat=16)))
+    signs = 1 - 2 * (np.arange(2**16)[:, None] >> np.arange(16) & 1)
     assert sign_flip(d) == np.mean(np.abs(signs @ d) >= abs(d.sum()) * (1 - 1e-9))
     assert sign_flip(np.ones((2, 3, 40))).tolist() == [[2**-39] * 3] * 2
 
@@ -69,8 +69,8 @@ def test_differences_without_spread(constant: float, p_t: float, p_tost: float) 
 
 
 def test_holm_is_statsmodels() -> None:
-    p = np.random.default_rng(3).uniform(0, 0.3, (8, 5))
-    p[:4] = np.round(p[:4], 1)
+    p = np.random.default_rng(3).uniform(0, 0.3, (4, 5))
+    p[:2] = np.round(p[:2], 1)
     np.testing.assert_allclose(holm(p), [multipletests(one, method="holm")[1] for one in p], rtol=1e-9)
 
 
