@@ -79,7 +79,8 @@ def failures(verdict: Verdict) -> list[Block]:
 
 def learning(verdict: Verdict, shown: Shown) -> list[Block]:
     """A picture of the curves of each contrast whose arms all have one."""
-    known = [row.contrast for row in verdict.rows if {*row.contrast.cells} <= shown.curves.keys()]
+    drawn = {arm for arm, curve in shown.curves.items() if len(curve.steps) > 1}
+    known = [row.contrast for row in verdict.rows if {*row.contrast.cells} <= drawn]
     if not known:
         return []
     most = max(2, POINTS // sum(3 * len(contrast.cells) for contrast in known))

@@ -38,7 +38,7 @@ _RULES = """
 .heed .wide { overflow-x: auto; margin: .5rem 0 1rem; }
 .heed table { border-collapse: collapse; font-size: .875rem; overflow-wrap: normal; }
 .heed td { font-variant-numeric: tabular-nums; }
-.heed caption { text-align: left; color: var(--quiet); padding-bottom: .25rem; }
+.heed caption { text-align: left; color: var(--quiet); padding-bottom: .25rem; white-space: nowrap; }
 .heed th, .heed td { border-bottom: 1px solid var(--rule); padding: .25rem .6rem; text-align: right; }
 .heed th, .heed td { color: var(--ink); }
 .heed table.words td, .heed table.words th, .heed th:first-child { text-align: left; }

@@ -77,6 +77,41 @@ def test_every_number_of_the_verdict_is_on_it(page: Page) -> None:
             assert {f"{value:.4g}", f"{value:.6g}"} & seen or value == 0, (name, value)
 
 
+# Where each number of a contrast stands.
+LABELS = {
+    "look": "look",
+    "mean of the arm": "plus_mean",
+    "mean of the baseline": "minus_mean",
+    "difference": "difference",
+    "interval at 95 %": "interval_95",
+    "its true coverage where differences are skewed": "coverage_skewed",
+    "spread of a pair's difference": "spread",
+    "correlation of pairs": "correlation",
+    "p of the paired t test": "p_t",
+    "p of the sign flip": "p_flip",
+    "p": "p",
+    "p by Holm": "p_holm",
+    "level it is compared with": "level",
+    "p of equivalence (TOST)": "p_tost",
+    "the same by Holm": "p_tost_holm",
+    "detectable effect (80 %)": "detectable",
+    "the same in spreads": "detectable_spreads",
+    "seeds needed for D": "seeds_needed",
+}
+
+
+def test_every_number_stands_beside_its_name(page: Page) -> None:
+    files, _, verdict, _ = page
+    rows = {words_of(row[0]): [words_of(cell) for cell in row[1:]] for row in tree(files["verdict.html"]).iter("tr")}
+    for name, field in LABELS.items():
+        for cell, row in zip(rows[name], verdict.rows, strict=True):
+            value = getattr(row, field)
+            told = [] if value is None else [value] if not isinstance(value, tuple) else [*value]
+            assert [float(one) for one in re.findall(r"[-\d.]+(?:e[+-]\d+)?", cell)] == pytest.approx(told, rel=1e-3)
+    level = f"interval at {100 - 5 / len(verdict.rows):.6g} %"
+    assert [cell == "(no interval)" for cell in rows[level]] == [row.interval is None for row in verdict.rows]
+
+
 def test_every_part_is_on_it(page: Page) -> None:
     files, given, verdict, shown = page
     whole = " ".join(words_of(tree(files["verdict.html"])).split())
@@ -185,6 +220,11 @@ def test_what_is_drawn_stands_where_its_number_is(page: Page) -> None:
     failed = [one for row in verdict.rows for one in row.differences if math.isinf(one)]
     assert [percent(one.get("x", "")) > 50 for one in crosses] == [one > 0 for one in failed]
     assert all(0 <= percent(one.get("x", "")) <= 100 for one in svg.iter("text"))
+    # A failed seed of an arm stands at the worse edge.
+    arms = [svg for svg in tree(files["verdict.html"]).iter("svg") if svg.get("class") == "figure"][1]
+    crosses = [percent(one.get("x", "")) for one in arms.iter("text") if (one.text or "") == "✕"]
+    assert len(crosses) == sum(not math.isfinite(value) for of in page[1].values() for value in of.values())
+    assert all((place > 50) == (verdict.declared.direction == "lower") for place in crosses)
 
 
 def test_the_better_side_is_named_by_the_direction() -> None:
@@ -223,6 +263,8 @@ def test_many_long_curves_keep_the_page_small(tmp_path: Path) -> None:
     shown = Shown(curves=dict.fromkeys(given, curve))
     page = write_page(tmp_path, replace(verdict, rows=rows), given, shown)["verdict.html"].read_text()
     assert page.count("<polyline") == 2 * 70
+    once = Shown(curves=dict.fromkeys(given, Curve([9], [[1.0]])))  # which is no curve
+    assert "<polyline" not in write_page(tmp_path, verdict, given, once)["verdict.html"].read_text()
     assert len(page.encode()) < 1_000_000
 
 
