@@ -55,18 +55,7 @@ def ablate(
         plan = make_plan("notebook", plan)
     elif not isinstance(plan, Plan):
         plan = load_plan(plan)
-    if jobs < 1:
-        raise UserError(f"--jobs={jobs} must be at least 1: programs that run at a time.")
-    folder = Path(workdir or Path("runs") / plan.name).absolute()
-    use_compilation_cache()
-    plan = matched(plan)
-    with _held(folder), Bar(Store(folder / "store")) as bar:
-        check_disk(plan, folder)
-        examined = admitted(plan, place_of(plan, folder))
-        grid = Grid(plan, folder, bar, jobs, elsewhere)
-        grid.place.mkdir(parents=True, exist_ok=True)
-        write(grid.place / "plan.json", {"hash": plan.hash, **plan.resolved})
-        keep(examined, grid.place)
+    with opened(plan, Path(workdir or Path("runs") / plan.name), jobs, elsewhere) as grid:
         grid.ledger.begin(plan)
         rates = tune(grid)
         smallest, _ = pilot(grid, rates)
@@ -74,11 +63,26 @@ def ablate(
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Inside, no other grid uses the folder."""
+def opened(plan: Plan, folder: Path, jobs: int = 1, elsewhere: bool = False) -> Iterator[Grid]:
+    """Inside, a plan's grid, whose folder no other uses; the plan, with what it matches, is written before it runs.
+
+    Raises:
+        UserError: a gate refuses the plan, the folder cannot be used, or its disk does not hold the grid.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs={jobs} must be at least 1: programs that run at a time.")
+    folder, plan = folder.absolute(), matched(plan)
+    use_compilation_cache()
     lock = FolderLock(folder)
     try:
-        yield
+        with Bar(Store(folder / "store")) as bar:
+            check_disk(plan, folder)
+            examined = admitted(plan, place_of(plan, folder))
+            grid = Grid(plan, folder, bar, jobs, elsewhere)
+            grid.place.mkdir(parents=True, exist_ok=True)
+            write(grid.place / "plan.json", {"hash": plan.hash, **plan.resolved})
+            keep(examined, grid.place)
+            yield grid
     finally:
         lock.release(undo=not (folder / "plans").exists())
 
