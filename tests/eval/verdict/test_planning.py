@@ -42,7 +42,7 @@ def test_the_upper_limit_of_the_spread_is_kept_in_80_of_100_pilots() -> None:
 
 def test_the_metric_that_decides_best_has_the_largest_effect_in_its_own_spreads() -> None:
     base, noise = np.zeros(6), np.random.default_rng(0).normal(size=6)
-    metrics = {"blurred": -1 + noise, "sharp": -0.1 + 0.01 * noise, "blind": noise - noise.mean()}
+    metrics = {"blurred": -1 + noise, "sharp": -0.1 + 0.01 * noise, "blind": 0.001 * (noise - noise.mean())}
     order = by_decisiveness([spread_of(name, values, base) for name, values in metrics.items()])
     assert [one.metric for one in order] == ["sharp", "blurred", "blind"]
 
