@@ -62,6 +62,6 @@ def test_a_dry_run_solves_times_and_tries_all_gates(folder: Path, tmp_path: Path
     assert matched.status == 0, matched.err
     assert re.search(r"gated: model.edits: 'none' -> 'output_gate', model.mlp_width: 0 -> 1\d\d", matched.out)
     assert matched.out.count(": holds: ") == 11
-    assert "plain and gated: 9 shared parameters" in matched.out
+    assert "plain and gated: 8 shared parameters" in matched.out
     assert not (tmp_path / "grid").exists()
     assert "the nearest is mlp_width" in call(ablate.main, [*words, "--match=mlpwidth"]).err
