@@ -41,12 +41,14 @@ def ablation(config: ConfigDict) -> None:
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:ablation --workdir=runs/ablation
 
-    Bytes, 1.6M of them. Two cores of an AMD EPYC, jax 0.10.2: about 20 seconds of training for one seed.
+    Bytes, 1.6M of them. Two cores of an AMD EPYC, jax 0.10.2: 2.406 bits per byte, on 512 windows, after about 20
+    seconds on a quiet machine (2.409 at three times the learning rate, 3.046 at a tenth).
     """
     model, data, optimizer, train = config.model, config.data, config.optimizer, config.train
     model.num_layers, model.width, model.num_heads = 2, 48, 4
     data.tokenizer, data.length, data.batch_size = "bytes", 64, 64
-    optimizer.schedule, optimizer.warmup_steps, optimizer.final_fraction = "linear", 20, 0.0
+    optimizer.learning_rate, optimizer.schedule = 1e-2, "linear"
+    optimizer.warmup_steps, optimizer.final_fraction = 20, 0.0
     train.steps, train.evaluate_every, train.checkpoint_every, train.evaluate_windows = 400, 100, 200, 512
 
 

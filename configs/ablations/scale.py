@@ -23,5 +23,5 @@ def get_plan() -> dict[str, object]:
         "seeds": range(8),
         "pilot_seeds": range(100, 104),
         "tune_seeds": range(200, 202),
-        "learning_rates": [1e-3, 3e-3, 1e-2, 3e-2],
+        "learning_rates": [3e-3, 1e-2, 3e-2, 1e-1],
     }
