@@ -82,6 +82,7 @@ def opened(plan: Plan, folder: Path, jobs: int = 1, elsewhere: bool = False) -> 
             grid.place.mkdir(parents=True, exist_ok=True)
             write(grid.place / "plan.json", {"hash": plan.hash, **plan.resolved})
             keep(examined, grid.place)
+            bar.expect(grid.seed_steps)
             yield grid
     finally:
         lock.release(undo=not (folder / "plans").exists())

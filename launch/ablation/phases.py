@@ -59,6 +59,18 @@ class Grid:
         """The folder of what this plan says and finds."""
         return place_of(self.plan, self.folder)
 
+    @property
+    def seed_steps(self) -> int:
+        """The steps of all seeds of the whole grid, every look taken."""
+        plan, found = self.plan, 0
+        for arm in plan.arms:
+            tuned = plan.contrast != "sensitivity"
+            rates = len(plan.learning_rates.get(arm, ()))
+            seeds = len(plan.pilot_seeds) + len(plan.seeds)
+            runs = rates * len(plan.tune_seeds) + seeds if tuned else rates * seeds
+            found += runs * config_of(plan, arm).train.steps
+        return found
+
     def cells(self, rates: Mapping[str, float | None]) -> list[Cell]:
         """Each arm at its learning rate; of a sensitivity, at every one of its grid."""
         if self.plan.contrast == "sensitivity":

@@ -134,13 +134,14 @@ class Bar:
         self._bar.update(self._task, description=name)
 
     def _done(self) -> float:
+        """Seed-steps so far, of the programs of all phases up to now."""
         return sum(_seed_steps(self._store, program) for program in [*self._programs.values()])
 
     def _watch(self) -> None:
         while not self._ended.wait(_POLL):
             done = self._done()
             pace = (done - self._first) / (time.monotonic() - self._began)
-            left = f"{round((self._total - done) / pace / 60)} minutes left" if pace > 0 else ""
+            left = f"{max(0.0, self._total - done) / pace / 60:.0f} minutes left" if pace > 0 else ""
             self._bar.update(self._task, completed=done, total=max(self._total, done), left=left)
 
 

@@ -201,3 +201,9 @@ def test_a_sensitivity_is_of_the_whole_grid_of_learning_rates(shared: dict[str, 
     found = results_of(plan, made)["bare"]
     assert found[0] == pytest.approx((2.5 + 2.0 + math.log(16)) / 3 - 2.0, rel=1e-12)
     assert found[1] == math.inf
+
+
+def test_the_bar_is_full_when_the_grid_has_ended(plan: Plan, grid: Path) -> None:
+    with ablate.opened(plan, grid) as made:
+        made.run("verdict", made.cells(dict.fromkeys(plan.arms)), plan.seeds)
+        assert made.bar._done() == made.bar._total == made.seed_steps == 2 * 2 * 2  # arms, seeds, steps
