@@ -45,7 +45,10 @@ def slopes(asked: dict[str, Any], arrays: Arrays) -> np.ndarray:
 
 
 def model(asked: dict[str, Any], arrays: Arrays) -> Arrays:
-    """The logits of a causal model of given weights, its loss, and the gradient of each weight, under its name."""
+    """The logits of a causal model of given weights, its loss, and the gradient of each weight, under its name.
+
+    In float64, as far as it does not ask for float32 itself, so that what differs is the other's rounding.
+    """
     settings = dict(asked["config"])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     made = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
@@ -55,7 +58,7 @@ def model(asked: dict[str, Any], arrays: Arrays) -> Arrays:
     assert not unknown, unknown
     # A tied head, and buffers that hold no parameter, are all that may be missing.
     assert {name for name, _ in made.named_parameters()} & {*missing} == set(), missing
-    logits = made(inputs, use_cache=False).logits
+    logits = made.double()(inputs, use_cache=False).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
     loss.backward()
     gradients = {name: x.grad.numpy() for name, x in made.named_parameters()}
