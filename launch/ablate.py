@@ -22,10 +22,10 @@ from eval.verdict.page import text
 from launch import cli, output
 from launch.ablation import tables
 from launch.ablation.disk import check_disk
-from launch.ablation.dry_run import dry_run
-from launch.ablation.examine import admitted, keep
-from launch.ablation.gates import refuse
-from launch.ablation.matching import matched, with_match
+from launch.ablation.gates.dry_run import dry_run
+from launch.ablation.gates.examine import admitted, keep
+from launch.ablation.gates.matching import matched, with_match
+from launch.ablation.gates.rules import refuse
 from launch.ablation.phases import Grid, Pending, pilot, place_of, tune, verdict
 from launch.ablation.plan import Plan, load_plan, make_plan
 from launch.ablation.programs import Store

@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.verdict.decision import Verdict, decide
 from eval.verdict.page import write_page
-from launch.ablation.gates import failed, gates_of_looks, gates_of_records
+from launch.ablation.gates.rules import failed, gates_of_looks, gates_of_records
 from launch.ablation.ledger import Ledger
 from launch.ablation.plan import Plan, config_of, packs
 from launch.ablation.programs import Program, Record, Store, address

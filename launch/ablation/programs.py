@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import model
-from launch.ablation.budget import data_of
+from launch.ablation.gates.budget import data_of
 from launch.ablation.plan import digest
 from launch.configs import load
 from launch.train import fit

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eval.verdict.page import Curve, Shown
-from launch.ablation.examine import examined_at
+from launch.ablation.gates.examine import examined_at
 from launch.ablation.ledger import Ledger
 from launch.ablation.plan import Plan
 from launch.ablation.programs import Record

@@ -12,7 +12,7 @@ from eval.verdict.page import Shown, text, write_page
 from eval.verdict.page.write import FILES
 from eval.verdict.table import Table, read_table
 from launch import cli, output
-from launch.ablation.gates import NAMES
+from launch.ablation.gates.rules import NAMES
 from launch.ablation.plan import Plan, load_plan
 from model.errors import UserError
 from train.run.command import command

@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from launch.ablation.products import products
+from launch.ablation.gates.products import products
 from launch.configs import load
 from model.families import ModelConfig
 from model.parameters import flat_params

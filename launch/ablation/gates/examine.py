@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launch.ablation.budget import Budget, budget_of, opened
-from launch.ablation.causality import leak
-from launch.ablation.gates import (
+from launch.ablation.gates.budget import Budget, budget_of, opened
+from launch.ablation.gates.causality import leak
+from launch.ablation.gates.pairs import evidence_of
+from launch.ablation.gates.rules import (
     Gate,
     check_waivers,
     gate_of_causality,
@@ -15,7 +16,6 @@ from launch.ablation.gates import (
     gates_of_plan,
     refuse,
 )
-from launch.ablation.pairs import evidence_of
 from launch.ablation.plan import Plan, config_of, packs
 from launch.ablation.programs import code_digest
 from train.run.files.json_files import loads, write

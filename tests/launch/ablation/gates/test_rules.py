@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from launch.ablation.budget import Budget
-from launch.ablation.gates import (
+from launch.ablation.gates.budget import Budget
+from launch.ablation.gates.rules import (
     NAMES,
     Gate,
     check_waivers,

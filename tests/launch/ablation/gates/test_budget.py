@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from launch.ablation.budget import AMOUNTS, amount, budget_of
-from launch.ablation.matching import matched, search
+from launch.ablation.gates.budget import AMOUNTS, amount, budget_of
+from launch.ablation.gates.matching import matched, search
 from launch.ablation.plan import config_of
 from model.errors import UserError
 from tests.launch.ablation.small_plan import small_plan

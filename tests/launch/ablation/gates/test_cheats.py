@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from launch.ablation.causality import leak
-from launch.ablation.gates import (
+from launch.ablation.gates.causality import leak
+from launch.ablation.gates.pairs import evidence_of
+from launch.ablation.gates.rules import (
     Gate,
     gate_of_causality,
     gates_of_looks,
@@ -17,12 +18,11 @@ from launch.ablation.gates import (
     gates_of_records,
 )
 from launch.ablation.ledger import Ledger
-from launch.ablation.pairs import evidence_of
 from launch.ablation.plan import Plan, config_of
 from launch.ablation.programs import Record
 from model.attention.edits.table import EDITS
+from tests.launch.ablation.gates.test_causality import peek
 from tests.launch.ablation.small_plan import small_plan
-from tests.launch.ablation.test_causality import peek
 from train.experiment import make_experiment
 
 LAST, BEST = 12, 6  # steps

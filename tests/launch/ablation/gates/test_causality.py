@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from launch.ablation.causality import leak
+from launch.ablation.gates.causality import leak
 from model.attention.edits.base import Edit, Edits, Handed, edit
 from model.attention.edits.table import EDITS
 from model.parameters import parameter

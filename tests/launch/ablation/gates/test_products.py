@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch.ablation.products import products
+from launch.ablation.gates.products import products
 from model.errors import UserError
 from tests.small import compiled_step, random_batch, small_experiment
 from tests.tiers import tiered

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from launch.ablation.budget import AMOUNTS
+from launch.ablation.gates.budget import AMOUNTS
 from launch.ablation.plan import Plan, config_of
 from launch.ablation.reading import nearest
 from model.errors import UserError

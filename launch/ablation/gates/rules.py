@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.verdict.declared import least_seeds
-from launch.ablation.budget import Budget, amount
-from launch.ablation.matching import TOLERANCE
-from launch.ablation.pairs import Evidence, alike, constant, differences
+from launch.ablation.gates.budget import Budget, amount
+from launch.ablation.gates.matching import TOLERANCE
+from launch.ablation.gates.pairs import Evidence, alike, constant, differences
 from launch.ablation.plan import Plan, config_of
 from launch.ablation.reading import RATE, SEEDS, nearest
 from model.errors import UserError

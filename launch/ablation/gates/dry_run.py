@@ -7,9 +7,9 @@ from typing import Any
 from eval.verdict.declared import least_seeds
 from eval.verdict.detectable import detectable_effect
 from eval.verdict.planning import spread_upper
-from launch.ablation.budget import Budget
-from launch.ablation.examine import Examined, examine
-from launch.ablation.gates import Gate, difference, failed
+from launch.ablation.gates.budget import Budget
+from launch.ablation.gates.examine import Examined, examine
+from launch.ablation.gates.rules import Gate, difference, failed
 from launch.ablation.phases import place_of
 from launch.ablation.plan import Plan
 from train.devices.machine import use_compilation_cache

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from launch.ablation.budget import data_of, opened
-from launch.ablation.gates import Gate, gates_of_pairs
-from launch.ablation.pairs import Evidence, evidence_of, hashed
+from launch.ablation.gates.budget import data_of, opened
+from launch.ablation.gates.pairs import Evidence, evidence_of, hashed
+from launch.ablation.gates.rules import Gate, gates_of_pairs
 from launch.ablation.plan import Plan, config_of
 from model.attention.dropout import Dropout
 from model.layers import row_bernoulli

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from launch.ablation.budget import data_of, opened
+from launch.ablation.gates.budget import data_of, opened
 from launch.ablation.plan import Plan, config_of, packs
 from train.data import Windows, batches
 from train.devices.placing import on_host

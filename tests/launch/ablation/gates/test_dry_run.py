@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from launch import ablate
-from launch.ablation.budget import Budget
-from launch.ablation.dry_run import table
-from launch.ablation.examine import Examined
-from launch.ablation.gates import Gate
+from launch.ablation.gates.budget import Budget
+from launch.ablation.gates.dry_run import table
+from launch.ablation.gates.examine import Examined
+from launch.ablation.gates.rules import Gate
 from launch.ablation.plan import Plan
 from tests.launch.ablation.small_plan import VALUES, small_plan
 from tests.tiny import call
