@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from model.attention.contract import Refusals, Request, needs, ways
 from model.attention.cores.seen import over_first, over_seen
@@ -152,8 +153,8 @@ def _forward(
 ) -> tuple[jax.Array, Any]:
     scores = rest.replace(bias=learned[0], sinks_H=learned[1])
     softmax = add_blocks(begin(q_BHTK, v, scores.sinks_H), static.plan, q_BHTK, k, v, scores)
-    o_BHTK, share_BHT = end(softmax, v.dtype)
-    return o_BHTK, (q_BHTK, k, v, learned, rest, o_BHTK, softmax.most_BHT, share_BHT)
+    o_BHTK, most_BHT, share_BHT = end(softmax, v.dtype)
+    return o_BHTK, (q_BHTK, k, v, learned, rest, o_BHTK, most_BHT, share_BHT)
 
 
 def _backward(static: _Static, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]:
@@ -182,11 +183,15 @@ def begin(q_BHTK: jax.Array, v: jax.Array, sinks_H: jax.Array | None) -> Softmax
     return Softmax(most_BHT, jnp.exp(sinks_1H1 - most_BHT), o_BHTK)
 
 
-def end(softmax: Softmax, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """(o_BHTK, share_BHT): weighted values, and what exp(0) weighs, 1 / total; a row without a key has zeros."""
+def end(softmax: Softmax, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(o_BHTK, most_BHT, share_BHT): weighted values, and 1 / total, what exp(most) weighs; a row without a key has 0.
+
+    The greatest logit is named, because `jax.checkpoint` keeps nothing that a loop leaves: it would run the loop again.
+    """
     dead_BHT = softmax.total_BHT == 0
     share_BHT = jnp.where(dead_BHT, 0, 1 / jnp.where(dead_BHT, 1, softmax.total_BHT))
-    return jnp.where(dead_BHT[..., None], 0, softmax.o_BHTK * share_BHT[..., None]).astype(dtype), share_BHT
+    o_BHTK = jnp.where(dead_BHT[..., None], 0, softmax.o_BHTK * share_BHT[..., None]).astype(dtype)
+    return o_BHTK, checkpoint_name(softmax.most_BHT, "most"), share_BHT
 
 
 def add_blocks(

@@ -220,8 +220,8 @@ def _forward(
 
     softmax, kv = _travel(trip, visit, begin(q_BHTK, v, sinks_H), (k, v))
     softmax = visit(softmax, kv, trip.stops - 1)
-    o_BHTK, share_BHT = end(softmax, v.dtype)
-    return o_BHTK, (q_BHTK, k, v, learned, rest, o_BHTK, softmax.most_BHT, share_BHT)
+    o_BHTK, most_BHT, share_BHT = end(softmax, v.dtype)
+    return o_BHTK, (q_BHTK, k, v, learned, rest, o_BHTK, most_BHT, share_BHT)
 
 
 def _backward(trip: Trip, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]:
