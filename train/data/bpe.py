@@ -12,7 +12,8 @@ import tokenizers as hf
 
 def main() -> None:
     """Reads standard input to its end, and writes to standard output once."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too: whoever waits for it decides
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they reach it too: whoever waits for it decides
+        signal.signal(number, signal.SIG_IGN)
     recipe = json.loads(sys.stdin.buffer.readline())
     tokenizer = hf.Tokenizer(hf.models.BPE())
     split = hf.pre_tokenizers.Split(hf.Regex(recipe["pattern"]), "isolated")
@@ -22,7 +23,7 @@ def main() -> None:
         vocab_size=recipe["vocab_size"], initial_alphabet=recipe["alphabet"], min_frequency=2, show_progress=False
     )
     tokenizer.train_from_iterator(map(json.loads, sys.stdin.buffer), trainer)
-    sys.stdout.write(tokenizer.to_str())
+    sys.stdout.buffer.write(tokenizer.to_str().encode())  # UTF-8, whatever the environment says of text
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ def train_bpe(
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.1)
                 while_waiting()
+            while_waiting()  # where a signal to both has ended that one before it could ignore it
         finally:
             process.kill()
             process.wait()

@@ -1,8 +1,10 @@
 """Tokenizers: every text comes back, no text holds an end, and the same text trains the same BPE."""
 
+import itertools
 import random
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -185,6 +187,25 @@ def test_a_process_that_cannot_train_is_a_sentence(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(bpe, "__file__", str(ends))
     with pytest.raises(UserError, match="ended with status -9"):
         train_bpe([unbroken("abcdefghij ", 10**6)] * 3, 400)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_is_heard_by_who_waits(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler ends every process of a job; and the text that comes back is UTF-8, whatever the language is."""
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    calls = itertools.count()
+
+    def signalled() -> None:
+        if next(calls) == 2:  # it has read two lines, or will, and listens
+            time.sleep(0.5)
+            started[0].send_signal(number)
+
+    assert train_bpe(TEXTS, 307, signalled).fingerprint == TOKENIZERS["bpe"].fingerprint
+    assert next(calls) > 2
 
 
 TRAINING = """
