@@ -107,16 +107,24 @@ def _terms(equation: Any) -> float:
 
 
 def _scan(equation: Any, inputs: list[Any]) -> tuple[list[Any], Count]:
-    params, (a, b) = equation.params, (equation.params["num_consts"], equation.params["num_carry"])
-    consts, carry, rows = inputs[:a], inputs[a : a + b], inputs[a + b :]
+    params = equation.params
+    consts, carry, rows = _parted(params, inputs)
 
     def body(carried: Any, row: Any) -> tuple[Any, Any]:
         found, added = _evaluate(params["jaxpr"].jaxpr, params["jaxpr"].consts, [*consts, *carried[0], *row])
-        return (found[:b], carried[1] + added), found[b:]
+        return (found[: len(carry)], carried[1] + added), found[len(carry) :]
 
-    start = list(carry), _zero()
-    (carry, total), stacked = jax.lax.scan(body, start, rows, params["length"], params["reverse"])
-    return [*carry, *stacked], total
+    (last, total), stacked = jax.lax.scan(body, (carry, _zero()), rows, params["length"], params["reverse"])
+    return [*last, *stacked], total
+
+
+def _parted(params: dict[str, Any], inputs: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """The inputs of a scan: constants, what it carries, and rows."""
+    if "ft_in" in params:  # how jax says it from 0.12 on
+        consts, carry, rows = params["ft_in"].update(inputs).unpack()
+        return list(consts), list(carry), list(rows)
+    a, b = params["num_consts"], params["num_carry"]
+    return inputs[:a], inputs[a : a + b], inputs[a + b :]
 
 
 def _while(equation: Any, inputs: list[Any]) -> tuple[list[Any], Count]:
