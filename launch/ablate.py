@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> int | None:
         return tables.judge(flags)
     if not flags.workdir:
         raise UserError("--workdir is missing: give the grid's folder, such as --workdir=runs/scale.")
-    with stop_signals(command=True):
+    with stop_signals(command=True), cli.telling_how_to_go_on(parser(), flags, overrides):
         if flags.program:
             _run(Store(Path(flags.workdir).absolute() / "store"), flags.program)
             return None

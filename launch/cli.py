@@ -8,6 +8,7 @@ import logging
 import os
 import pkgutil
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -95,6 +96,18 @@ def again(parser: Parser, flags: argparse.Namespace, overrides: Mapping[str, str
         note = f"  # on each of the {count} processes{own}"
     extended = f"{_line(parser, more, keys)} --extend {_PREFIX}train.steps=N"
     return _line(parser, given, overrides) + note, extended + note
+
+
+@contextlib.contextmanager
+def telling_how_to_go_on(parser: Parser, flags: argparse.Namespace, overrides: Mapping[str, str]) -> Iterator[None]:
+    """Inside, what is stopped by a signal ends with the command that goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        with output.unheard():
+            line, _ = again(parser, flags, overrides)
+            say(f"stopped; nothing that is saved is lost, and the same command goes on from there:\n  {line}")
+        raise
 
 
 def _line(parser: Parser, flags: Mapping[str, Any], overrides: Mapping[str, str]) -> str:
@@ -204,6 +217,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             status = main(sys.argv[1:])
             sys.stdout.flush()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one, during Python's exit, ends it without a traceback
         sys.exit(130)
     except output.ClosedOutput:
         sys.exit(141)

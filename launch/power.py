@@ -197,7 +197,11 @@ def main(argv: Sequence[str]) -> int:
     """Tells what a plan could find."""
     flags, overrides = cli.parse(parser(), argv)
     plan = load_plan(flags.plan, **overrides)
-    with stop_signals(command=True), opened(plan, Path(flags.workdir), flags.jobs) as grid:
+    with (
+        stop_signals(command=True),
+        cli.telling_how_to_go_on(parser(), flags, overrides),
+        opened(plan, Path(flags.workdir), flags.jobs) as grid,
+    ):
         if flags.variance:
             for names, spread in variance(grid).items():
                 cli.say(f"{names}: {spread:.4g} of {plan.endpoint}")

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -69,19 +70,23 @@ class Outcome:
 def call(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> Outcome:
     """Runs a command in this process, as its `__main__` does."""
     out, err, status = io.StringIO(), io.StringIO(), 0
+    interrupt = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["command", *argv])
         try:
             cli.run(main)
         except SystemExit as end:
             status = int(end.code or 0)
+    signal.signal(signal.SIGINT, interrupt)  # a command that was interrupted leaves the default: its process ends
     return Outcome(status, out.getvalue(), err.getvalue())
 
 
-def start(*command: str | bytes) -> subprocess.Popen[str]:
+def start(*command: str | bytes, start_new_session: bool = False) -> subprocess.Popen[str]:
     """Starts a Python process in the root of the repository."""
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    pipe, own = subprocess.PIPE, start_new_session
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=own
+    )
 
 
 def end(process: subprocess.Popen[str]) -> Outcome:

@@ -16,8 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from launch.ablation.programs import Program, Store
 from model.errors import UserError
 from train.run.files.json_files import dumps, loads
+from train.run.signals import Stopped, stop_signals
 
-_POLL = 1.0  # seconds between two looks at how far the programs are
+_POLL = 0.5  # seconds between two looks at how far the programs are, and whether they are to stop
 _TAIL = 2**16  # bytes of a metrics.jsonl in which the last whole line is looked for
 
 
@@ -38,16 +39,25 @@ def run_all(programs: Sequence[Program], store: Store, jobs: int) -> None:
     left: queue.SimpleQueue[Program] = queue.SimpleQueue()
     for program in missing:
         left.put(program)
-    with concurrent.futures.ThreadPoolExecutor(jobs) as threads, contextlib.ExitStack() as stack:
+    with (
+        stop_signals() as stop,
+        concurrent.futures.ThreadPoolExecutor(jobs) as threads,
+        contextlib.ExitStack() as stack,
+    ):
+        stop.doing("what is being saved")
         workers = [stack.enter_context(_worker(store)) for _ in range(min(jobs, len(missing)))]
-        for done in concurrent.futures.as_completed([threads.submit(_serve, worker, left) for worker in workers]):
-            try:
-                done.result()
-            except BaseException:
-                while not left.empty():
-                    with contextlib.suppress(queue.Empty):
-                        left.get_nowait()
-                raise
+        waiting = {threads.submit(_serve, worker, left) for worker in workers}
+        try:
+            while waiting:
+                done, waiting = concurrent.futures.wait(waiting, _POLL, concurrent.futures.FIRST_COMPLETED)
+                for one in done:
+                    one.result()
+                stop.check()
+        except BaseException:
+            while not left.empty():
+                with contextlib.suppress(queue.Empty):
+                    left.get_nowait()
+            raise
 
 
 @contextlib.contextmanager
@@ -59,7 +69,8 @@ def _worker(store: Store) -> Iterator["subprocess.Popen[str]"]:
         yield process
     finally:
         assert process.stdin is not None
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended by itself
+            process.stdin.close()
         process.wait()
 
 
@@ -72,23 +83,37 @@ def _serve(worker: "subprocess.Popen[str]", left: "queue.SimpleQueue[Program]") 
             program = left.get_nowait()
         except queue.Empty:
             return
-        worker.stdin.write(f"{program.key}\n")
-        worker.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # how it ended is asked below
+            worker.stdin.write(f"{program.key}\n")
+            worker.stdin.flush()
         answer = worker.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the process that ran {program.key} ended with status {worker.wait()}: see its log.txt")
-        if refused := loads(answer)["refused"]:
-            raise UserError(refused)
+            raise UserError(
+                f"the process that ran program {program.key} ended with status {worker.wait()}: see its log.txt in the"
+                " store; if that says nothing, memory was short: give fewer --jobs, and the grid goes on."
+            )
+        told = loads(answer)
+        if told["stopped"]:
+            raise Stopped
+        if told["refused"]:
+            raise UserError(told["refused"])
 
 
 def serve(store: Store, keys: Callable[[], str], answer: Callable[[str], object]) -> None:
-    """What a worker does: runs the programs whose keys it is told, and answers each with its refusal, or None."""
-    while key := keys():
-        try:
-            store.run(store.program(key).checked())
-            answer(dumps({"refused": None}))
-        except UserError as error:
-            answer(dumps({"refused": str(error)}))
+    """What a worker does: runs the programs whose keys it is told, and answers each with its refusal, or None.
+
+    A signal to all processes of a grid stops it, too: it says so, and ends.
+    """
+    with stop_signals():
+        while key := keys():
+            try:
+                store.run(store.program(key).checked())
+                answer(dumps({"refused": None, "stopped": False}))
+            except UserError as error:
+                answer(dumps({"refused": str(error), "stopped": False}))
+            except Stopped:
+                answer(dumps({"refused": None, "stopped": True}))
+                return
 
 
 class Bar:

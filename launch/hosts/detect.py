@@ -100,8 +100,8 @@ def _open_mpi() -> _Told | None:
     if "OMPI_COMM_WORLD_SIZE" not in os.environ:
         return None
 
-    def address() -> str | None:  # Open MPI 5 no longer tells where it was started
-        if not OmpiCluster.is_env_present():
+    def address() -> str | None:
+        if "OMPI_MCA_orte_hnp_uri" not in os.environ:  # Open MPI 5 no longer tells where it was started
             return None
         return str(OmpiCluster.get_coordinator_address(None, os.environ.get("JAX_COORDINATOR_PORT")))
 

@@ -78,7 +78,9 @@ def interrupt(argv: list[str], phase: str, times: int, cache: Path) -> tuple[int
             sent = time.monotonic()
             process.send_signal(signal.SIGINT)
             words = ("Ctrl-C: finishing ", "Ctrl-C again: ended at once")[number]
-            line = next(line for line in process.stderr if line.startswith("Ctrl-C"))
+            line = next((line for line in process.stderr if line.startswith("Ctrl-C")), "")
+            if number == 1 and phase == PHASES["tokenizer"] and not line:
+                break  # the first one has ended it within a tenth of a second, before the second could
             assert line.startswith(words)
             assert time.monotonic() - sent < 2
             if number == 0 and phase != PHASES["save"]:  # which is over soon
@@ -86,6 +88,7 @@ def interrupt(argv: list[str], phase: str, times: int, cache: Path) -> tuple[int
         status = process.wait(timeout=300)
         if times == 2:
             assert time.monotonic() - sent < 2
+        assert "Traceback" not in process.stderr.read()
         return status, process.stdout.read()
     finally:
         process.kill()
@@ -99,7 +102,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(keys: dict[str, Any], whole: Pat
     cache = tmp_path if name == "compile" else Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     argv = words(tmp_path / "run", keys)
     status, _ = interrupt(argv, PHASES[name], 2, cache)
-    assert status == 130
+    assert status in (130, -signal.SIGINT)  # which a shell shows as 130, too
     status, out = interrupt(argv, PHASES[name], 1, cache)
     # Before the first step there is nothing to save.
     assert status == (130 if name == "tokenizer" else 0)

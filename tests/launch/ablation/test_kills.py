@@ -1,6 +1,7 @@
 """A grid that is killed, spread or run elsewhere leaves the same bytes; a failed seed keeps its place."""
 
 import dataclasses
+import os
 import signal
 import time
 from pathlib import Path
@@ -84,6 +85,28 @@ def test_a_grid_that_is_killed_ten_times_leaves_the_same_bytes(
     ended = end(start(*words, "--jobs=2"))
     assert ended.status == loads(next(whole.glob("plans/*/verdict.json")).read_bytes())["status"], ended.err
     assert left(folder) == left(whole)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("to_all", [False, True], ids=["to one", "to all"])
+def test_a_grid_that_is_stopped_says_how_it_goes_on(
+    values: dict[str, Any], tmp_path: Path, jobs: int, number: signal.Signals, to_all: bool
+) -> None:
+    """Within seconds, whichever of its processes hear of it, and nobody sees a traceback."""
+    long = values | {"shared": values["shared"] | {"train.steps": 100_000}}
+    (tmp_path / "scale.py").write_text(f"def get_plan():\n    return {long!r}\n")
+    words = [f"--plan={tmp_path}/scale.py", f"--workdir={tmp_path / 'grid'}"] + ["--jobs=2"] * (jobs - 1)
+    process = start("-m", "launch.ablate", *words, start_new_session=True)
+    while lines(tmp_path / "grid") < 2 and process.poll() is None:
+        time.sleep(0.05)
+    sent = time.monotonic()
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    ended = end(process)
+    assert time.monotonic() - sent < 20
+    assert ended.status == 130
+    assert "Traceback" not in ended.err
+    assert f"goes on from there:\n  .venv/bin/python -m launch.ablate {' '.join(words)}\n" in ended.out
 
 
 def test_programs_that_run_elsewhere_leave_the_same_bytes(values: dict[str, Any], whole: Path, tmp_path: Path) -> None:
