@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
     train.seeds = 1  # N, seeds trained at once: train.seed, train.seed + 1, ...
     train.label_smoothing = 0.0  # share of the target spread evenly over the vocabulary
     train.z_loss = 0.0  # weight of the squared log-normaliser, added to the loss
-    train.log_every = 10  # steps between two lines of metrics
+    train.log_every = 10  # steps between two lines of metrics; the first and the last step have one, too
     train.evaluate_every = 200  # steps between two evaluations
     train.evaluate_windows = 0  # validation windows of an evaluation, spread evenly over the text; 0: all
     train.checkpoint_every = 200  # steps between two checkpoints

@@ -12,6 +12,7 @@ input; of several arms the first of 7, 0, 4 (better), 5, 6, 4 (worse), 3 that on
 `verdict = ablate(plan)`.
 """
 
+import argparse
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,17 +20,19 @@ from typing import Any
 
 from eval.verdict.decision import Verdict
 from eval.verdict.page import text
-from launch import cli, output
+from launch import cli, hosts, output
 from launch.ablation import tables
 from launch.ablation.disk import check_disk
 from launch.ablation.gates.dry_run import dry_run
 from launch.ablation.gates.examine import admitted, keep
 from launch.ablation.gates.matching import matched, with_match
 from launch.ablation.gates.rules import refuse
-from launch.ablation.phases import Grid, Pending, pilot, place_of, tune, verdict
+from launch.ablation.grid import Grid, Pending, place_of
+from launch.ablation.phases import pilot, verdict
 from launch.ablation.plan import Plan, load_plan, make_plan
 from launch.ablation.programs import Store
 from launch.ablation.running import Bar
+from launch.ablation.tuning import tune
 from model.errors import UserError
 from train.devices.machine import use_compilation_cache
 from train.run.command import command
@@ -81,7 +84,7 @@ def opened(plan: Plan, folder: Path, jobs: int = 1, elsewhere: bool = False) -> 
             grid = Grid(plan, folder, bar, jobs, elsewhere)
             grid.place.mkdir(parents=True, exist_ok=True)
             write(grid.place / "plan.json", {"hash": plan.hash, **plan.resolved})
-            keep(examined, grid.place)
+            keep(plan, examined, grid.place)
             bar.expect(grid.seed_steps)
             yield grid
     finally:
@@ -99,8 +102,13 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--print-commands", action="store_true", help="print one command for each program that is due, and run none"
     )
-    made.add_argument("--program", metavar="KEY", help="run one program of the folder, as --print-commands tells")
+    made.add_argument(
+        "--program",
+        metavar="KEY",
+        help="run one program of the folder, as --print-commands tells; in one process or several",
+    )
     tables.add_flags(made)
+    hosts.add_flags(made)
     return made
 
 
@@ -113,7 +121,10 @@ def main(argv: Sequence[str]) -> int | None:
         return tables.judge(flags)
     if not flags.workdir:
         raise UserError("--workdir is missing: give the grid's folder, such as --workdir=runs/scale.")
-    with stop_signals(command=True), cli.telling_how_to_go_on(parser(), flags, overrides):
+    if not flags.program:
+        _check_alone(flags)
+    several = hosts.joined(flags) if flags.program else contextlib.nullcontext()
+    with several, stop_signals(command=True), cli.telling_how_to_go_on(parser(), flags, overrides):
         if flags.program:
             _run(Store(Path(flags.workdir).absolute() / "store"), flags.program)
             return None
@@ -138,6 +149,20 @@ def main(argv: Sequence[str]) -> int | None:
         place = Path(flags.workdir) / "plans" / f"{plan.name}-{plan.hash}"
         cli.say(f"{text(found)}\npage: {place / 'verdict.html'}")
     return found.status
+
+
+def _check_alone(flags: argparse.Namespace) -> None:
+    """Refuses a grid in several processes that know of one another.
+
+    Raises:
+        UserError: says how its programs run on all of them.
+    """
+    place = hosts.find_place(flags.coordinator, flags.process_id, flags.num_processes, flags.join_seconds)
+    if place is not None:
+        raise UserError(
+            f"--plan is for one process, and this is rank {place.rank} of {place.count} (by {place.found_by}): take the"
+            " commands that --print-commands prints in one process, --num-processes=1, and start each in all of them."
+        )
 
 
 def _run(store: Store, key: str) -> None:

@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from eval.verdict.decision import decide
 from eval.verdict.declared import Contrast, Declared
 from eval.verdict.planning import (
-    Spread,
     all_equal,
     by_decisiveness,
     effects_by_seeds,
@@ -31,11 +30,13 @@ from eval.verdict.planning import (
 )
 from launch import cli
 from launch.ablate import opened
-from launch.ablation.phases import Grid, pilot, tune
+from launch.ablation.grid import Grid
+from launch.ablation.measures import Values, by_arm, others_of, results_of, sides
+from launch.ablation.phases import pilot
 from launch.ablation.plan import Plan, config_of, load_plan
 from launch.ablation.programs import Program, Record, address
 from launch.ablation.running import run_all
-from launch.ablation.showing import by_arm, values_of
+from launch.ablation.tuning import tune
 from launch.configs import Value
 from model.errors import UserError
 from train.run.files.json_files import write
@@ -60,12 +61,17 @@ def power(grid: Grid) -> dict[str, Any]:
     smallest, _ = pilot(grid, rates)
     records = grid.run("pilot", grid.cells(rates), plan.pilot_seeds)
     every = [record for own in by_arm(records).values() for record in own]
-    metrics = sorted({metric for record in every for metric in record.values})
-    hours = sum(record.seconds / len(record.seeds) for record in every) / len(every) / 3600
+    others = others_of(plan, records)
+    if plan.contrast == "sensitivity":  # of whose learning rates some may fail: they are no metric that could decide
+        others = {name: own for name, own in others.items() if _sound(own)}
+    measured = {plan.endpoint: results_of(plan, records), **others}
+    hours = sum(record.seconds / len(record.seeds) for record in every) / len(every) / 3600  # at one learning rate
+    hours *= len(records) / len(plan.arms)
     found: dict[str, Any] = {"smallest": smallest, "hours_of_a_seed": hours, "contrasts": {}}
     arms, looks = len(plan.contrasts), plan.looks
     for contrast in plan.contrasts:
-        spreads = by_decisiveness(_spreads(contrast, records, metrics, plan.pilot_seeds))
+        pairs = {metric: sides(contrast, values, plan.pilot_seeds) for metric, values in measured.items()}
+        spreads = by_decisiveness([spread_of(metric, *both) for metric, both in pairs.items()])
         own = next(one for one in spreads if one.metric == plan.endpoint)
         needed = seeds_by_effect([smallest * one for one in EFFECTS], own.upper, looks, arms, plan.alpha)
         found["contrasts"][contrast.name] = {
@@ -85,16 +91,8 @@ def power(grid: Grid) -> dict[str, Any]:
     return found
 
 
-def _spreads(contrast: Contrast, records: Any, metrics: Sequence[str], seeds: Sequence[int]) -> list[Spread]:
-    found = []
-    for metric in metrics:
-        values = values_of(records, metric)
-        sides = [
-            np.sum([[values[arm][seed] for seed in seeds] for arm in arms], axis=0)
-            for arms in (contrast.plus, contrast.minus)
-        ]
-        found.append(spread_of(metric, *sides))
-    return found
+def _sound(values: Values) -> bool:
+    return all(math.isfinite(one) for own in values.values() for one in own.values())
 
 
 def _picture(found: Mapping[str, Any], endpoint: str) -> Figure:

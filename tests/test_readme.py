@@ -85,10 +85,10 @@ def test_the_notebook_runs_as_written(tmp_path: Path) -> None:
     env["PYTHONPATH"] = str(ROOT)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
-    ((step, loss),) = ast.literal_eval(done.stdout.splitlines()[-1].removeprefix("logged "))
+    _, (step, loss) = ast.literal_eval(done.stdout.splitlines()[-1].removeprefix("logged "))
     assert step == 10
     assert loss < 6.9  # nats: less than of 1024 tokens at random
-    others = r"compiled programs are kept in |attention by blockwise, |step 10/10  (loss|val/loss) "
+    others = r"compiled programs are kept in |attention by blockwise, |step 10?/10  (loss|val/loss) "
     assert [line for line in done.stderr.splitlines() if not re.match(others, line)] == []
     assert not list(tmp_path.iterdir())
 

@@ -48,8 +48,9 @@ def _flip(d_ZN: Array) -> Array:
     n = d_ZN.shape[-1]
     first, second = _sums(d_ZN[:, : n // 2]), np.sort(_sums(d_ZN[:, n // 2 :]), axis=-1)
     target = np.abs(d_ZN.sum(axis=-1)) - TIE * np.abs(d_ZN).sum(axis=-1)
-    below = _count_below(second, target[:, None] - first)
-    above = (second.shape[-1] - below).sum(axis=-1)
+    wanted = target[:, None] - first
+    rows, columns = np.nonzero(wanted <= second[:, -1:])  # few where p is small: none of the second reaches the others
+    above = np.bincount(rows, second.shape[-1] - _count_below(second, rows, wanted[rows, columns]), len(d_ZN))
     return np.where(target > 0, above / 2.0 ** (n - 1), 1.0)  # the lower tail is as large as the upper one
 
 
@@ -61,14 +62,14 @@ def _sums(d_ZN: Array) -> Array:
     return sums
 
 
-def _count_below(sorted_ZS: Array, wanted_ZQ: Array) -> Array:
-    """How many of a row's S = 2^k sorted numbers lie below each wanted one: bisection, in all rows at once."""
-    offset = np.arange(len(sorted_ZS))[:, None] * sorted_ZS.shape[-1]
-    flat, found, step = sorted_ZS.ravel(), np.zeros(wanted_ZQ.shape, np.int64), sorted_ZS.shape[-1] // 2
+def _count_below(sorted_ZS: Array, rows_Q: Array, wanted_Q: Array) -> Array:
+    """How many of the S = 2^k sorted numbers of its row lie below each wanted one: bisection, of all at once."""
+    offset = rows_Q * sorted_ZS.shape[-1]
+    flat, found, step = sorted_ZS.ravel(), np.zeros(wanted_Q.shape, np.int64), sorted_ZS.shape[-1] // 2
     while step:
-        found += step * (flat[offset + found + step - 1] < wanted_ZQ)
+        found += step * (flat[offset + found + step - 1] < wanted_Q)
         step //= 2
-    return found + (flat[offset + found] < wanted_ZQ)
+    return found + (flat[offset + found] < wanted_Q)
 
 
 def ranked(d: Array) -> Array:

@@ -83,7 +83,7 @@ def judge(declared: Declared, cells: Mapping[str, Array], every_p: bool = False)
     found = Findings(**vars(found) | {"within": found.within & found.different})
     if seeds == start:
         return found
-    last = _conclude(declared, measure(declared, d_ZMN, failed_ZMN, every_p), 1, at[1], found)
+    last = _conclude(declared, measure(declared, d_ZMN, failed_ZMN, every_p, found.different), 1, at[1], found)
     pairs = {one.name: (getattr(found, one.name), getattr(last, one.name)) for one in fields(Findings)}
     return Findings(**{name: np.where(found.different, *pair) for name, pair in pairs.items()})
 
@@ -117,8 +117,13 @@ def _difference(contrast: Contrast, cells: Mapping[str, Array], direction: str) 
     return d, plus_failed | minus_failed
 
 
-def measure(declared: Declared, d_ZMN: Array, failed_ZMN: Array, every_p: bool) -> Measures:
-    """The tests of each contrast by itself, on all the seeds that are given."""
+def measure(
+    declared: Declared, d_ZMN: Array, failed_ZMN: Array, every_p: bool, decided_ZM: Array | None = None
+) -> Measures:
+    """The tests of each contrast by itself, on all the seeds that are given; `decided` are those of an earlier look.
+
+    The sign flip can only raise p: what Holm does not reject by the t test alone, it need not be asked for.
+    """
     n, failed = d_ZMN.shape[-1], np.asarray(failed_ZMN.any(axis=-1))
     finite = np.where(failed[..., None], 0.0, d_ZMN)
     mean, spread = finite.mean(axis=-1), finite.std(axis=-1, ddof=1)
@@ -127,7 +132,9 @@ def measure(declared: Declared, d_ZMN: Array, failed_ZMN: Array, every_p: bool) 
     ranks[failed] = ranked(d_ZMN[failed])
     if declared.success is None:
         p_t, p_tost = paired_t(mean, spread, n), tost(mean, spread, n, declared.smallest)
-        asked = failed | (p_t <= declared.alpha) | every_p
+        decided = np.full(failed.shape, False) if decided_ZM is None else decided_ZM
+        least = holm(np.where(failed | decided, 0.0, p_t))
+        asked = failed | (least <= declared.alpha) & ~decided | every_p
     else:  # McNemar's test and the score of two rates
         p_t, p_tost = np.full(failed.shape, np.nan), rates_tost(d_ZMN, declared.smallest)
         asked = np.full(failed.shape, True)

@@ -17,7 +17,9 @@ from model.errors import UserError
 from train.run.files.json_files import dumps
 from train.run.files.learned import FREE, flatten
 
-PHASES = ("tune", "pilot", "verdict")
+# Which checkpoints are kept, and what is written after a run, is no matter of its numbers and curves: a grid that a
+# full disk has stopped goes on with fewer. How often it is logged and measured is, of its curves.
+_UNSEEN = (*FREE, "train.checkpoint_every", "train.keep_last", "train.keep_best", "train.prompt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +83,11 @@ class Plan:
     @functools.cached_property
     def resolved(self) -> dict[str, Any]:
         """All that is declared, as plain values, with every key of every arm's config but the places of the text."""
-        configs = {arm: _learned(config_of(self, arm)) for arm in self.arms}
+        configs = {arm: learned(config_of(self, arm)) for arm in self.arms}
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         own |= {"arms": {arm: dict(sorted(keys.items())) for arm, keys in self.arms.items()}}
         own |= {name: dict(sorted(own[name].items())) for name in ("shared", "learning_rates", "waived")}
-        own["shared"] = {key: value for key, value in own["shared"].items() if key not in FREE}
+        own["shared"] = {key: value for key, value in own["shared"].items() if key not in _UNSEEN}
         return own | {"configs": configs}
 
     @functools.cached_property
@@ -134,9 +136,9 @@ def packs(plan: Plan, seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
     return found
 
 
-def _learned(config: ConfigDict) -> dict[str, Any]:
-    """Every key but where the text lies, which its fingerprint answers for, and how far ahead it is read."""
-    return {key: value for key, value in flatten(config).items() if key not in FREE}
+def learned(config: ConfigDict) -> dict[str, Any]:
+    """Every key but where the text lies, which its fingerprint answers for, and what leaves a run's results alone."""
+    return {key: value for key, value in flatten(config).items() if key not in _UNSEEN}
 
 
 def load_plan(path: str | Path, **overrides: Value) -> Plan:
@@ -162,7 +164,7 @@ def make_plan(name: str, values: Mapping[str, Any]) -> Plan:
         defaults[field.name] = made if field.default is missing else field.default
     plan = Plan(name, **checked(name, values, defaults))
     plan.declared(1.0 if isinstance(plan.smallest, str) else plan.smallest)  # what the judge refuses, before any run
-    configs = {arm: _learned(config_of(plan, arm)) for arm in plan.arms}
+    configs = {arm: learned(config_of(plan, arm)) for arm in plan.arms}
     for one, other in itertools.combinations(configs, 2):
         if configs[one] == configs[other]:
             raise UserError(f"plan {name}: the arms {one} and {other} are the same config: change a key of one.")

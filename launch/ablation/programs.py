@@ -16,13 +16,14 @@ from ml_collections import ConfigDict
 
 import model
 from launch.ablation.gates.budget import data_of
-from launch.ablation.plan import digest
+from launch.ablation.plan import digest, learned
 from launch.configs import load
 from launch.train import fit
 from model.errors import Diverged, UserError
 from train.devices.placing import on_host
+from train.devices.together import agree, meet
 from train.run.files.json_files import loads, read_lines, write
-from train.run.files.learned import FREE, flatten
+from train.run.files.learned import flatten
 from train.run.files.named_arrays import plain
 from train.run.folder import packages
 from train.run.signals import Stopped
@@ -47,8 +48,7 @@ class Program:
     @functools.cached_property
     def key(self) -> str:
         """16 hexadecimal digits of all that its numbers depend on; where the text lies does not matter."""
-        keys = {key: value for key, value in sorted(flatten(self.config).items()) if key not in FREE}
-        return digest({"config": keys, "made": dict(self.made)})
+        return digest({"config": dict(sorted(learned(self.config).items())), "made": dict(self.made)})
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -89,13 +89,18 @@ class Record:
     alone: tuple[str, ...]
     made: Mapping[str, Any]
     where: Mapping[str, Any]
-    vocabulary: int
     seconds: float
 
     def of(self, metric: str) -> dict[int, float]:
         """{seed: value at the last step}; infinite for a seed that failed."""
         given = self.values.get(metric, [None] * len(self.seeds))
         return {seed: math.inf if one is None else one for seed, one in zip(self.seeds, given, strict=True)}
+
+    @property
+    def first(self) -> dict[int, float]:
+        """{seed: its training loss at step 1, of the first parameters}; a seed that failed alone left none."""
+        given = self.curves.get("train/loss", {}).get("1", [None] * len(self.seeds))
+        return {seed: one for seed, one in zip(self.seeds, given, strict=True) if one is not None}
 
     @property
     def result(self) -> dict[str, Any]:
@@ -114,14 +119,14 @@ def address(config: ConfigDict) -> Program:
 
 
 @functools.cache
-def code_digest() -> str:
-    """Of the files by which a run's numbers are computed, and of their names."""
+def code_digest(parts: tuple[str, ...] = _CODE, without: str = _NO_CODE) -> str:
+    """Of the files by which a run's numbers are computed, or of other parts of heed, and of their names."""
     root = Path(model.__file__).parents[1]
-    files = sorted(file for part in _CODE for file in ([root / part] if ".py" in part else (root / part).rglob("*.py")))
+    files = sorted(file for part in parts for file in ([root / part] if ".py" in part else (root / part).rglob("*.py")))
     known = hashlib.sha256()
     for file in files:
         name = file.relative_to(root).as_posix()
-        if not name.startswith(_NO_CODE):
+        if not (without and name.startswith(without)):
             known.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return known.hexdigest()[:16]
 
@@ -160,7 +165,7 @@ class Store:
         return Program(load("base", **values["config"]), values["made"])
 
     def run(self, program: Program) -> Record:
-        """What the program leaves: it begins, goes on, or has ended already.
+        """What the program leaves: it begins, goes on, or has ended already; of several processes, in all of them.
 
         Where a seed of a population diverges, which ends all of it, each of its seeds runs alone instead.
 
@@ -168,27 +173,33 @@ class Store:
             UserError: it cannot be run, or another process runs it.
             Stopped: this process was told to stop; the program goes on when it is run again.
         """
-        if (found := self.record(program.key)) is not None:
+        found, folder, began = self.record(program.key), self.place(program.key), time.perf_counter()
+        agree(f"what is seen of {folder / 'record.json'}", str(found is not None))
+        if found is not None:
             return found
-        self.write(program)
-        folder, began = self.place(program.key), time.perf_counter()
+        first = jax.process_index() == 0  # of several processes, the one that writes
+        if first:
+            self.write(program)
+        meet("the program is written")
         with (folder / "log.txt").open("a") as log, contextlib.redirect_stderr(log):
             try:
                 state, _ = fit(program.config, str(folder / "run"))
                 if int(np.ravel(on_host(state.step))[0]) < program.config.train.steps:
                     raise Stopped
+                meet("the run is written")
                 record = _finished(program, state, folder / "run")
             except Diverged as error:
                 record = self._diverged(program, str(error))
         record = dataclasses.replace(record, seconds=time.perf_counter() - began)
-        write(folder / "record.json", dataclasses.asdict(record))
+        if first:
+            write(folder / "record.json", dataclasses.asdict(record))
         return record
 
     def _diverged(self, program: Program, sentence: str) -> Record:
         """A single seed has failed; the seeds of a population count by themselves."""
         if len(program.seeds) == 1:
-            failed, vocabulary = {str(program.seeds[0]): sentence}, 0
-            return Record(program.key, program.seeds, {}, {}, failed, "", (), program.made, where(), vocabulary, 0.0)
+            failed = {str(program.seeds[0]): sentence}
+            return Record(program.key, program.seeds, {}, {}, failed, "", (), program.made, where(), 0.0)
         alone = [Program(_alone(program.config, seed), program.made) for seed in program.seeds]
         records = [self.run(one) for one in alone]
         metrics = sorted({metric for record in records for metric in record.values})
@@ -210,7 +221,6 @@ class Store:
             alone=tuple(one.key for one in alone),
             made=program.made,
             where=where(),
-            vocabulary=max(record.vocabulary for record in records),
             seconds=0.0,
         )
 
@@ -247,7 +257,6 @@ def _finished(program: Program, state: State, run: Path) -> Record:
         alone=(),
         made=program.made,
         where=where() | {"windows": f"{measured['windows']} of {measured['of']}"},
-        vocabulary=state.params["embed"]["embedding"].shape[-2],
         seconds=0.0,
     )
 

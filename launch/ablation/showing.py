@@ -1,4 +1,4 @@
-"""What a grid hands to its page: numbers by arm and seed, curves, the ledger's counts, and commands."""
+"""What a grid hands to its page: curves, other metrics, the ledger's counts, notes, and commands."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,63 +7,18 @@ from pathlib import Path
 from eval.verdict.page import Curve, Shown
 from launch.ablation.gates.examine import examined_at
 from launch.ablation.ledger import Ledger
+from launch.ablation.measures import Records, others_of, values_of
 from launch.ablation.plan import Plan
 from launch.ablation.programs import Record
 from train.run.command import command
-
-Records = Mapping[tuple[str, float | None], Sequence[Record]]  # by arm and learning rate
-Values = dict[str, dict[int, float]]  # arm to seed to value
-
-
-def values_of(records: Records, metric: str) -> Values:
-    """The values at the last step; infinite for a seed that failed."""
-    return {
-        arm: {seed: value for record in own for seed, value in record.of(metric).items()}
-        for (arm, _), own in records.items()
-    }
-
-
-def by_arm(records: Records) -> dict[str, list[Record]]:
-    """What all programs of an arm have left, at whatever learning rate."""
-    found: dict[str, list[Record]] = {}
-    for (arm, _), own in records.items():
-        found.setdefault(arm, []).extend(own)
-    return found
-
-
-def results_of(plan: Plan, records: Records) -> Values:
-    """What is judged: the endpoint, or its sensitivity to the learning rate.
-
-    That is the mean over the grid, in which no loss counts for more than the uniform guess's, ln V, less the best of
-    it (Wortsman et al. 2023, section 2.2, whose cap is the loss of the first parameters). A seed that fails at every
-    rate has failed.
-    """
-    if plan.contrast != "sensitivity":
-        return values_of(records, plan.endpoint)
-    found: Values = {}
-    for arm, own in by_arm(records).items():
-        cap = math.log(max(2, *(record.vocabulary for record in own)))
-        losses: dict[int, list[float]] = {}
-        for record in own:
-            for seed, value in record.of(plan.endpoint).items():
-                losses.setdefault(seed, []).append(value)
-        found[arm] = {seed: _sensitivity(one, cap) for seed, one in losses.items()}
-    return found
-
-
-def _sensitivity(losses: Sequence[float], cap: float) -> float:
-    if not any(map(math.isfinite, losses)):
-        return math.inf
-    capped = [min(loss, cap) for loss in losses]
-    return sum(capped) / len(capped) - min(capped)
+from train.run.files.json_files import loads
 
 
 def shown(plan: Plan, rates: Mapping[str, float | None], records: Records, ledger: Ledger, place: Path) -> Shown:
     """What stands on the page beside the verdict."""
-    examined = examined_at(place)
+    examined = examined_at(plan, place)
     budgets = examined.budgets if examined else {}
-    one_rate = plan.contrast != "sensitivity"
-    metrics = sorted({metric for own in records.values() for record in own for metric in record.values})
+    over_rates = plan.contrast == "sensitivity"
     declared = {name: value for name, value in plan.resolved.items() if name not in ("configs", "name", "question")}
     declared |= {f"learning rate of {arm}": rate for arm, rate in rates.items() if rate is not None}
     return Shown(
@@ -71,12 +26,14 @@ def shown(plan: Plan, rates: Mapping[str, float | None], records: Records, ledge
         | {"hash": plan.hash},
         budgets={arm: budget.shown for arm, budget in budgets.items()},
         matched=plan.budget,
-        curves={arm: curve for (arm, _), own in records.items() if one_rate and (curve := _curve(own, plan.endpoint))},
+        curves=_by_rate(plan, records) if over_rates else _by_step(plan, records),
+        curves_of=plan.endpoint if over_rates else "",
+        curves_over="the logarithm of the learning rate, to base 10" if over_rates else "step",
         looked=ledger.counts(plan.question),
         commands={arm: command("verify", str(place), arm) for arm in plan.arms},
         waived=plan.waived,
-        notes=[*ledger.remarks(plan), *_notes(plan, records)],
-        exploratory={metric: values_of(records, metric) for metric in metrics if one_rate and metric != plan.endpoint},
+        notes=[*ledger.remarks(plan), *_widened(plan, place), *_notes(plan, records)],
+        exploratory=others_of(plan, records),
     )
 
 
@@ -103,6 +60,36 @@ def _text(value: object) -> object:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return value
+
+
+def _widened(plan: Plan, place: Path) -> list[str]:
+    """That the grid of learning rates was extended in the tune phase, and by which."""
+    if not (place / "tuning.json").is_file():
+        return []
+    tried = loads((place / "tuning.json").read_bytes())["means"][plan.baseline]
+    more = [f"{float(rate):g}" for rate in tried if float(rate) not in plan.learning_rates[plan.baseline]]
+    if not more:
+        return []
+    return [
+        f"The grid of learning rates was extended in all arms alike, by {' and '.join(more)}: the best of an arm was at"
+        " its edge."
+    ]
+
+
+def _by_step(plan: Plan, records: Records) -> dict[str, Curve]:
+    """The endpoint over training."""
+    return {arm: curve for (arm, _), own in records.items() if (curve := _curve(own, plan.endpoint))}
+
+
+def _by_rate(plan: Plan, records: Records) -> dict[str, Curve]:
+    """The endpoint at the last step over the learning rates; a failed seed's is not finite."""
+    found = {}
+    for arm in plan.arms:
+        rates = sorted(rate for one, rate in records if one == arm and rate is not None)
+        each = [values_of({(arm, rate): records[arm, rate]}, plan.endpoint)[arm] for rate in rates]
+        values = [[at_rate[seed] for at_rate in each] for seed in each[0]]
+        found[arm] = Curve([math.log10(rate) for rate in rates], values)
+    return found
 
 
 def _curve(records: Sequence[Record], metric: str) -> Curve | None:

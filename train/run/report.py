@@ -22,7 +22,7 @@ Values = Mapping[str, Any]  # names to numbers, or to arrays (N,) with N seeds
 
 
 class Report:
-    """Takes the metrics of every step, and shows and writes them every `log_every` steps and at the end.
+    """Takes the metrics of every step, and shows and writes those of the first, of every `log_every` and of the last.
 
     folder: of the run; None writes nothing. start: updates done before; what a folder tells of later steps is dropped,
     because they are done again. flops_per_token: of one target token in training. rate: FLOP/s of the whole machine.
@@ -69,7 +69,7 @@ class Report:
             self._times.append(now - self._last)
             self._waits.append(waited)
         self._last = now
-        if step % self._log_every and step != self._total:
+        if step % self._log_every and step not in (1, self._total):  # the first tells the loss of the first values
             return
         speed = self._speed()
         self._log(step, {**values, **speed})

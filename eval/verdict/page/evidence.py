@@ -87,7 +87,10 @@ def learning(verdict: Verdict, shown: Shown) -> list[Block]:
     name = shown.curves_of or verdict.declared.endpoint
     blocks: list[Block] = [Heading("Curves")]
     for contrast in known:
-        words = f"{contrast.name}: {name} by step, the median of the seeds in the band from the least to the largest."
+        words = (
+            f"{contrast.name}: {name} by {shown.curves_over}, the median of the seeds in the band from the least to the"
+            " largest."
+        )
         pair = [(cell, shown.curves[cell]) for cell in (*contrast.minus, *contrast.plus)]
         blocks.append(Picture(curves(pair, words, min(most, 200)), words))
     return blocks

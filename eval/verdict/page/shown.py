@@ -30,6 +30,7 @@ class Shown:
         matched: the name of the budget that is equal in all arms.
         curves: arm -> the endpoint over training.
         curves_of: the name of what the curves show, where it is not the endpoint.
+        curves_over: the name of their steps.
         looked: what was looked at how often, such as {'plans': 2, 'arms': 4, 'looks': 3}: the ledger's counts.
         commands: row -> the command that reproduces it. A row is a contrast's name, an arm's, or an arm and its seeds.
         waived: gate -> the reason that the plan gives.
@@ -44,6 +45,7 @@ class Shown:
     matched: str = ""
     curves: Mapping[str, Curve] = field(default_factory=dict)
     curves_of: str = ""
+    curves_over: str = "step"
     looked: Mapping[str, int] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)
     waived: Mapping[str, str] = field(default_factory=dict)

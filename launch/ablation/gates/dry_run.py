@@ -10,7 +10,7 @@ from eval.verdict.planning import spread_upper
 from launch.ablation.gates.budget import Budget
 from launch.ablation.gates.examine import Examined, examine
 from launch.ablation.gates.rules import Gate, difference, failed
-from launch.ablation.phases import place_of
+from launch.ablation.grid import place_of
 from launch.ablation.plan import Plan
 from train.devices.machine import use_compilation_cache
 from train.run.files.json_files import loads

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from launch.ablation.gates.budget import Budget, budget_of, opened
 from launch.ablation.gates.causality import leak
@@ -17,10 +18,11 @@ from launch.ablation.gates.rules import (
     refuse,
 )
 from launch.ablation.plan import Plan, config_of, packs
-from launch.ablation.programs import code_digest
+from launch.ablation.programs import address, code_digest, where
 from train.run.files.json_files import loads, write
 
 _FILE = "gates.json"
+_CODE = ("model", "train", "eval", "launch")  # what costs and gates are found by: their own rules, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,27 +54,34 @@ def examine(plan: Plan, *, measured: bool = False) -> Examined:
 
 
 def admitted(plan: Plan, place: Path) -> Examined:
-    """The same of a plan that no gate refuses; what was found by the same code is read from the plan's folder.
+    """The same of a plan that no gate refuses; what was found by the same code of the same text, with the same packages
+    on the same kind of device, is read from the plan's folder.
 
     Raises:
         UserError: a gate does not hold, and is not waived.
     """
-    found = examined_at(place) or examine(plan)
+    found = examined_at(plan, place) or examine(plan)
     refuse(plan, found.gates)
     return found
 
 
-def keep(examined: Examined, place: Path) -> None:
+def keep(plan: Plan, examined: Examined, place: Path) -> None:
     """Writes it to the plan's folder."""
-    write(place / _FILE, {"code": code_digest(), **dataclasses.asdict(examined)})
+    write(place / _FILE, {"found_by": _found_by(plan), **dataclasses.asdict(examined)})
 
 
-def examined_at(place: Path) -> Examined | None:
-    """What was kept of it there, if the code is still the same."""
+def examined_at(plan: Plan, place: Path) -> Examined | None:
+    """What was kept of it there, if what it was found by is still the same."""
     if not (place / _FILE).is_file():
         return None
     values = loads((place / _FILE).read_bytes())
-    if values["code"] != code_digest():
+    if values["found_by"] != _found_by(plan):
         return None
     budgets = {arm: Budget(**one) for arm, one in values["budgets"].items()}
     return Examined(budgets, [Gate(**one) for one in values["gates"]])
+
+
+def _found_by(plan: Plan) -> dict[str, Any]:
+    """What a plan's costs and gates depend on beside the plan."""
+    made = {arm: dict(address(config_of(plan, arm)).made) for arm in plan.arms}
+    return {"code": code_digest(_CODE, ""), "where": where(), "made": made}

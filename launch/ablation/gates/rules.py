@@ -178,17 +178,21 @@ def _is_last(record: Any, metric: str, step: str) -> bool:
 
 
 def gates_of_looks(plan: Plan, looks: Iterable[Mapping[str, Any]], taken: int) -> list[Gate]:
-    """Whether the seeds are looked at as declared, and were not before; `taken` is how many this look has.
+    """Whether the seeds are looked at as declared, and were not before, nor others that were are left out now; `taken`
+    is how many this look has.
 
     looks: what the ledger noted of the question: plan (its hash), seeds, smallest.
     """
     earlier = [one for one in looks if one["plan"] != plan.hash and {*one["seeds"]} & {*plan.seeds}]
     counts = sorted({len(one["seeds"]) for one in earlier} - {*plan.looks} | ({taken} - {*plan.looks}))
     sizes = sorted({str(one["smallest"]) for one in earlier} - {str(plan.smallest)})
+    gone = sorted({seed for one in earlier for seed in one["seeds"]} - {*plan.seeds})
+    dropped = f"seeds {', '.join(map(str, gone))} were looked at with others of these, and are no seeds of this plan"
     peeked = f"the seeds were looked at after {', '.join(map(str, counts))}, and the plan declares {plan.looks}"
     return [
         _gate("looks", not counts, peeked),
         _gate("smallest", not sizes, f"D was {' and '.join(sizes)} at a look at these seeds, and is {plan.smallest}"),
+        _gate("missing", not gone, f"{dropped}: a failed seed counts as one, and is never dropped"),
     ]
 
 

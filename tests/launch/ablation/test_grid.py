@@ -14,20 +14,29 @@ from eval import evaluators
 from eval.likelihood import Likelihood, Value
 from launch import ablate
 from launch.ablation import programs
+from launch.ablation.gates.examine import examined_at
 from launch.ablation.ledger import Ledger
-from launch.ablation.phases import check_edge
+from launch.ablation.measures import results_of
 from launch.ablation.plan import Plan, make_plan
-from launch.ablation.programs import Store
-from launch.ablation.showing import results_of
+from launch.ablation.programs import Store, code_digest
+from launch.ablation.tuning import beyond
 from model.errors import UserError
 from tests.tiny import call, write_text
 from train.run.files.json_files import loads, write
 
-TINY = {"train.steps": 2, "train.evaluate_every": 2, "train.checkpoint_every": 1, "train.accumulate": 1}
-SCALE: dict[str, Any] = {
-    "question": "Does the scale of the scores matter?",
-    "factor": "model.scale",
-    "arms": {"scaled": {}, "bare": {"model.scale": 1.0}},
+# Arms that differ in their optimizer alone, so that all but the step is compiled once.
+TINY = {
+    "train.steps": 2,
+    "train.evaluate_every": 1,
+    "train.checkpoint_every": 2,
+    "train.accumulate": 1,
+    "model.core": "dense",
+    "optimizer.learning_rate": 0.1,
+}
+DECAY: dict[str, Any] = {
+    "question": "Does decay matter?",
+    "factor": "optimizer.weight_decay",
+    "arms": {"decayed": {}, "free": {"optimizer.weight_decay": 0.0}},
     "endpoint": "val/halved",
     "smallest": 0.01,
     "seeds": [0, 1],
@@ -42,7 +51,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def plan(shared: dict[str, Any]) -> Plan:
-    return make_plan("scale", SCALE | {"shared": shared})
+    return make_plan("decay", DECAY | {"shared": shared})
 
 
 class Halved(Likelihood):
@@ -65,7 +74,7 @@ def one_more_endpoint() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def grid(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("grids") / "scale"
+    folder = tmp_path_factory.mktemp("grids") / "decay"
     ablate.ablate(plan, folder)
     return folder
 
@@ -88,14 +97,14 @@ def the_file(folder: Path, name: str) -> bytes:
 def test_a_grid_leaves_its_plan_its_numbers_and_its_verdict(plan: Plan, grid: Path) -> None:
     assert loads(the_file(grid, "plan.json"))["hash"] == plan.hash
     rows = list(csv.DictReader(the_file(grid, "seeds.csv").decode().splitlines()))
-    assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for arm in ("scaled", "bare") for seed in "01"]
+    assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for arm in ("decayed", "free") for seed in "01"]
     records = [loads(file.read_bytes()) for file in sorted(grid.glob("store/*/record.json"))]
     values = {float(row["value"]) for row in rows}
     assert len(values) == 4
     assert values == {value / 2 for record in records for value in record["values"]["val/loss"]}
     assert [record["failed"] for record in records] == [{}, {}]
     (row,) = loads(the_file(grid, "verdict.json"))["rows"]
-    assert row["contrast"]["name"] == "bare"
+    assert row["contrast"]["name"] == "free"
 
 
 @pytest.mark.usefixtures("no_runs")
@@ -103,21 +112,24 @@ def test_what_has_run_is_not_run_again(plan: Plan, shared: dict[str, Any], grid:
     before = the_file(grid, "seeds.csv"), (grid / "ledger.jsonl").read_bytes()
     ablate.ablate(plan, grid)
     assert (the_file(grid, "seeds.csv"), (grid / "ledger.jsonl").read_bytes()) == before
-    # Where the text lies is no part of a program.
-    other = make_plan("scale", SCALE | {"shared": shared | {"train.log_every": 1, "data.prefetch": 3}})
+    # Where the text lies, and which checkpoints are kept of a run, is no part of it.
+    same = {"data.prefetch": 3, "train.keep_last": 1, "train.keep_best": 0, "train.checkpoint_every": 1}
+    other = make_plan("decay", DECAY | {"shared": shared | same | {"train.prompt": ""}})
     assert other.hash == plan.hash
+    ablate.ablate(other, grid)
+    assert the_file(grid, "seeds.csv") == before[0]
 
 
 def test_a_changed_plan_counts_and_is_told(plan: Plan, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     for _ in range(2):  # a grid that was killed notes the same again
         ledger.begin(plan)
-        ledger.look(plan, 1, ["a", "b"], {"bare": "NOT DISTINGUISHABLE"})
+        ledger.look(plan, 1, ["a", "b"], {"free": "NOT DISTINGUISHABLE"})
     assert ledger.counts(plan.question) == {"plans": 1, "arms": 2, "looks": 1}
     assert ledger.remarks(plan) == []
     with (tmp_path / "ledger.jsonl").open("ab") as opened:
         opened.write(b'{"id": "cut')  # a kill within a line
-    other = make_plan("scale", SCALE | {"shared": plan.shared, "smallest": 0.02, "seeds": [0, 1, 2]})
+    other = make_plan("decay", DECAY | {"shared": plan.shared, "smallest": 0.02, "seeds": [0, 1, 2]})
     ledger.begin(other)
     assert ledger.counts(plan.question) == {"plans": 2, "arms": 2, "looks": 1}
     told = " ".join(ledger.remarks(other))
@@ -127,12 +139,11 @@ def test_a_changed_plan_counts_and_is_told(plan: Plan, tmp_path: Path) -> None:
     assert ledger.counts("Another?") == {"plans": 0, "arms": 0, "looks": 0}
 
 
-def test_the_best_learning_rate_has_worse_ones_on_both_sides(shared: dict[str, Any]) -> None:
-    plan = make_plan("scale", SCALE | {"shared": shared, "learning_rates": [1e-3, 2e-3, 4e-3], "tune_seeds": [9]})
-    check_edge(plan, "bare", 2e-3)
-    for rate, wider in {1e-3: "0.0005, 0.001, 0.002, 0.004", 4e-3: "0.001, 0.002, 0.004, 0.008"}.items():
-        with pytest.raises(UserError, match=f"gate edge: .*{wider}"):
-            check_edge(plan, "bare", rate)
+def test_a_grid_goes_on_beyond_the_best_at_its_edge() -> None:
+    rates = {"a": (1e-3, 2e-3, 4e-3), "b": (1e-3, 2e-3, 4e-3)}
+    assert beyond(rates, {"a": 2e-3, "b": 2e-3}) == set()
+    assert beyond(rates, {"a": 2e-3, "b": 1e-3}) == {5e-4}
+    assert beyond(rates, {"a": 4e-3, "b": 1e-3}) == {8e-3, 5e-4}
 
 
 @pytest.mark.parametrize(
@@ -171,36 +182,103 @@ def test_runs_that_were_not_made_alike_make_a_verdict_invalid(plan: Plan, grid: 
     assert found.status == 7
     assert [gate.partition(":")[0] for gate in found.gates] == ["device"]
     edited = make_plan(
-        "scale", SCALE | {"shared": plan.shared, "smallest": 0.02, "waived": {"seeds": "quick", "device": "so"}}
+        "decay", DECAY | {"shared": plan.shared, "smallest": 0.02, "waived": {"seeds": "quick", "device": "so"}}
     )
     found = ablate.ablate(edited, tmp_path / "grid")
     assert [gate.partition(":")[0] for gate in found.gates] == ["smallest"]
 
 
 def test_a_gate_refuses_before_anything_is_made(plan: Plan, tmp_path: Path) -> None:
-    few = make_plan("scale", SCALE | {"shared": plan.shared, "waived": {}})
+    few = make_plan("decay", DECAY | {"shared": plan.shared, "waived": {}})
     with pytest.raises(UserError, match="gate seeds: 2 seeds cannot reach alpha"):
         ablate.ablate(few, tmp_path / "grid")
-    longer = {"arms": {"scaled": {}, "bare": {"model.scale": 1.0, "train.steps": 3}}}
-    with pytest.raises(UserError, match="gate keys: bare differs in train.steps"):
-        ablate.ablate(make_plan("scale", SCALE | longer | {"shared": plan.shared}), tmp_path / "grid")
+    longer = {"arms": {"decayed": {}, "free": {"optimizer.weight_decay": 0.0, "train.steps": 3}}}
+    with pytest.raises(UserError, match="gate keys: free differs in train.steps"):
+        ablate.ablate(make_plan("decay", DECAY | longer | {"shared": plan.shared}), tmp_path / "grid")
     assert not (tmp_path / "grid").exists()
 
 
 def test_a_sensitivity_is_of_the_whole_grid_of_learning_rates(shared: dict[str, Any], grid: Path) -> None:
-    """Losses are capped at the uniform guess, here of 16 tokens, and a seed fails where it does at every rate."""
+    """No loss counts for more than the seed's first one, and a seed fails where it does at every rate."""
     change = {"contrast": "sensitivity", "endpoint": "val/loss", "learning_rates": [1e-3, 1e-2, 1e-1]}
-    plan = make_plan("scale", SCALE | change | {"shared": shared})
-    records = [Store(grid / "store").record(file.parent.name) for file in grid.glob("store/*/record.json")]
-    assert records[0] is not None
+    plan = make_plan("decay", DECAY | change | {"shared": shared})
+    record = Store(grid / "store").record(next(grid.glob("store/*/record.json")).parent.name)
+    assert record is not None
     losses = {1e-3: [2.5, None], 1e-2: [2.0, None], 1e-1: [9.0, None]}
+    curves = {1e-3: {"train/loss": {"1": [2.9, 2.8]}}, 1e-2: {}, 1e-1: {}}
     made = {
-        ("bare", rate): [dataclasses.replace(records[0], vocabulary=16, values={"val/loss": own})]
+        ("free", rate): [dataclasses.replace(record, values={"val/loss": own}, curves=curves[rate])]
         for rate, own in losses.items()
     }
-    found = results_of(plan, made)["bare"]
-    assert found[0] == pytest.approx((2.5 + 2.0 + math.log(16)) / 3 - 2.0, rel=1e-12)
+    found = results_of(plan, made)["free"]
+    assert found[0] == pytest.approx((2.5 + 2.0 + 2.9) / 3 - 2.0, rel=1e-12)
     assert found[1] == math.inf
+
+
+def forged(grid: Path, folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """A copy of a grid in which the program of the second arm says something else."""
+    shutil.copytree(grid, folder)
+    ((key, _),) = loads(the_file(folder, "programs.json"))["free"]
+    file = folder / "store" / key / "record.json"
+    values = loads(file.read_bytes())
+    write(file, values | change(values))
+    return folder
+
+
+def test_the_best_checkpoint_is_no_result(plan: Plan, grid: Path, tmp_path: Path) -> None:
+    """The values of a trained arm are those of the step before the last."""
+    found = ablate.ablate(
+        plan,
+        forged(
+            grid,
+            tmp_path / "grid",
+            lambda record: {"values": {name: one["1"] for name, one in record["curves"].items()}},
+        ),
+    )
+    assert (found.status, [row.word for row in found.rows]) == (7, ["INVALID"])
+    assert found.gates == ("last: val/halved of free is not that of the last step",)
+
+
+def test_a_failed_seed_cannot_be_dropped(plan: Plan, grid: Path, tmp_path: Path) -> None:
+    """Of the program's record, where it counts as one, or of the plan, once it was looked at."""
+
+    def failing(record: dict[str, Any]) -> dict[str, Any]:
+        values = {name: [one[0], None] for name, one in record["values"].items()}
+        curves = {name: {step: [one[0], None] for step, one in of.items()} for name, of in record["curves"].items()}
+        return {"values": values, "curves": curves, "failed": {"1": "step 2 is not finite."}}
+
+    def dropping(record: dict[str, Any]) -> dict[str, Any]:
+        values = {name: one[:1] for name, one in record["values"].items()}
+        curves = {name: {step: one[:1] for step, one in of.items()} for name, of in record["curves"].items()}
+        return {"values": values, "curves": curves, "seeds": [0]}
+
+    (row,) = ablate.ablate(plan, forged(grid, tmp_path / "failing", failing)).rows
+    assert row.failed == {"free": (1,), "decayed": ()}
+    with pytest.raises(UserError, match="gate missing: free lacks seeds 1: a failed seed counts as one"):
+        ablate.ablate(plan, forged(grid, tmp_path / "dropping", dropping))
+
+
+@pytest.mark.rest
+def test_a_stop_at_the_first_small_p_is_told(plan: Plan, grid: Path, tmp_path: Path) -> None:
+    """More seeds are trained after a look; and so are others in the place of one that was seen."""
+    more: dict[str, Any] = {"shared": plan.shared, "pack": 1, "waived": {"seeds": "quick"}}
+    for name, seeds, gates in (("more", [0, 1, 2], ["looks"]), ("other", [0, 2], ["missing"])):
+        shutil.copytree(grid, tmp_path / name)
+        found = ablate.ablate(make_plan("decay", DECAY | more | {"seeds": seeds}), tmp_path / name)
+        assert found.status == 7
+        assert [gate.partition(":")[0] for gate in found.gates] == gates
+
+
+def test_what_the_gates_found_is_found_again_where_it_may_be_another(plan: Plan, grid: Path, tmp_path: Path) -> None:
+    """By their own code, too: it is no part of a program's address."""
+    shutil.copytree(grid, tmp_path / "grid")
+    (file,) = (tmp_path / "grid").glob("plans/*/gates.json")
+    assert examined_at(plan, file.parent) is not None
+    values = loads(file.read_bytes())
+    for changed in ({"code": "other"}, {"where": {"device": "TPU v5e"}}, {"made": {}}):
+        write(file, values | {"found_by": values["found_by"] | changed})
+        assert examined_at(plan, file.parent) is None
+    assert values["found_by"]["code"] != code_digest()
 
 
 def test_the_bar_is_full_when_the_grid_has_ended(plan: Plan, grid: Path) -> None:

@@ -56,9 +56,10 @@ def test_lines_hold_whole_steps_full_precision_and_speed(tmp_path: Path, clock: 
     with make(tmp_path) as running:
         run_steps(running, clock, [60, 1, 3, 2, 2, 50, 5])
         running.evaluation(7, {"val/loss": 1 / 3}, 5)
-    assert [line["step"] for line in lines(tmp_path)] == [3, 6, 7, 7]
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3, 6, 7, 7]
     assert all(isinstance(line["step"], int) for line in lines(tmp_path))
-    first, second, last, evaluation = lines(tmp_path)
+    start, first, second, last, evaluation = lines(tmp_path)
+    assert start == {"step": 1, "train/loss": float(np.float32(9.9))}
     # The compilation (60 s) and the last interval count nowhere, the evaluation (50 s) not in the speed.
     assert first["train/tokens_per_second"] == 100 / 2
     assert second["train/tokens_per_second"] == 100 / 2

@@ -40,7 +40,7 @@ def record(seeds: tuple[int, ...], **changes: Any) -> Record:
     values, best = [0.2 + 0.01 * seed for seed in seeds], [0.1 + 0.01 * seed for seed in seeds]
     curves = {"val/loss": {str(BEST): best, str(LAST): values}}
     known: dict[str, Any] = {"key": "k", "seeds": seeds, "values": {"val/loss": values}, "curves": curves}
-    known |= {"failed": {}, "bits": "b", "alone": (), "made": MADE, "where": WHERE, "vocabulary": 256, "seconds": 1.0}
+    known |= {"failed": {}, "bits": "b", "alone": (), "made": MADE, "where": WHERE, "seconds": 1.0}
     return Record(**known | changes)
 
 

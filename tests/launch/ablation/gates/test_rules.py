@@ -60,6 +60,7 @@ CLOSED: list[tuple[str, Callable[[], list[Gate]], str]] = [
     ("looks", lambda: looks(taken=7), "looked at after 7, and the plan declares (8,)"),
     ("looks", lambda: looks({"seeds": [0, 1, 2, 3]}), "looked at after 4, and the plan declares (8,)"),
     ("smallest", lambda: looks({"seeds": [*range(8)], "smallest": "0.02"}), "D was 0.02 at a look at these seeds"),
+    ("missing", lambda: looks({"seeds": [0, 1, 2, 3, 4, 5, 6, 9]}), "seeds 9 were looked at with others of these"),
 ]
 OPEN: list[Callable[[], list[Gate]]] = [
     lambda: gates_of_plan(plan_of()),
