@@ -36,6 +36,7 @@ from launch.ablation.tuning import tune
 from model.errors import UserError
 from train.devices.machine import use_compilation_cache
 from train.run.command import command
+from train.run.files.disk import full_disk
 from train.run.files.json_files import write
 from train.run.files.lock import FolderLock
 from train.run.signals import stop_signals
@@ -78,7 +79,7 @@ def opened(plan: Plan, folder: Path, jobs: int = 1, elsewhere: bool = False) -> 
     use_compilation_cache()
     lock = FolderLock(folder)
     try:
-        with Bar(Store(folder / "store")) as bar:
+        with full_disk(folder), Bar(Store(folder / "store")) as bar:
             check_disk(plan, folder)
             examined = admitted(plan, place_of(plan, folder))
             grid = Grid(plan, folder, bar, jobs, elsewhere)
@@ -117,6 +118,7 @@ def main(argv: Sequence[str]) -> int | None:
     flags, overrides = cli.parse(parser(), argv)
     if overrides and (flags.table or flags.program):
         raise UserError(f"--config.{next(iter(overrides))}: only --plan takes changes of its config; leave this out.")
+    _check_flags(flags)
     if flags.table:
         return tables.judge(flags)
     if not flags.workdir:
@@ -163,6 +165,25 @@ def _check_alone(flags: argparse.Namespace) -> None:
             f"--plan is for one process, and this is rank {place.rank} of {place.count} (by {place.found_by}): take the"
             " commands that --print-commands prints in one process, --num-processes=1, and start each in all of them."
         )
+
+
+def _check_flags(flags: argparse.Namespace) -> None:
+    """Refuses flags that what is asked does not read.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    grids = ("match", "dry_run", "jobs", "print_commands")
+    asked, foreign = "plan", list(tables.DECLARING)
+    if flags.table:
+        asked, foreign = "table", [*grids, "program"]
+    elif flags.program:
+        asked, foreign = "program", ["plan", *grids, *tables.DECLARING]
+    for name in foreign:
+        if getattr(flags, name) != parser().get_default(name):
+            raise UserError(
+                f"--{name.replace('_', '-')} says nothing of a {asked}: leave it out, or leave out --{asked}."
+            )
 
 
 def _run(store: Store, key: str) -> None:

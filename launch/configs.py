@@ -2,13 +2,13 @@
 
 import dataclasses
 import difflib
-import importlib.util
+import functools
 import inspect
 import numbers
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, get_args
 
 import numpy as np
@@ -109,13 +109,32 @@ def _find(file: str) -> Path:
     raise UserError(f"--config={file}: there is no such config file{_nearest(file, known)}.")
 
 
+def run_file(path: Path) -> ModuleType:
+    """Runs a Python file, which need not be in a package.
+
+    By its text alone: Python's own copy, `__pycache__`, may be of one that was edited within the same second.
+
+    Raises:
+      UserError: it is no Python.
+    """
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    try:
+        code = _compiled(path.read_bytes(), str(path))
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: this is no Python: {error.msg}.") from error
+    exec(code, vars(module))
+    return module
+
+
+@functools.cache
+def _compiled(text: bytes, path: str) -> CodeType:
+    return compile(text, path, "exec")
+
+
 def _module(path: Path) -> ModuleType:
-    """Runs a config file, which need not be in a package."""
-    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config={path}: this is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Runs a config file."""
+    module = run_file(path)
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={path}: a config file defines get_config(), and this one does not.")
     return module

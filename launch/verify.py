@@ -27,16 +27,19 @@ def verify(run: str | Path, row: str) -> dict[str, list[str]]:
     run: the folder of a grid, or that of one of its plans.
 
     Raises:
-        UserError: there is no such row, or the code, the packages or the text are others now.
+        UserError: there is no such row, a program has not ended, or the code, the packages or the text are others now.
     """
     place = _place(Path(run))
     store, found = Store(place.parents[1] / "store"), {}
     use_compilation_cache()
     for key in _keys(place, row):
         program, before = store.program(key).checked(), store.record(key)
+        if before is None:
+            raise UserError(
+                f"{row}: program {key} has not ended in {store.folder}: start its plan again, which runs it."
+            )
         with tempfile.TemporaryDirectory() as fresh:
             again = Store(Path(fresh)).run(program)
-        assert before is not None
         found[key] = [name for name, value in again.result.items() if value != before.result[name]]
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.verdict.declared import Declared, Results
+from eval.verdict.declared import LARGEST, LEAST, Declared, Results, is_judged
 from eval.verdict.intervals import Interval
 from eval.verdict.row import Rate, Row, make_row
 from eval.verdict.rule import BELOW, BETTER, EQUIVALENT, INVALID, UNCLEAR, WORSE, Findings, judge
@@ -73,7 +73,7 @@ def decide(declared: Declared, results: Results, gates: Sequence[str] = ()) -> V
     both by both; a contrast that the first look decided needs no more seeds.
 
     Raises:
-        UserError: a cell or a seed is missing.
+        UserError: a cell or a seed is missing, or a value is too large or too small to be judged.
     """
     seeds = _seeds(declared, results)
     cells = {name: np.array([[results[name].get(seed, 0.0) for seed in seeds]]) for name in _cells(declared)}
@@ -113,6 +113,8 @@ def _seeds(declared: Declared, results: Results) -> tuple[int, ...]:
             raise UserError(
                 f"arm {cell!r} lacks the seeds {lacks}: give every arm the seeds {seeds}; a failed one as inf."
             )
+        if odd := [value for value in results[cell].values() if not is_judged(value)]:
+            raise UserError(f"arm {cell!r} has {odd[0]}: give 0, or from {LEAST:g} to {LARGEST:g} in size.")
     return seeds
 
 

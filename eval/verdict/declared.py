@@ -11,6 +11,8 @@ Results = Mapping[str, Mapping[int, float]]
 
 LEAST_OF_TWO = 4  # with fewer seeds a first look decides nothing
 MOST_SEEDS = 40  # the exact test sorts the 2^20 sums of a half
+SIMULATED = 16  # the most seeds at which the rule is simulated; with more, the exact test costs next to nothing
+LEAST, LARGEST = 1e-130, 1e150  # of a number but 0, so that squares of differences neither vanish nor overflow
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,18 @@ class Declared:
         _check_contrasts(self.contrasts)
         if self.direction not in ("lower", "higher"):
             raise UserError(f"direction={self.direction!r} must be 'lower' or 'higher': which values are better.")
-        if not 0 < self.smallest < math.inf:
+        if not LEAST <= self.smallest <= LARGEST:
             raise UserError(
-                f"smallest={self.smallest} must be a finite number above 0: the smallest effect of interest, in units "
-                f"of {self.endpoint}."
+                f"smallest={self.smallest} must be a number above 0, from {LEAST:g} to {LARGEST:g}: the smallest "
+                f"effect of interest, in units of {self.endpoint}."
             )
         if not 0 < self.alpha <= 0.2:
             raise UserError(f"alpha={self.alpha} must be above 0 and at most 0.2: the share of false alarms allowed.")
+        if least_seeds(len(self.contrasts), self.alpha) > SIMULATED:
+            raise UserError(
+                f"alpha={self.alpha} must be at least {len(self.contrasts) * 2.0 ** (1 - SIMULATED):.2g} with "
+                f"{len(self.contrasts)} of arms to compare: {SIMULATED} seeds reach no less."
+            )
         _check_looks(self.looks)
         if self.success is not None:
             self._check_success(self.success)
@@ -86,6 +93,11 @@ class Declared:
             )
         if any(len(contrast.cells) > 2 for contrast in self.contrasts):
             raise UserError("success must be left out for an interaction: McNemar's test compares two arms.")
+
+
+def is_judged(value: float) -> bool:
+    """Whether a number has a size that can be judged; what is not finite has: it is a failed seed."""
+    return value == 0 or not math.isfinite(value) or LEAST <= abs(value) <= LARGEST
 
 
 def least_seeds(arms: int, alpha: float) -> int:

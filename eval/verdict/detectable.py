@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special
 
-from eval.verdict.declared import Contrast, Declared, least_seeds
+from eval.verdict.declared import SIMULATED, Contrast, Declared, least_seeds
 from eval.verdict.pvalues import paired_t
 from eval.verdict.rule import judge
 
@@ -17,7 +17,9 @@ POWER = 0.8
 DRAWS = 100_000
 SEED = 20_260_101  # not that of the tests, which measure the power at what is found here
 AT_ONCE = 20_000
-EXACT = 16  # the most seeds that are simulated
+MOST_ARMS = 4  # that are simulated
+MOST_EFFECT = 10.0  # in spreads; the fewest seeds that the test can do with see it
+MANY = 1_000_000  # seeds; an effect that needs more is told to need as many
 
 
 def t_power(effect: float, n: int, alpha: float) -> float:
@@ -39,14 +41,17 @@ def detectable_effect(looks: tuple[int, ...], arms: int, alpha: float) -> float:
     """The effect of one arm, in spreads of its differences, that the whole rule names in 80 % of cases; inf: none is.
 
     The arms and the baseline are normal and vary alike, and the other arms are as the baseline. Simulated once, on
-    100,000 draws. Above 16 seeds the sign flip costs next to nothing: there the t test's effect at alpha / arms is
-    scaled by what the rule costs at 16.
+    100,000 draws; of more than four arms, one at alpha / arms, since Holm's steps lessen the effect by less than half a
+    percent. Above 16 seeds the sign flip costs next to nothing: there the t test's effect at alpha / arms is scaled by
+    what the rule costs at 16.
     """
     n = looks[-1]
     if n < least_seeds(arms, alpha):
         return math.inf
-    if n > EXACT:
-        smaller = tuple(max(2, round(look * EXACT / n)) for look in looks)
+    if arms > MOST_ARMS:
+        return detectable_effect(looks, 1, alpha / arms)
+    if n > SIMULATED:
+        smaller = tuple(max(2, round(look * SIMULATED / n)) for look in looks)
         return t_detectable(n, alpha / arms) * _cost(smaller, arms, alpha)
     noise = np.random.default_rng(SEED).normal(scale=math.sqrt(0.5), size=(arms + 1, DRAWS, n))
     start = t_detectable(n, alpha / arms)
@@ -92,12 +97,12 @@ def skewed_coverage(n: int) -> float:
 
 
 def seeds_needed(effect: float, looks: tuple[int, ...], arms: int, alpha: float) -> int:
-    """About how many seeds, by the last look, the rule needs for an effect in spreads.
+    """About how many seeds, by the last look, the rule needs for an effect in spreads; at most a million.
 
     By the t test at alpha / arms, scaled by what the rule costs more at the declared seeds.
     """
     least = least_seeds(arms, alpha)
-    wanted = effect / _cost(looks if looks[-1] >= least else (max(least, 8),), arms, alpha)
+    wanted = min(effect, MOST_EFFECT) / _cost(looks if looks[-1] >= least else (max(least, 8),), arms, alpha)
     return _first(lambda n: t_power(wanted, n, alpha / arms) >= POWER, max(2, least))
 
 
@@ -112,15 +117,15 @@ def detectable_rate(n: int, arms: int, alpha: float) -> float:
 
 
 def seeds_for_rate(difference: float, arms: int, alpha: float) -> int:
-    """The seeds with which `detectable_rate` is at most this difference."""
+    """The seeds with which `detectable_rate` is at most this difference; at most a million."""
     return _first(lambda n: detectable_rate(n, arms, alpha) <= difference, least_seeds(arms, alpha))
 
 
 def _first(holds: Callable[[int], bool], least: int) -> int:
-    """The first number from `least` on for which something holds that holds for all later ones."""
+    """The first number from `least` to `MANY` for which something holds that holds for all later ones."""
     low, high = least - 1, least
-    while not holds(high):
-        low, high = high, 2 * high
+    while high < MANY and not holds(high):
+        low, high = high, min(2 * high, MANY)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)

@@ -32,7 +32,9 @@ def rates_score(d: Array, difference: float) -> Array:
     n, up, down = d.shape[-1], np.sum(d > 0, axis=-1), np.sum(d < 0, axis=-1)
     linear = (2 * n - up + down) * difference - up - down
     constant = -down * difference * (1 - difference)
-    fall = (np.sqrt(linear**2 - 8 * n * constant) - linear) / (4 * n)  # the likeliest rate of -1 under that difference
+    fall = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0)) - linear) / (
+        4 * n
+    )  # the likeliest rate of -1 under that difference
     variance = np.maximum(n * (2 * fall + difference * (1 - difference)), np.finfo(float).tiny)
     return np.asarray((up - down - n * difference) / np.sqrt(variance))
 

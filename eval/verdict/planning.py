@@ -77,7 +77,7 @@ def seeds_by_effect(
     effects: Sequence[float], spread: float, looks: tuple[int, ...], arms: int, alpha: float
 ) -> dict[float, int]:
     """About how many seeds each effect, in the endpoint's units, needs at this spread."""
-    return {effect: seeds_needed(effect / spread, looks, arms, alpha) for effect in effects}
+    return {one: seeds_needed(one / spread if spread else math.inf, looks, arms, alpha) for one in effects}
 
 
 def sensitivities(values: Array, sources: Sequence[str]) -> dict[tuple[str, ...], float]:

@@ -1,5 +1,6 @@
 """One contrast of a verdict: what its page shows of it."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,6 @@ from eval.verdict.intervals import Interval, rates_interval, t_interval, wilson
 from eval.verdict.rule import INVALID, Findings, differences, succeeded
 
 Array = np.ndarray
-MOST_EFFECT = 10.0  # in spreads; the fewest seeds that the test can do with see it
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _needed(declared: Declared, spread: float | None) -> int | None:
         return detectable.seeds_for_rate(declared.smallest, arms, declared.alpha)
     if spread is None:
         return None
-    effect = min(declared.smallest / spread, MOST_EFFECT) if spread else MOST_EFFECT
+    effect = declared.smallest / spread if spread else math.inf
     return detectable.seeds_needed(effect, declared.looks, arms, declared.alpha)
 
 

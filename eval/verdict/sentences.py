@@ -1,6 +1,7 @@
 """What a word leaves out, in sentences."""
 
 from eval.verdict.declared import Declared, least_seeds
+from eval.verdict.detectable import MANY
 from eval.verdict.row import Row
 from eval.verdict.rule import BELOW, UNCLEAR
 
@@ -34,10 +35,11 @@ def _what_could_be_seen(declared: Declared, row: Row) -> str:
         return f"{n} seeds can name no difference: the exact test's smallest p is {2 / 2**n:g}; give at least {least}."
     if row.detectable is None or row.seeds_needed is None:
         return "The effect that could have been seen cannot be said: it is measured in spreads, and seeds failed."
+    needed = "a million seeds or more" if row.seeds_needed >= MANY else f"about {row.seeds_needed} seeds"
     best = ", where no seed speaks against it" if declared.success is not None else ""
     return (
         f"An effect of {row.detectable:.3g} could have been seen (in 80 % of cases{best}); "
-        f"D = {declared.smallest:g} needs about {row.seeds_needed} seeds."
+        f"D = {declared.smallest:g} needs {needed}."
     )
 
 

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.verdict.declared import MOST_SEEDS
+from eval.verdict.declared import LARGEST, LEAST, MOST_SEEDS, is_judged
 from model.errors import UserError
 
 COLUMNS = ("arm", "seed", "value")
-LARGEST = 1e150  # of a value, so that squares of differences are finite
 _SHOWN = 60  # letters of a cell that a sentence repeats
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _FAILED = re.compile(r"[+-]?(inf|infinity|nan)|", re.IGNORECASE)
@@ -130,9 +129,11 @@ def _value(column: str, text: str, where: str) -> float:
     if not _NUMBER.fullmatch(text):
         fix = ", or inf or nothing for a failed run" if column == "value" else ": leave other columns out"
         raise UserError(f"{where}: {_cut(column)}={_cut(text)!r} must be a number{fix}.")
-    if abs(value := float(text)) > LARGEST:
+    value = float(text)
+    if math.isinf(value) or not is_judged(value):
         raise UserError(
-            f"{where}: {_cut(column)}={_cut(text)} must lie within {LARGEST:g}; write inf for a failed run."
+            f"{where}: {_cut(column)}={_cut(text)} must lie within {LARGEST:g}, and be 0 or at least {LEAST:g} in "
+            "size; write inf for a failed run."
         )
     return value
 
@@ -145,8 +146,11 @@ def _check_pairs(found: Mapping[tuple[str, int], int], where: str) -> None:
         raise UserError(
             f"{where}, line {first}: arms: {_listed(arms) or 'none'}: give two or more, the baseline one of them."
         )
+    having: dict[int, set[str]] = {}
+    for arm, seed in found:
+        having.setdefault(seed, set()).add(arm)
     for (_, seed), line in sorted(found.items(), key=lambda item: item[1]):
-        if lacking := sorted(arm for arm in arms if (arm, seed) not in found):
+        if lacking := sorted(arms - having[seed]):
             raise UserError(
                 f"{where}, line {line}: seed {seed} has no line of {_listed(lacking)}: give every arm every seed; that "
                 "of a failed run has no value."
@@ -155,9 +159,10 @@ def _check_pairs(found: Mapping[tuple[str, int], int], where: str) -> None:
         raise UserError(f"{where}, line {first}: {len(seeds)} seeds: give every arm 2 to {MOST_SEEDS}.")
 
 
-def _natural(name: str) -> list[str | int]:
+def _natural(name: str) -> list[tuple[int, str]]:
     """Sorts heads_2 before heads_16."""
-    return [int(part) if at % 2 else part for at, part in enumerate(re.split(r"(\d+)", name))]
+    parts = [part.lstrip("0") if at % 2 else part for at, part in enumerate(re.split(r"(\d+)", name))]
+    return [(len(part) * (at % 2), part) for at, part in enumerate(parts)]
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -36,8 +36,7 @@ def _bytes(plan: Plan, arm: str) -> int:
     config = config_of(plan, arm)
     leaves = jax.tree.leaves(check(config).abstract)
     state = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-    tried = len(plan.learning_rates.get(arm, ())) * len(plan.tune_seeds) + len(plan.pilot_seeds) + len(plan.seeds)
-    return state * tried * (config.train.keep_last + config.train.keep_best) + state * _largest(plan)
+    return state * plan.runs(arm) * (config.train.keep_last + config.train.keep_best) + state * _largest(plan)
 
 
 def _largest(plan: Plan) -> int:

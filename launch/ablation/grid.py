@@ -52,14 +52,7 @@ class Grid:
     @property
     def seed_steps(self) -> int:
         """The steps of all seeds of the whole grid, every look taken."""
-        plan, found = self.plan, 0
-        for arm in plan.arms:
-            tuned = plan.contrast != "sensitivity"
-            rates = len(plan.learning_rates.get(arm, ()))
-            seeds = len(plan.pilot_seeds) + len(plan.seeds)
-            runs = rates * len(plan.tune_seeds) + seeds if tuned else rates * seeds
-            found += runs * config_of(plan, arm).train.steps
-        return found
+        return sum(self.plan.runs(arm) * config_of(self.plan, arm).train.steps for arm in self.plan.arms)
 
     def cells(self, rates: Mapping[str, float | None]) -> list[Cell]:
         """Each arm at its learning rate; of a sensitivity, at every one of its grid."""

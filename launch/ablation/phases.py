@@ -70,8 +70,8 @@ def verdict(grid: Grid, rates: Mapping[str, float | None], smallest: float) -> V
         keys = [record.key for own in records.values() for record in own]
         grid.ledger.look(plan, number, keys, {row.contrast.name: row.word for row in found.rows})
         rows = {arm: [[record.key, list(record.seeds)] for record in own] for arm, own in by_arm(records).items()}
-        write(grid.place / "programs.json", rows)
         write_page(grid.place, found, results, shown(plan, rates, records, grid.ledger, grid.place))
+        write(grid.place / "programs.json", rows)  # last: a plan that has it has a verdict, which can be verified
         if not found.open:
             break
     return found

@@ -71,13 +71,23 @@ class Plan:
             return (Contrast("interaction", (both, base), (a, b)),)
         return tuple(Contrast(arm, (arm,), (self.baseline,)) for arm in self.arms if arm != self.baseline)
 
+    def runs(self, arm: str) -> int:
+        """How many seeds of an arm are trained, in all phases, every look taken; a sensitivity trains all rates."""
+        rates, seeds = len(self.learning_rates.get(arm, ())), len(self.pilot_seeds) + len(self.seeds)
+        return rates * seeds if self.contrast == "sensitivity" else rates * len(self.tune_seeds) + seeds
+
+    @property
+    def judged(self) -> str:
+        """What the numbers are of that are judged: the endpoint, or its sensitivity."""
+        return f"the sensitivity of {self.endpoint}" if self.contrast == "sensitivity" else self.endpoint
+
     def declared(self, smallest: float) -> Declared:
         """What the judge is told, with D as a number.
 
         Raises:
             UserError: it cannot be judged.
         """
-        said = (self.endpoint, self.direction, smallest, self.alpha, self.looks, self.success)
+        said = (self.judged, self.direction, smallest, self.alpha, self.looks, self.success)
         return Declared(self.question, self.contrasts, *said)
 
     @functools.cached_property
@@ -121,7 +131,13 @@ def config_of(
         changes[RATE] = learning_rate
     changes |= {"train.seed": first_seed, "train.seeds": seeds}
     config = load(plan.base, **changes)
-    return config if config.data.order == "shared" else load(plan.base, **changes, **{"data.seed": first_seed})
+    if config.data.order == "shared":
+        return config
+    if "data.seed" in changes:
+        raise UserError(
+            f"plan {plan.name}: data.seed of {arm} is that of each seed, unless data.order is shared: leave it."
+        )
+    return load(plan.base, **changes, **{"data.seed": first_seed})
 
 
 def packs(plan: Plan, seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -148,7 +164,10 @@ def load_plan(path: str | Path, **overrides: Value) -> Plan:
         UserError: there is no such file, it defines no `get_plan`, or a value of it cannot be used.
     """
     values = read_file(path)
-    return make_plan(Path(path).stem, values | {"shared": {**values.get("shared", {}), **overrides}})
+    shared = values.get("shared", {})
+    if overrides and isinstance(shared, Mapping):
+        values["shared"] = {**shared, **overrides}
+    return make_plan(Path(path).stem, values)
 
 
 def make_plan(name: str, values: Mapping[str, Any]) -> Plan:

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import model
+from eval.verdict.declared import LARGEST
 from launch.ablation.gates.budget import data_of
 from launch.ablation.plan import digest, learned
 from launch.configs import load
@@ -22,7 +23,8 @@ from launch.train import fit
 from model.errors import Diverged, UserError
 from train.devices.placing import on_host
 from train.devices.together import agree, meet
-from train.run.files.json_files import loads, read_lines, write
+from train.run.files.disk import full_disk
+from train.run.files.json_files import loads, read_cache, read_checked, read_lines, write
 from train.run.files.learned import flatten
 from train.run.files.named_arrays import plain
 from train.run.folder import packages
@@ -92,9 +94,10 @@ class Record:
     seconds: float
 
     def of(self, metric: str) -> dict[int, float]:
-        """{seed: value at the last step}; infinite for a seed that failed."""
+        """{seed: value at the last step}; infinite for a seed that failed, or whose value is too large to be judged."""
         given = self.values.get(metric, [None] * len(self.seeds))
-        return {seed: math.inf if one is None else one for seed, one in zip(self.seeds, given, strict=True)}
+        values = (math.inf if one is None or abs(one) > LARGEST else one for one in given)
+        return dict(zip(self.seeds, values, strict=True))
 
     @property
     def first(self) -> dict[int, float]:
@@ -147,12 +150,10 @@ class Store:
         return self.folder / key
 
     def record(self, key: str) -> Record | None:
-        """What a program has left, if it has ended."""
+        """What a program has left, if it has ended; a file that is damaged is set aside, and made again."""
         file = self.place(key) / "record.json"
-        if not file.is_file():
-            return None
-        values = loads(file.read_bytes())
-        return Record(**values | {"seeds": tuple(values["seeds"]), "alone": tuple(values["alone"])})
+        values = read_cache(file, _check_record)
+        return None if values is None else _record(values)
 
     def write(self, program: Program) -> None:
         """Writes what a process needs in order to run the program."""
@@ -160,9 +161,18 @@ class Store:
         write(self.place(program.key) / "program.json", {"config": flatten(program.config), "made": dict(program.made)})
 
     def program(self, key: str) -> Program:
-        """A program that was written."""
-        values = loads((self.place(key) / "program.json").read_bytes())
-        return Program(load("base", **values["config"]), values["made"])
+        """A program that was written.
+
+        Raises:
+            UserError: the file is not there, or damaged.
+        """
+        try:
+            found = read_checked(self.place(key) / "program.json", _check_program)
+        except ValueError as error:
+            raise UserError(
+                f"program {key} of {self.folder}: {error}: start its plan again, which writes it."
+            ) from error
+        return Program(load("base", **found["config"]), found["made"])
 
     def run(self, program: Program) -> Record:
         """What the program leaves: it begins, goes on, or has ended already; of several processes, in all of them.
@@ -181,7 +191,11 @@ class Store:
         if first:
             self.write(program)
         meet("the program is written")
-        with (folder / "log.txt").open("a") as log, contextlib.redirect_stderr(log):
+        with (
+            full_disk(folder),
+            (folder / "log.txt").open("a") as log,
+            contextlib.redirect_stderr(log),
+        ):
             try:
                 state, _ = fit(program.config, str(folder / "run"))
                 if int(np.ravel(on_host(state.step))[0]) < program.config.train.steps:
@@ -190,9 +204,9 @@ class Store:
                 record = _finished(program, state, folder / "run")
             except Diverged as error:
                 record = self._diverged(program, str(error))
-        record = dataclasses.replace(record, seconds=time.perf_counter() - began)
-        if first:
-            write(folder / "record.json", dataclasses.asdict(record))
+            record = dataclasses.replace(record, seconds=time.perf_counter() - began)
+            if first:
+                write(folder / "record.json", dataclasses.asdict(record))
         return record
 
     def _diverged(self, program: Program, sentence: str) -> Record:
@@ -223,6 +237,20 @@ class Store:
             where=where(),
             seconds=0.0,
         )
+
+
+def _check_program(values: Any) -> None:
+    """Raises KeyError or TypeError for what is no program."""
+    dict(**values["config"], **values["made"])
+
+
+def _check_record(values: Any) -> None:
+    """Raises KeyError or TypeError for what is no record."""
+    _record(values)
+
+
+def _record(values: Any) -> Record:
+    return Record(**values | {"seeds": tuple(values["seeds"]), "alone": tuple(values["alone"])})
 
 
 def _alone(config: ConfigDict, seed: int) -> ConfigDict:

@@ -3,7 +3,6 @@ waived; what depends on the configs is refused by `plan.py`, what may be waived 
 """
 
 import difflib
-import importlib.util
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.evaluators import endpoints
+from launch.configs import run_file
 from model.errors import UserError
 from train.run.files.naming import check_length
 
@@ -21,6 +21,8 @@ CHOICES = {
     "budget": ("parameters", "flops", "tokens"),
     "match": ("", "mlp_width", "width", "depth", "steps"),
 }
+# Keys of a config that a plan sets by its own.
+OWN = {"train.seed": "seeds", "train.seeds": "pack"}
 SEEDS = ("tune_seeds", "pilot_seeds", "seeds")
 _LISTS = ("factor", "looks", *SEEDS)
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -33,7 +35,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "pack": (int,),
 }
 _NAME = re.compile(r"[\w.+-]+")
-_SHARE = re.compile(r"([0-9.]+(?:[eE]-?[0-9]+)?) ?%")
+_SHARE = re.compile(r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]-?[0-9]+)?) ?%")
 
 
 def share(smallest: float | str) -> float | None:
@@ -52,15 +54,13 @@ def read_file(path: str | Path) -> dict[str, Any]:
     """What `get_plan()` of a file returns.
 
     Raises:
-        UserError: there is no such file, or it defines no `get_plan`, or that returns no dict.
+        UserError: there is no such file, or it is no Python, or defines no `get_plan`, or that returns no dict.
     """
     check_length("--plan", path)
     file = Path(path)
-    spec = importlib.util.spec_from_file_location(f"_plan_{file.stem}", file) if file.suffix == ".py" else None
-    if spec is None or spec.loader is None or not file.is_file():
+    if file.suffix != ".py" or not file.is_file():
         raise UserError(f"--plan={path}: there is no such Python file; give one such as configs/ablations/NAME.py.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = run_file(file)
     if not hasattr(module, "get_plan"):
         raise UserError(f"--plan={path}: a plan defines get_plan(), and this file does not.")
     values = module.get_plan()
@@ -120,12 +120,24 @@ def _check_arms(name: str, plan: Mapping[str, Any]) -> None:
                 f"plan {name}: arms: {arm!r} must be a name of letters, digits, '.', '+', '-' or '_', with a dict of"
                 " the keys that it changes."
             )
-        if RATE in keys and plan["learning_rates"]:
-            raise UserError(f"plan {name}: arm {arm} sets {RATE}, which learning_rates sets: leave one of them out.")
+    _check_keys(name, plan)
     if plan["contrast"] == "interaction" and len(arms) != 4:
         raise UserError(f"plan {name}: an interaction has four arms, base, a, b and both, and not {[*arms]}.")
     if not plan["factor"]:
         raise UserError(f"plan {name}: factor is empty: name the keys in which the arms may differ.")
+
+
+def _check_keys(name: str, plan: Mapping[str, Any]) -> None:
+    """The keys that arms and `shared` change are plain values, and none that the plan itself sets."""
+    for owner, keys in {"shared": plan["shared"], **{f"arm {arm}": keys for arm, keys in plan["arms"].items()}}.items():
+        for key, value in keys.items():
+            if type(key) is not str or type(value) not in (int, float, str, bool):
+                raise UserError(
+                    f"plan {name}: {owner}: {key!r}={value!r} must be a key's name, and a number or a text."
+                )
+            if key in OWN or key == RATE and plan["learning_rates"]:
+                by = OWN.get(key, "learning_rates")
+                raise UserError(f"plan {name}: {owner} sets {key}, which {by} sets: leave one of them out.")
 
 
 def _rates(name: str, plan: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
@@ -137,11 +149,12 @@ def _rates(name: str, plan: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
             raise UserError(f"plan {name}: learning_rates: {arm} is no arm; {nearest(arm, arms)}.")
     if rates and (missing := [arm for arm in arms if arm not in rates]):
         raise UserError(f"plan {name}: learning_rates has none for {', '.join(missing)}: every arm has the same grid.")
-    found = {arm: tuple(sorted({float(one) for one in rates[arm]})) for arm in arms if rates}
+    found = {arm: _grid(rates[arm]) for arm in arms if rates}
     for arm, grid in found.items():
-        if len(grid) < 2 or grid[0] <= 0:
+        if len(grid) < 2:
             raise UserError(
-                f"plan {name}: learning_rates={[*grid]} of {arm} must be two or more, above 0: one alone is no grid."
+                f"plan {name}: learning_rates={rates[arm]!r} of {arm} must be two or more numbers above 0: one "
+                "alone is no grid."
             )
     if plan["contrast"] == "sensitivity" and not found:
         raise UserError(f"plan {name}: a sensitivity is over learning_rates, and there are none: give them.")
@@ -152,6 +165,12 @@ def _rates(name: str, plan: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
     if found and plan["contrast"] != "sensitivity" and not plan["tune_seeds"]:
         raise UserError(f"plan {name}: learning_rates are tuned on seeds of their own: give tune_seeds.")
     return found
+
+
+def _grid(given: Any) -> tuple[float, ...]:
+    """The numbers in ascending order; () where they are no list of numbers above 0."""
+    good = isinstance(given, list | tuple) and all(type(one) in (int, float) and 0 < one < math.inf for one in given)
+    return tuple(sorted({float(one) for one in given})) if good else ()
 
 
 def _check_choices(name: str, plan: Mapping[str, Any]) -> None:
@@ -191,8 +210,10 @@ def _check_size(name: str, plan: Mapping[str, Any]) -> None:
 def _check_seeds(name: str, plan: Mapping[str, Any]) -> None:
     for key in SEEDS:
         seeds = plan[key]
-        if len({*seeds}) < len(seeds) or any(not 0 <= seed < 2**31 for seed in seeds):
-            raise UserError(f"plan {name}: {key}={[*seeds]} must be different numbers of at least 0.")
+        if [*seeds] != sorted({*seeds}) or any(not 0 <= seed < 2**31 for seed in seeds):
+            raise UserError(
+                f"plan {name}: {key}={[*seeds]} must be different numbers of at least 0, rising: looks take the first."
+            )
     looks, count = plan["looks"], len(plan["seeds"])
     rising = all(early < late for early, late in zip(looks, looks[1:], strict=False))
     if len(looks) > 2 or not rising or looks[0] < 2 or looks[-1] != count:

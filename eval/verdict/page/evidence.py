@@ -72,8 +72,11 @@ def _value(value: float | None) -> str:
 
 def failures(verdict: Verdict) -> list[Block]:
     """The failed seeds of each arm."""
-    failed = {cell: seeds for row in verdict.rows for cell, seeds in row.failed.items()}
-    told = [[cell, ", ".join(map(str, failed[cell])) or "none"] for cell in cells_of(verdict)]
+    failed: dict[str, set[int]] = {cell: set() for cell in cells_of(verdict)}
+    for row in verdict.rows:  # one that the first look decided knows of no later seeds
+        for cell, seeds in row.failed.items():
+            failed[cell].update(seeds)
+    told = [[cell, ", ".join(map(str, sorted(seeds))) or "none"] for cell, seeds in failed.items()]
     return [Heading("Failures"), Grid("A failed seed keeps its place", ["arm", "failed seeds"], told, False)]
 
 

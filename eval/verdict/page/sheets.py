@@ -53,5 +53,5 @@ def _line(row: Row) -> dict[str, object]:
 def _sheet(lines: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([repr(cell) if isinstance(cell, float) else cell for cell in line] for line in lines)
+    writer.writerows([repr(float(cell)) if isinstance(cell, float) else cell for cell in line] for line in lines)
     return text.getvalue()

@@ -5,22 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from eval.verdict.declared import least_seeds
-from eval.verdict.detectable import detectable_effect
+from eval.verdict.detectable import detectable_effect, detectable_rate
 from eval.verdict.planning import spread_upper
 from launch.ablation.gates.budget import Budget
 from launch.ablation.gates.examine import Examined, examine
-from launch.ablation.gates.rules import Gate, difference, failed
+from launch.ablation.gates.rules import Gate, counted, difference, failed
 from launch.ablation.grid import place_of
 from launch.ablation.plan import Plan
 from train.devices.machine import use_compilation_cache
 from train.run.files.json_files import loads
-
-
-def _runs(plan: Plan, arm: str) -> int:
-    """How many seeds of an arm are trained, in all phases."""
-    rates = plan.learning_rates.get(arm, ())
-    looked = len(plan.seeds) * (len(rates) if plan.contrast == "sensitivity" else 1)
-    return len(plan.tune_seeds) * len(rates) + len(plan.pilot_seeds) + looked
 
 
 def dry_run(plan: Plan, folder: Path) -> tuple[str, Sequence[Gate]]:
@@ -47,7 +40,7 @@ def table(plan: Plan, examined: Examined, pilot: Mapping[str, Any] | None = None
     lines += ["", *(_differs(plan, arm) for arm in plan.arms if arm != plan.baseline)]
     minutes = [budget.minutes for budget in examined.budgets.values()]
     if all(one is not None for one in minutes):
-        total = sum((one or 0) * _runs(plan, arm) for arm, one in zip(plan.arms, minutes, strict=True))
+        total = sum((one or 0) * plan.runs(arm) for arm, one in zip(plan.arms, minutes, strict=True))
         lines.append(f"all runs one after the other: {total:.3g} minutes, compilation and evaluations not counted")
     lines += ["", *_sight(plan, pilot), "", *_gates(plan, examined.gates)]
     return "\n".join(lines)
@@ -56,7 +49,7 @@ def table(plan: Plan, examined: Examined, pilot: Mapping[str, Any] | None = None
 def _row(plan: Plan, arm: str, budget: Budget) -> list[str]:
     minutes = "-" if budget.minutes is None else f"{budget.minutes:.3g}"
     numbers = f"{budget.parameters:,}", f"{budget.matrices:,}", f"{budget.flops_per_token:.4g}", f"{budget.tokens:,}"
-    return [*numbers, f"{budget.memory / 2**30:.3g}", minutes, str(_runs(plan, arm))]
+    return [*numbers, f"{budget.memory / 2**30:.3g}", minutes, str(plan.runs(arm))]
 
 
 def _differs(plan: Plan, arm: str) -> str:
@@ -66,19 +59,26 @@ def _differs(plan: Plan, arm: str) -> str:
 
 def _sight(plan: Plan, pilot: Mapping[str, Any] | None) -> list[str]:
     """The smallest n, and the effects that would be found in 80 % of cases."""
-    m, effect = len(plan.contrasts), detectable_effect(plan.looks, len(plan.contrasts), plan.alpha)
+    m = len(plan.contrasts)
     lines = [
-        f"smallest n that can reach alpha={plan.alpha:g} with {m} contrast{'s' if m > 1 else ''}: "
-        f"{least_seeds(m, plan.alpha)}; declared: {len(plan.seeds)}",
-        f"found in 80 % of cases: {effect:.2f} spreads of a pair's difference",
+        f"smallest n that can reach alpha={plan.alpha:g} with {counted(m)}: "
+        f"{least_seeds(m, plan.alpha)}; declared: {len(plan.seeds)}"
     ]
+    if plan.success is not None:
+        rate = detectable_rate(plan.looks[-1], m, plan.alpha)
+        return [
+            *lines,
+            f"found in 80 % of cases, where no seed speaks against it: {rate:.2f} of the seeds more or less",
+        ]
+    effect = detectable_effect(plan.looks, m, plan.alpha)
+    lines.append(f"found in 80 % of cases: {effect:.2f} spreads of a pair's difference")
     spreads = {name: one["spread"] for name, one in (pilot or {}).get("contrasts", {}).items()}
     count = len((pilot or {}).get("seeds", ()))
     for name, spread in spreads.items():
         if spread is not None:
             upper = spread_upper(spread, count)
             lines.append(
-                f"{name}: {effect * spread:.4g} of {plan.endpoint} at the pilot's spread of {spread:.4g}, "
+                f"{name}: {effect * spread:.4g} of {plan.judged} at the pilot's spread of {spread:.4g}, "
                 f"{effect * upper:.4g} at its 80 % upper limit of {upper:.4g} ({count} seeds); D is {plan.smallest}"
             )
     return lines

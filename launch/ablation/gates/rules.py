@@ -94,7 +94,7 @@ def gates_of_plan(plan: Plan) -> list[Gate]:
             not other,
             "; ".join(f"{arm} differs in {', '.join(keys)}, which {_is(keys)} not the factor" for arm, keys in other),
         ),
-        _gate("seeds", n >= least, f"{n} seeds cannot reach alpha={plan.alpha:g} with {m} contrasts; take {least}"),
+        _gate("seeds", n >= least, f"{n} seeds cannot reach alpha={plan.alpha:g} with {counted(m)}; take {least}"),
         _gate("phases", not twice, f"seeds {', '.join(map(str, twice))} are in two of {', '.join(SEEDS)}"),
         _gate("grids", len(grids) < 2, f"the grids of learning rates differ ({shown}): give all arms the same"),
     ]
@@ -172,9 +172,10 @@ def _alike(name: str, values: Sequence[Any]) -> Gate:
 
 
 def _is_last(record: Any, metric: str, step: str) -> bool:
-    """Whether a program's values are those that it had at the last step; a failed seed has none."""
-    curve = record.curves.get(metric, {})
-    return metric not in record.values or curve.get(step, record.values[metric]) == record.values[metric]
+    """Whether a program has values, and those of the last step; where all of its seeds failed, it has none."""
+    if metric not in record.values:
+        return {*record.failed} == {*map(str, record.seeds)}
+    return bool(record.curves.get(metric, {}).get(step, record.values[metric]) == record.values[metric])
 
 
 def gates_of_looks(plan: Plan, looks: Iterable[Mapping[str, Any]], taken: int) -> list[Gate]:
@@ -198,6 +199,11 @@ def gates_of_looks(plan: Plan, looks: Iterable[Mapping[str, Any]], taken: int) -
 
 def _gate(name: str, passed: bool, otherwise: str) -> Gate:
     return Gate(name, passed, NAMES[name] if passed else otherwise)
+
+
+def counted(contrasts: int) -> str:
+    """How many contrasts there are, in words."""
+    return "1 contrast" if contrasts == 1 else f"{contrasts} contrasts"
 
 
 def _is(some: Sequence[Any]) -> str:

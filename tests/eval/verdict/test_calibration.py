@@ -102,7 +102,7 @@ def test_power_at_the_printed_effect_every_day(seeds: int, arms: int) -> None:
 @pytest.mark.rest
 @pytest.mark.parametrize(
     ("looks", "arms"),
-    [((6,), 1), ((8,), 1), ((16,), 1), ((7,), 3), ((8,), 3), ((16,), 3), ((8, 16), 1), ((24,), 1)],
+    [((6,), 1), ((8,), 1), ((16,), 1), ((7,), 3), ((8,), 3), ((16,), 3), ((8, 16), 1), ((24,), 1), ((9,), 10)],
     ids=str,
 )
 def test_power_at_the_printed_effect(looks: tuple[int, ...], arms: int) -> None:

@@ -235,6 +235,13 @@ def test_not_distinguishable_says_what_could_have_been_seen() -> None:
     )
 
 
+def test_an_effect_that_no_grid_finds_needs_a_million_seeds() -> None:
+    for declared in (LOSS, replace(LOSS, success=3.0)):
+        (row,) = decide(replace(declared, smallest=1e-120), arm(0.1 + 1.5 * NOISE)).rows
+        assert (row.word, row.seeds_needed) == ("NOT DISTINGUISHABLE", 1_000_000)
+        assert row.sentences[0].endswith("D = 1e-120 needs a million seeds or more.")
+
+
 def test_success_as_the_endpoint() -> None:
     """McNemar's exact test and the score of two rates; a failed seed did not succeed."""
     declared = replace(LOSS, direction="higher", endpoint="accuracy", success=0.9, smallest=0.3)
@@ -265,6 +272,8 @@ def test_success_as_the_endpoint() -> None:
         (arm(NOISE[:7]), "have 7 seeds"),
         (arm(NOISE) | {"arm": dict.fromkeys(range(7), 1.0)}, "arm 'arm' lacks the seeds [7]"),
         (arm(NOISE) | {"arm": dict.fromkeys(range(1, 9), 1.0)}, "have 9 seeds"),
+        (arm(NOISE) | {"arm": dict.fromkeys(range(8), 1e-140)}, "arm 'arm' has 1e-140: give 0, or from 1e-130 to"),
+        (arm(NOISE) | {"arm": dict.fromkeys(range(8), -1e160)}, "arm 'arm' has -1e+160"),
     ],
 )
 def test_missing_pairs_are_refused(results: Results, said: str) -> None:

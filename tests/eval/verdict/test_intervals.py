@@ -60,5 +60,15 @@ def test_the_score_of_two_rates_is_that_of_the_likeliest_ones(up: int, down: int
     assert rates_tost(d, 0.3) == pytest.approx(p, rel=1e-9)
 
 
+def test_any_pairs_and_any_d_have_a_p_and_an_interval() -> None:
+    """The score's root is of a number that rounding makes less than 0; the p falls as D grows."""
+    for n, up in ((9, 0), (13, 0), (8, 8), (8, 4)):
+        d = pairs(up, n - up, 0)
+        p = [float(rates_tost(d, smallest)) for smallest in (1e-300, 0.01, 0.5, 0.99, 1 - 1e-12)]
+        assert p == sorted(p, reverse=True)
+        low, high = rates_interval(d, 1e-6)
+        assert -1 <= low <= np.mean(d) <= high <= 1
+
+
 def test_eight_pairs_that_agree_are_no_certainty() -> None:
     assert rates_tost(pairs(0, 0, 8), 0.2) > 0.05 > rates_tost(pairs(0, 0, 16), 0.2)

@@ -169,6 +169,7 @@ def test_the_sheets_are_of_the_results_alone(page: Page, tmp_path: Path) -> None
     # The same results in another order, another folder, with nothing beside them.
     shuffled = dict(random.Random(1).sample([*given.items()], len(given)))
     turned = {arm: dict(random.Random(2).sample([*of.items()], len(of))) for arm, of in shuffled.items()}
+    turned = {arm: {seed: np.float64(value) for seed, value in of.items()} for arm, of in turned.items()}
     again = write_page(tmp_path, decide(verdict.declared, turned, verdict.gates), turned)
     assert {name: again[name].read_text() for name in ("verdict.csv", "seeds.csv")} == {
         name: files[name] for name in ("verdict.csv", "seeds.csv")
@@ -189,6 +190,15 @@ def test_names_mean_nothing_but_themselves(tmp_path: Path) -> None:
         assert len({len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
     assert len(tables) >= 6
     assert {*read_table(paths["seeds.csv"]).values} == {*NAMES}
+
+
+def test_all_failed_seeds_of_an_arm_are_listed_whichever_look_decided_a_row(tmp_path: Path) -> None:
+    """The last row is decided by the first look, which knows of no later seed of the base."""
+    given = results({"base": 0, "arm": 0.001, "clear": 0.5}, 12, failed={"base": (9, 11)})
+    said = judged(given, looks=(8, 12))
+    assert [row.look for row in said.rows] == [2, 1]
+    page = write_page(tmp_path, said, given)["verdict.md"].read_text()
+    assert "| base | 12, 14 |" in page
 
 
 def percent(value: str) -> float:

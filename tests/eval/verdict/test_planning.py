@@ -52,6 +52,10 @@ def test_the_tables_of_effects_and_seeds_agree() -> None:
     assert effects == {5: np.inf, 6: pytest.approx(1.81, abs=0.02), 8: pytest.approx(1.20, abs=0.01)}
     needed = seeds_by_effect([0.1, 0.2, 0.3], 0.2, (8,), 1, 0.05)
     assert list(needed.values()) == sorted(needed.values(), reverse=True)
+    assert seeds_by_effect([0.1], 0.0, (8,), 1, 0.05) == {
+        0.1: 6
+    }  # pairs that do not vary: the fewest of the exact test
+    assert seeds_by_effect([1e-9], 1.0, (8,), 1, 0.05) == {1e-9: 1_000_000}
     assert seeds_by_effect([0.2001 * effects[8]], 0.2, (8,), 1, 0.05)[0.2001 * effects[8]] == 8
 
 

@@ -53,6 +53,13 @@ def test_other_columns_are_other_metrics(tmp_path: Path) -> None:
     assert others == {"accuracy": {"base": {0: 0.5, 1: math.inf}, "wide": {0: 7.0, 1: 100.0}}}
 
 
+def test_names_of_many_digits_are_sorted_as_numbers(tmp_path: Path) -> None:
+    """Of more than Python makes a number of."""
+    names = ["9" * 4999, "1" + "0" * 4999, "k007", "k08", "k9", "k"]
+    text = "arm,seed,value\n" + "".join(f"{name},{seed},1\n" for name in names for seed in "01")
+    assert [*read_table(write(tmp_path, text)).values] == [*names[:2], "k", "k007", "k08", "k9"]
+
+
 # What stands in the file, and what the sentence says: the line, the value, and the fix.
 BAD = {
     "": ("line 1", "no column 'arm'"),
@@ -74,6 +81,7 @@ BAD = {
     GOOD + "wide,2,1_5\n": ("line 6", "value='1_5'", "number"),
     GOOD + "wide,2,0x10\n": ("line 6", "value='0x10'", "number"),
     GOOD + "wide,2,1e999\n": ("line 6", "1e999", "within 1e+150", "inf for a failed run"),
+    GOOD + "wide,2,-1e-200\n": ("line 6", "-1e-200", "0 or at least 1e-130 in size"),
     GOOD + "wide,2," + "9" * 999 + "x\n": ("line 6", "9...'", "number"),
     GOOD + "wide,1,7\n": ("line 6", "arm 'wide' with seed 1", "line 5", "leave one"),
     GOOD + "wide,01,7\n": ("line 6", "arm 'wide' with seed 1", "line 5", "leave one"),

@@ -15,7 +15,6 @@ from train.run.files.json_files import loads
 
 pytestmark = pytest.mark.rest
 TINY = {
-    "optimizer.learning_rate": 0.1,
     "train.steps": 6,
     "train.evaluate_every": 3,
     "train.checkpoint_every": 6,
@@ -27,12 +26,13 @@ SEEDS = range(2)
 
 
 def plan_of(folder: Path, **changes: Any) -> Plan:
+    rate = {} if "learning_rates" in changes else {"optimizer.learning_rate": 0.1}
     values = {
         "question": "Do the scale of the scores and decay matter?",
         "smallest": 0.01,
         "seeds": SEEDS,
         "waived": {"seeds": "two are quick"},
-        "shared": write_text(folder) | TINY,
+        "shared": write_text(folder) | TINY | rate,
     }
     return make_plan("tiny", values | changes)
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from launch.ablation import programs
 from launch.ablation.gates.examine import examined_at
 from launch.ablation.ledger import Ledger
 from launch.ablation.measures import results_of
-from launch.ablation.plan import Plan, make_plan
+from launch.ablation.plan import Plan, config_of, make_plan
 from launch.ablation.programs import Store, code_digest
 from launch.ablation.tuning import beyond
-from model.errors import UserError
+from launch.verify import verify
+from model.errors import Diverged, UserError
 from tests.tiny import call, write_text
+from train.run.files.disk import FullDisk
 from train.run.files.json_files import loads, write
 
 # Arms that differ in their optimizer alone, so that all but the step is compiled once.
@@ -153,6 +156,8 @@ def test_a_grid_goes_on_beyond_the_best_at_its_edge() -> None:
         (["--workdir=x"], "--plan is missing"),
         (["--workdir=x", "--plan=none.py"], "there is no such Python file"),
         (["--workdir=x", "--program=abc"], "no plan of this folder asks for it"),
+        (["--workdir=x", "--plan=configs/ablations/scale.py", "--smallest=1"], "--smallest says nothing of a plan"),
+        (["--workdir=x", "--program=abc", "--plan=configs/ablations/scale.py"], "--plan says nothing of a program"),
         (["--workdir=x", "--plan=configs/ablations/scale.py", "--jobs=0"], "--jobs=0 must be at least 1"),
         (["--workdir=x", "--plan=configs/ablations/scale.py", "--config.train.stesp=1"], "the nearest is train.steps"),
     ],
@@ -170,6 +175,38 @@ def test_a_disk_that_will_not_hold_the_grid_is_refused(plan: Plan, tmp_path: Pat
     with pytest.raises(UserError, match="the disk has 0.0 GB free"):
         ablate.ablate(plan, tmp_path / "grid")
     assert not (tmp_path / "grid").exists()
+
+
+def test_what_a_crash_has_cut_is_set_aside_and_made_again(plan: Plan, grid: Path, tmp_path: Path) -> None:
+    shutil.copytree(grid, tmp_path / "grid")
+    store = Store(tmp_path / "grid" / "store")
+    key, other = sorted(file.parent.name for file in store.folder.glob("*/record.json"))
+    for text in ("", '{"key": "cut'):
+        (store.place(key) / "record.json").write_text(text)
+        assert store.record(key) is None
+    assert len([*store.place(key).glob("broken-record*.json")]) == 2
+    assert store.record(other) is not None
+    (arm,) = (arm for arm, own in loads(the_file(grid, "programs.json")).items() if own[0][0] == key)
+    with pytest.raises(UserError, match=f"{arm}: program {key} has not ended"):
+        verify(tmp_path / "grid", arm)
+    (store.place(key) / "program.json").write_text("")
+    with pytest.raises(UserError, match=f"program {key} of .*: start its plan again"):
+        verify(tmp_path / "grid", arm)
+
+
+def test_a_disk_that_fills_up_is_told(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of a program is on a full disk."""
+
+    def diverging(*_: object) -> None:
+        sys.stderr.write("it begins")
+        raise Diverged("it diverged")
+
+    monkeypatch.setattr(programs, "fit", diverging)
+    store, program = Store(tmp_path), programs.address(config_of(plan, "free"))
+    store.place(program.key).mkdir()
+    (store.place(program.key) / "log.txt").symlink_to("/dev/full")
+    with pytest.raises(FullDisk, match="the disk under .* is full"):
+        store.run(program)
 
 
 def test_runs_that_were_not_made_alike_make_a_verdict_invalid(plan: Plan, grid: Path, tmp_path: Path) -> None:
@@ -201,7 +238,8 @@ def test_a_gate_refuses_before_anything_is_made(plan: Plan, tmp_path: Path) -> N
 def test_a_sensitivity_is_of_the_whole_grid_of_learning_rates(shared: dict[str, Any], grid: Path) -> None:
     """No loss counts for more than the seed's first one, and a seed fails where it does at every rate."""
     change = {"contrast": "sensitivity", "endpoint": "val/loss", "learning_rates": [1e-3, 1e-2, 1e-1]}
-    plan = make_plan("decay", DECAY | change | {"shared": shared})
+    keys = {key: value for key, value in shared.items() if key != "optimizer.learning_rate"}
+    plan = make_plan("decay", DECAY | change | {"shared": keys})
     record = Store(grid / "store").record(next(grid.glob("store/*/record.json")).parent.name)
     assert record is not None
     losses = {1e-3: [2.5, None], 1e-2: [2.0, None], 1e-1: [9.0, None]}

@@ -35,6 +35,14 @@ def test_a_file_is_a_plan(tmp_path: Path) -> None:
     assert config_of(shared, "bare", None, seeds=8, first_seed=24).data.seed == 5
 
 
+def test_a_file_that_is_edited_is_read_anew(tmp_path: Path) -> None:
+    """Also within a second, and with as many letters, by which Python knows its compiled copy."""
+    for smallest in (0.01, 0.02, 0.03):
+        (tmp_path / "mine.py").write_text(f"def get_plan():\n    return { ({**PLAN, 'smallest': smallest})!r}\n")
+        assert load_plan(tmp_path / "mine.py").smallest == smallest
+    assert [*tmp_path.iterdir()] == [tmp_path / "mine.py"]
+
+
 def test_the_hash_is_of_all_that_is_declared() -> None:
     first = make_plan("mine", PLAN)
     assert first.hash == make_plan("other", PLAN | {"shared": {"data.path": "here/*.txt"}}).hash
@@ -89,6 +97,23 @@ def test_programs_end_where_seeds_or_looks_do() -> None:
         ({"alpha": 1.5}, "between 0 and 1"),
         ({"pack": 0}, "at least 1"),
         ({"waived": {"edge": ""}}, "edge has no reason"),
+        ({"seeds": [*range(4, 8), *range(4)], "looks": [4, 8]}, "rising: looks take the first"),
+        ({"smallest": "1.2.3 %"}, "or a share such as"),
+        ({"smallest": ". %"}, "or a share such as"),
+        ({"learning_rates": [1e-3, float("nan"), 1e-2]}, "numbers above 0"),
+        ({"learning_rates": [1e-3, float("inf")]}, "numbers above 0"),
+        ({"learning_rates": {"scaled": 1e-3, "bare": 1e-3}}, "learning_rates=0.001 of scaled"),
+        ({"learning_rates": {"scaled": ["a", "b"], "bare": [1, 2]}}, "learning_rates=['a', 'b'] of scaled"),
+        ({"shared": 3}, "shared=3 must be of type dict"),
+        ({"shared": {"model.width": [48]}}, "shared: 'model.width'=[48] must be"),
+        ({"shared": {3: 4}}, "shared: 3=4 must be"),
+        ({"shared": {"optimizer.learning_rate": 1e-3}}, "shared sets optimizer.learning_rate, which learning_rates"),
+        ({"shared": {"train.seeds": 8}}, "shared sets train.seeds, which pack sets"),
+        (
+            {"arms": {"scaled": {}, "bare": {"model.scale": 1.0, "train.seed": 5}}},
+            "arm bare sets train.seed, which seeds",
+        ),
+        ({"shared": {"data.seed": 5}}, "data.seed of scaled is that of each seed"),
         ({"base": "gptt"}, "there is no such config file"),
     ],
 )
@@ -106,13 +131,24 @@ def test_what_is_no_plan_is_refused(change: dict[str, Any], words: str) -> None:
         (None, "there is no such Python file"),
         ("x = 1", "this file does not"),
         ("def get_plan():\n    return []", "must return a dict"),
+        ("x = (1\ny = 2", "mine.py, line 1: this is no Python: "),
+        ("def get_plan():\n    return PLAN | {'shared': 3}", "shared=3 must be of type dict"),
     ],
 )
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str | None, words: str) -> None:
     if text is not None:
-        (tmp_path / "mine.py").write_text(text)
+        (tmp_path / "mine.py").write_text(f"PLAN = {PLAN!r}\n" * ("PLAN" in text) + text)
     with pytest.raises(UserError, match=words):
-        load_plan(tmp_path / "mine.py")
+        load_plan(tmp_path / "mine.py", **{"train.steps": 9})
+
+
+def test_the_runs_of_an_arm_are_those_of_all_phases() -> None:
+    """A sensitivity has no tune phase, and trains every seed at every rate."""
+    assert make_plan("mine", PLAN).runs("bare") == 1 * 3 + 2 + 8
+    assert make_plan("mine", PLAN | {"learning_rates": [], "tune_seeds": []}).runs("bare") == 2 + 8
+    plan = make_plan("mine", PLAN | {"contrast": "sensitivity"})
+    assert plan.runs("bare") == 3 * (2 + 8)
+    assert plan.declared(0.1).endpoint == "the sensitivity of val/loss"
 
 
 PLANS = sorted((ROOT / "configs" / "ablations").glob("[a-z]*.py"))

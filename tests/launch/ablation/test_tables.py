@@ -150,6 +150,9 @@ REFUSED: list[tuple[list[str], tuple[str, ...]]] = [
     (["--workdir=/proc/none/x"], ("--workdir=/proc/none/x", "cannot be written")),
     (["--config.train.steps=3"], ("--config.train.steps", "leave this out")),
     (["--plan=configs/ablations/none.py"], ("--plan=configs/ablations/none.py",)),
+    (["--jobs=2"], ("--jobs says nothing of a table",)),
+    (["--dry-run"], ("--dry-run says nothing of a table",)),
+    (["--program=abc"], ("--program says nothing of a table",)),
 ]
 
 

@@ -43,7 +43,7 @@ THREE = {"arms": {"a": {}, "b": {"model.scale": 1.0}, "c": {"model.scale": 2.0}}
 LONGER = {"arms": {"scaled": {}, "bare": {"model.scale": 1.0, "train.steps": 1001}}}
 CLOSED: list[tuple[str, Callable[[], list[Gate]], str]] = [
     ("keys", lambda: gates_of_plan(plan_of(**LONGER)), "bare differs in train.steps, which is not the factor"),
-    ("seeds", lambda: gates_of_plan(plan_of(**SHORT)), "5 seeds cannot reach alpha=0.05 with 1 contrasts; take 6"),
+    ("seeds", lambda: gates_of_plan(plan_of(**SHORT)), "5 seeds cannot reach alpha=0.05 with 1 contrast; take 6"),
     ("seeds", lambda: gates_of_plan(plan_of(**THREE)), "6 seeds cannot reach alpha=0.05 with 2 contrasts; take 7"),
     ("phases", lambda: gates_of_plan(plan_of(tune_seeds=(7, 200))), "seeds 7 are in two of"),
     ("phases", lambda: gates_of_plan(plan_of(pilot_seeds=(0, 9))), "seeds 0 are in two of"),
