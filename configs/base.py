@@ -46,7 +46,8 @@ def get_config() -> ConfigDict:
 
     train.steps = 1000  # updates in all
     train.accumulate = 1  # micro-batches per update; divides data.batch_size
-    train.seed = 0  # fixes the first parameters and dropout
+    train.seed = 0  # fixes the first parameters, and dropout where train.dropout_seed is -1
+    train.dropout_seed = -1  # fixes dropout, the same in all train.seeds; -1: each drops by its own seed
     train.seeds = 1  # N, seeds trained at once: train.seed, train.seed + 1, ...
     train.label_smoothing = 0.0  # share of the target spread evenly over the vocabulary
     train.z_loss = 0.0  # weight of the squared log-normaliser, added to the loss

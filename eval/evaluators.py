@@ -5,7 +5,7 @@ from typing import Any
 
 from eval.likelihood import Likelihood
 
-# Each is made as `Likelihood` is, says its NAMES, and yields a value for each of them.
+# Each is made as `Likelihood` is, says its NAMES, and yields a value for each that its text has.
 EVALUATORS: tuple[type[Likelihood], ...] = (Likelihood,)
 
 

@@ -6,7 +6,8 @@ import jax
 from flax import nnx
 
 from eval.baselines import known_baselines
-from eval.likelihood import Likelihood, Value
+from eval.evaluators import Evaluators
+from eval.likelihood import Value
 from eval.runs import Run, open_run
 from eval.summary import compare, last_score
 from launch import cli, hosts
@@ -24,7 +25,9 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints loss, perplexity and bits per byte, beside those of n-grams and compressors on the same text."""
+    """Prints loss, perplexity and bits per byte, beside those of n-grams and compressors on the same text, and loss by
+    position.
+    """
     flags, overrides = cli.parse(parser(), argv)
     if others := [key for key in overrides if key not in PLACES]:
         raise UserError(
@@ -48,12 +51,12 @@ def _report(run: Run, workdir: str) -> str:
     if own is not None and own["val/windows"] < len(windows):
         few = f"of {own['val/windows']:.0f} (--config.train.evaluate_windows)"
         lines.append(f"of all {len(windows)} windows: these scores do not compare with the run's own, {few}")
-    lines += [f"  {name:<18} {value:.4f}" for name, value in values.items()]
+    lines += [f"  {name:<24} {value:.4f}" for name, value in values.items()]
     return "\n".join([*lines, compare(float(values["val/bits_per_byte"]), known_baselines(run.data))])
 
 
 def evaluate(run: Run) -> dict[str, Value]:
-    """Returns val/loss, val/perplexity and val/bits_per_byte of a run's validation text.
+    """Returns what every evaluator measures of a run's validation text: val/loss, val/bits_per_byte, ...
 
     By one device; on several processes, all of which must call this, by all of their devices.
     """
@@ -61,7 +64,7 @@ def evaluate(run: Run) -> dict[str, Value]:
     graphdef, params = nnx.split(run.model)
     sums, rows = compiled_together(jax.jit(token_sums(graphdef))), here.config.data.batch_size
     with run.placed():
-        return dict(Likelihood(sums, run.data.windows("validation"), rows, here.place, here.rows)(params))
+        return dict(Evaluators(sums, run.data.windows("validation"), rows, here.place, here.rows)(params))
 
 
 if __name__ == "__main__":

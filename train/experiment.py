@@ -25,7 +25,7 @@ from train.limits import check_config
 from train.optimizers import make_optimizer
 from train.schedules import make_schedule
 from train.sharding import born_sharded, make_init, placed
-from train.state import Params, State
+from train.state import Params, State, seed_pairs
 from train.step import Metrics, make_step, population
 from train.tasks.base import Batch
 from train.tasks.language_model import language_model, token_sums
@@ -35,10 +35,11 @@ from train.tasks.language_model import language_model, token_sums
 class Experiment:
     """What a config stands for. `step` and `sums` are jitted and must run inside of `placed(mesh, rules)`.
 
-    step(state, batch) -> (state, metrics); sums(params, batch) -> (nats, targets); make_state() -> the state before
-    update 1. `abstract` is the state's shapes and shardings, `shape` and `sharding` are those of a training batch, and
-    `local` the numbers, along each of its leading axes, that this process loads. `attention` is, for each layer of the
-    unit, what training asks of it, and the core that computes it, here and in `step` and `sums`.
+    step(state, batch) -> (state, metrics); sums(params, batch) -> (nats, targets), by quarters of the window;
+    make_state() -> the state before update 1. `abstract` is the state's shapes and shardings, `shape` and `sharding`
+    are those of a training batch, and `local` the numbers, along each of its leading axes, that this process loads.
+    `attention` is, for each layer of the unit, what training asks of it, and the core that computes it, here and in
+    `step` and `sums`.
     """
 
     config: ConfigDict
@@ -117,7 +118,7 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
         step, sums = population(step, batch_axis), jax.vmap(sums, in_axes=(0, None), spmd_axis_name="replica")
     with placed(mesh, rules):
         init = make_init(model_config.build, optimizer.init)
-        make_state, abstract = born_sharded(init, model, train.seed, seeds, mesh)
+        make_state, abstract = born_sharded(init, model, seed_pairs(train.seed, seeds, train.dropout_seed), mesh)
         sharding = batch_sharding(mesh, len(shape))
     return Experiment(
         config=config,

@@ -21,6 +21,7 @@ TRAIN = {
     "steps": Range(1),
     "accumulate": Range(1),
     "seeds": Range(1, 2**16),
+    "dropout_seed": Range(-1, 2**32 - 1),
     "log_every": Range(1),
     "evaluate_every": Range(1),
     "evaluate_windows": Range(0),

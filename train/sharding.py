@@ -25,32 +25,30 @@ def placed(mesh: Mesh, rules: Rules) -> Iterator[None]:
 
 def make_init(
     make_model: Callable[[nnx.Rngs], nnx.Module], init_optimizer: Callable[[Any], Any]
-) -> Callable[[jax.Array], State]:
-    """`init(rng) -> state`, pure, to be jitted."""
+) -> Callable[[jax.Array, jax.Array], State]:
+    """`init(key of the first parameters, key of all later draws) -> state`, pure, to be jitted."""
 
-    def init(rng: jax.Array) -> State:
-        params = nnx.to_pure_dict(nnx.state(make_model(nnx.Rngs(params=parameter_key(rng))), nnx.Param))
+    def init(first: jax.Array, rng: jax.Array) -> State:
+        params = nnx.to_pure_dict(nnx.state(make_model(nnx.Rngs(params=parameter_key(first))), nnx.Param))
         return State(jax.numpy.zeros((), "int32"), params, init_optimizer(params), rng)
 
     return init
 
 
 def born_sharded(
-    init: Callable[[jax.Array], State], model: nnx.Module, seed: int, seeds: int, mesh: Mesh
+    init: Callable[[jax.Array, jax.Array], State], model: nnx.Module, seeds_N2: np.ndarray, mesh: Mesh
 ) -> tuple[functools.partial[State], State]:
     """(a function that makes the state in its place, the abstract state with shardings), by the ambient rules.
 
-    `model` is abstract: only its parameters' axis names are read. Seed i of a population is the run with `seed + i`.
+    `model` is abstract: only its parameters' axis names are read. seeds_N2: `train.state.seed_pairs`.
     """
     known = {path: (leaf.axes, leaf.shape) for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    numbers = np.arange(seed, seed + seeds, dtype=np.uint32)
 
-    def one(number: jax.Array) -> State:  # the key is made in here, so that nothing runs before the state is asked for
-        return init(jax.random.key(number))
+    def one(pair: jax.Array) -> State:  # the keys are made in here, so that nothing runs before the state is asked for
+        return init(jax.random.key(pair[0]), jax.random.key(pair[1]))
 
-    many, number = (jax.vmap(one), numbers) if seeds > 1 else (one, numbers[0])
-    shapes = jax.eval_shape(many, number)
-    lead = ("replica",) if seeds > 1 else ()
+    many, pairs, lead = (jax.vmap(one), seeds_N2, ("replica",)) if len(seeds_N2) > 1 else (one, seeds_N2[0], ())
+    shapes = jax.eval_shape(many, pairs)
 
     def sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         # An optimizer's moments end in their parameter's path; whatever has another shape (counts, factored moments)
@@ -64,4 +62,4 @@ def born_sharded(
     abstract = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings
     )
-    return functools.partial(jax.jit(many, out_shardings=shardings), number), abstract
+    return functools.partial(jax.jit(many, out_shardings=shardings), pairs), abstract

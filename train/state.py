@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Params = dict[str, Any]
 
@@ -13,13 +14,19 @@ Params = dict[str, Any]
 class State:
     """Everything that a step reads and writes; with N seeds, every leaf has a leading axis N.
 
-    step: updates done, int32. params: nested dict of float32 arrays. opt_state: optax's. rng: the run's random key.
+    step: updates done, int32. params: nested dict of float32 arrays. opt_state: optax's. rng: the key of all draws.
     """
 
     step: jax.Array
     params: Params
     opt_state: Any
     rng: jax.Array
+
+
+def seed_pairs(seed: int, seeds: int, dropout_seed: int) -> np.ndarray:
+    """Of each seed (N, 2): what its first parameters are drawn from, and what its dropout is; -1: from its own."""
+    own_N = np.arange(seed, seed + seeds)
+    return np.stack([own_N, own_N if dropout_seed < 0 else np.full(seeds, dropout_seed)], axis=1).astype(np.uint32)
 
 
 def parameter_key(rng: jax.Array) -> jax.Array:

@@ -1,6 +1,5 @@
-"""Power first: what pilot seeds say about the seeds, the metric and the sources of noise."""
+"""Power first: what pilot seeds say about the seeds and the metric, and whether equal arms are told to be equal."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,25 +77,6 @@ def seeds_by_effect(
 ) -> dict[float, int]:
     """About how many seeds each effect, in the endpoint's units, needs at this spread."""
     return {one: seeds_needed(one / spread if spread else math.inf, looks, arms, alpha) for one in effects}
-
-
-def sensitivities(values: Array, sources: Sequence[str]) -> dict[tuple[str, ...], float]:
-    """The standard deviation of a run when these sources of noise alone are drawn anew, for each set of sources.
-
-    `values` is a crossed table, one axis for each source: initial values x data orders x dropout. Unbiased in squares:
-    half the mean square difference of two runs that differ in exactly those sources. The sets do not add up, since
-    sources interact; a source with one level is left out.
-    """
-    kept = [axis for axis, size in enumerate(values.shape) if size > 1]
-    levels_CA = np.argwhere(np.ones(values.shape, bool))
-    differ_CCA = levels_CA[:, None] != levels_CA[None]
-    half_squares_CC = (values.ravel()[:, None] - values.ravel()) ** 2 / 2
-    found = {}
-    for axes in (axes for count in range(len(kept)) for axes in itertools.combinations(kept, count + 1)):
-        wanted = np.isin(np.arange(values.ndim), axes)
-        pairs_CC = (differ_CCA == wanted).all(axis=-1)
-        found[tuple(sources[axis] for axis in axes)] = math.sqrt(half_squares_CC[pairs_CC].mean())
-    return found
 
 
 def all_equal(results: Mapping[int, float], again: Mapping[int, float]) -> bool:

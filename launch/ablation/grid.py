@@ -83,11 +83,7 @@ class Grid:
             raise Pending(missing)
         self.bar.phase(phase, turns)
         run_all(turns, self.store, self.jobs)
-        found = {}
-        for cell, own in programs.items():
-            records = [self.store.record(program.key) for program in own]
-            found[cell] = [record for record in records if record is not None]
-        return found
+        return {cell: [self.store.ended(program) for program in own] for cell, own in programs.items()}
 
 
 def place_of(plan: Plan, folder: Path) -> Path:

@@ -155,6 +155,12 @@ class Store:
         values = read_cache(file, _check_record)
         return None if values is None else _record(values)
 
+    def ended(self, program: Program) -> Record:
+        """What a program has left that has ended."""
+        found = self.record(program.key)
+        assert found is not None, program.key
+        return found
+
     def write(self, program: Program) -> None:
         """Writes what a process needs in order to run the program."""
         self.place(program.key).mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from eval import by_position
 from eval.verdict.page import Curve, Shown
 from launch.ablation.gates.examine import examined_at
 from launch.ablation.ledger import Ledger
@@ -39,9 +41,18 @@ def shown(plan: Plan, rates: Mapping[str, float | None], records: Records, ledge
 
 def _notes(plan: Plan, records: Records) -> list[str]:
     """What a reader must know of these runs."""
-    found = []
-    if "shared" in {plan.resolved["configs"][arm]["data.order"] for arm in plan.arms}:
-        found.append("All seeds read the batches in one order: the intervals speak of initial values and dropout only.")
+    configs = [plan.resolved["configs"][arm] for arm in plan.arms]
+    found = [_sources(configs)]
+    windows = sorted(
+        {record.where["windows"] for own in records.values() for record in own if "windows" in record.where}
+    )
+    if windows:
+        found.append(
+            f"All seeds and arms are measured on the same items, {' or '.join(windows)} windows of the validation text:"
+            " the intervals speak of the noise of training, and not of another text."
+        )
+    if told := by_position.meaning(plan.endpoint, configs[0]["data.length"]):
+        found.append(told)
     for (arm, _), own in records.items():
         for record in own:
             if record.alone:
@@ -51,6 +62,16 @@ def _notes(plan: Plan, records: Records) -> list[str]:
                 )
             found += [f"{arm}, seed {seed}, failed: {sentence}" for seed, sentence in record.failed.items()]
     return found
+
+
+def _sources(configs: Sequence[Mapping[str, Any]]) -> str:
+    """Of which sources of noise the intervals speak."""
+    varies = ["initial values"]
+    if all(config["data.order"] == "own" for config in configs):
+        varies.append("order of the batches")
+    if any(config["model.dropout"] > 0 and config["train.dropout_seed"] < 0 for config in configs):
+        varies.append("dropout")
+    return f"From seed to seed these vary, and of no other noise do the intervals speak: {', '.join(varies)}."
 
 
 def _text(value: object) -> object:

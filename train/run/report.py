@@ -80,7 +80,9 @@ class Report:
         """Takes the values of an evaluation after update `step`, and on how many windows it was measured."""
         self._log(step, {**values, "val/windows": windows})
         if self._screen is not None:
-            shown = "  ".join(f"{name} {_mean(value):.4f}" for name, value in values.items())
+            # A line has room for what stands by itself; parts of it, such as val/loss/quarter_1, are in metrics.jsonl.
+            own = {name: value for name, value in values.items() if name.count("/") == 1}
+            shown = "  ".join(f"{name} {_mean(value):.4f}" for name, value in own.items())
             self._screen.say(f"step {step}/{self._total}  {shown}")
 
     def say(self, text: str) -> None:

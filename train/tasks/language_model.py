@@ -11,6 +11,7 @@ from model.errors import Range, check_range
 from model.vocabulary import token_scores
 from train.state import Params
 from train.tasks.base import Batch, Loss, Sums
+from train.tasks.by_quarter import by_quarter
 
 
 def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Loss:
@@ -46,8 +47,8 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
 
 
 def token_sums(graphdef: nnx.GraphDef) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
-    """(summed negative log-likelihood in nats, number of targets) of a batch, without dropout: what evaluation adds
-    up.
+    """(summed negative log-likelihood in nats, number of targets) of a batch, by quarters of the window, (4,) each,
+    without dropout: what evaluation adds up.
     """
     loss = language_model(graphdef)
-    return lambda params, batch: loss(params, batch, None)["nll"]
+    return by_quarter(lambda params, batch: loss(params, batch, None)["nll"])

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.ablation.gates.budget import Budget, budget_of, opened
+from eval import by_position
+from launch.ablation.gates.budget import Budget, budget_of, data_of, opened
 from launch.ablation.gates.causality import leak
 from launch.ablation.gates.pairs import evidence_of
 from launch.ablation.gates.rules import (
@@ -19,6 +20,7 @@ from launch.ablation.gates.rules import (
 )
 from launch.ablation.plan import Plan, config_of, packs
 from launch.ablation.programs import address, code_digest, where
+from model.errors import UserError
 from train.run.files.json_files import loads, write
 
 _FILE = "gates.json"
@@ -39,11 +41,12 @@ def examine(plan: Plan, *, measured: bool = False) -> Examined:
     What needs no program is refused at once; of the other gates it is told what they find.
 
     Raises:
-        UserError: a config cannot be used, or a gate of the plan alone does not hold.
+        UserError: a config cannot be used, a gate of the plan alone does not hold, or nothing measures its endpoint.
     """
     check_waivers(plan)
     gates = gates_of_plan(plan)
     refuse(plan, gates)
+    _check_endpoint(plan)
     first = packs(plan, plan.seeds)[0]
     configs = {arm: config_of(plan, arm, seeds=len(first), first_seed=first[0]) for arm in plan.arms}
     budgets = {arm: budget_of(config, measured=measured) for arm, config in configs.items()}
@@ -51,6 +54,22 @@ def examine(plan: Plan, *, measured: bool = False) -> Examined:
     gates += gates_of_pairs(plan, evidence_of(plan, plan.seeds))
     gates.append(gate_of_causality({arm: leak(opened(config_of(plan, arm))) for arm in plan.arms}))
     return Examined(budgets, gates)
+
+
+def _check_endpoint(plan: Plan) -> None:
+    """Refuses a loss at positions that no document of the validation text has.
+
+    Raises:
+        UserError: names the arm, and the length of its windows.
+    """
+    for arm in plan.arms if plan.endpoint in by_position.NAMES else ():
+        config = config_of(plan, arm)
+        if plan.endpoint in by_position.lacking(data_of(config).measured(config.train.evaluate_windows)):
+            raise UserError(
+                f"plan {plan.name}: endpoint={plan.endpoint!r} has no target in the validation text of {arm}: no"
+                f" document of it goes on for so long in a window of --config.data.length={config.data.length}; give a"
+                " shorter length, longer documents, or another endpoint."
+            )
 
 
 def admitted(plan: Plan, place: Path) -> Examined:

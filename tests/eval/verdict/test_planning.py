@@ -1,6 +1,4 @@
-"""What pilot seeds say, against SciPy, loops and simulated tables."""
-
-import itertools
+"""What pilot seeds say, against SciPy and simulated pilots."""
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from eval.verdict.planning import (
     effects_by_seeds,
     paths_agree,
     seeds_by_effect,
-    sensitivities,
     spread_of,
     spread_upper,
 )
@@ -57,40 +54,6 @@ def test_the_tables_of_effects_and_seeds_agree() -> None:
     }  # pairs that do not vary: the fewest of the exact test
     assert seeds_by_effect([1e-9], 1.0, (8,), 1, 0.05) == {1e-9: 1_000_000}
     assert seeds_by_effect([0.2001 * effects[8]], 0.2, (8,), 1, 0.05)[0.2001 * effects[8]] == 8
-
-
-def crossed(random: np.random.Generator, sizes: tuple[int, int, int], spreads: dict[str, float]) -> np.ndarray:
-    """Values with a component for each source, for one pair of sources, and for the cell."""
-    i, o, d = sizes
-    parts = {"i": (i, 1, 1), "o": (1, o, 1), "d": (1, 1, d), "io": (i, o, 1), "iod": (i, o, d)}
-    return np.add(5.0, sum(spread * random.normal(size=parts[name]) for name, spread in spreads.items()))
-
-
-def test_sensitivities_are_half_mean_squares_of_pairs() -> None:
-    values = np.random.default_rng(0).normal(size=(3, 2, 1))
-    cells = list(itertools.product(range(3), range(2)))
-    for name, differing in ((("init",), {0}), (("order",), {1}), (("init", "order"), {0, 1})):
-        squares = [
-            (values[a][0] - values[b][0]) ** 2 / 2
-            for a, b in itertools.product(cells, cells)
-            if {axis for axis in (0, 1) if a[axis] != b[axis]} == differing
-        ]
-        assert sensitivities(values, ("init", "order", "dropout"))[name] == pytest.approx(np.mean(squares) ** 0.5)
-    assert len(sensitivities(values, ("init", "order", "dropout"))) == 3
-
-
-def test_sensitivities_find_the_sources() -> None:
-    """Drawing one source anew draws all that it takes part in: they do not add up."""
-    random = np.random.default_rng(0)
-    spreads = {"i": 3.0, "o": 1.0, "d": 0.0, "io": 2.0, "iod": 0.5}
-    tables = [crossed(random, (4, 5, 3), spreads) for _ in range(1500)]
-    names = ("init", "order", "dropout")
-    found = [{name: one**2 for name, one in sensitivities(values, names).items()} for values in tables]
-    means = {name: np.mean([one[name] for one in found]) for name in found[0]}
-    assert means[("init",)] == pytest.approx(9 + 4 + 0.25, rel=0.05)
-    assert means[("order",)] == pytest.approx(1 + 4 + 0.25, rel=0.05)
-    assert means[("dropout",)] == pytest.approx(0.25, rel=0.05)
-    assert means[names] == pytest.approx(9 + 1 + 4 + 0.25, rel=0.05)
 
 
 def test_equal_arms_are_equal_to_the_bit() -> None:

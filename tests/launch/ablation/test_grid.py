@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from eval import evaluators
 from eval.likelihood import Likelihood, Value
+from eval.runs import open_run
 from launch import ablate
 from launch.ablation import programs
 from launch.ablation.gates.examine import examined_at
@@ -21,6 +23,7 @@ from launch.ablation.measures import results_of
 from launch.ablation.plan import Plan, config_of, make_plan
 from launch.ablation.programs import Store, code_digest
 from launch.ablation.tuning import beyond
+from launch.evaluate import evaluate
 from launch.verify import verify
 from model.errors import Diverged, UserError
 from tests.tiny import call, write_text
@@ -64,7 +67,7 @@ class Halved(Likelihood):
 
     def __call__(self, params: Any, should_stop: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, Value]]:
         yield from (
-            ("val/halved", value / 2) for name, value in super().__call__(params, should_stop) if "loss" in name
+            ("val/halved", value / 2) for name, value in super().__call__(params, should_stop) if name == "val/loss"
         )
 
 
@@ -108,6 +111,9 @@ def test_a_grid_leaves_its_plan_its_numbers_and_its_verdict(plan: Plan, grid: Pa
     assert [record["failed"] for record in records] == [{}, {}]
     (row,) = loads(the_file(grid, "verdict.json"))["rows"]
     assert row["contrast"]["name"] == "free"
+    page = the_file(grid, "verdict.md").decode()
+    assert "of no other noise do the intervals speak: initial values, order of the batches, dropout." in page
+    assert re.search(r"measured on the same items, (\d+) of \1 windows of the validation text", page)
 
 
 @pytest.mark.usefixtures("no_runs")
@@ -232,7 +238,25 @@ def test_a_gate_refuses_before_anything_is_made(plan: Plan, tmp_path: Path) -> N
     longer = {"arms": {"decayed": {}, "free": {"optimizer.weight_decay": 0.0, "train.steps": 3}}}
     with pytest.raises(UserError, match="gate keys: free differs in train.steps"):
         ablate.ablate(make_plan("decay", DECAY | longer | {"shared": plan.shared}), tmp_path / "grid")
+    long = {"endpoint": "val/loss/quarter_4", "shared": {**plan.shared, "data.length": 256}}
+    with pytest.raises(UserError, match="val/loss/quarter_4' has no target in the validation text of decayed: "):
+        ablate.ablate(make_plan("decay", DECAY | long), tmp_path / "grid")
     assert not (tmp_path / "grid").exists()
+
+
+@pytest.mark.rest
+def test_loss_by_position_decides_like_any_endpoint(plan: Plan, tmp_path: Path) -> None:
+    """Its values are those that `launch.evaluate` finds in the run, and it has a curve where it is measured twice."""
+    change = {"endpoint": "val/loss/last_less_first", "seeds": [0, 3], "pack": 1, "shared": plan.shared}
+    found = ablate.ablate(make_plan("place", DECAY | change), tmp_path / "grid")
+    assert found.rows[0].word == "NOT DISTINGUISHABLE"
+    rows = csv.DictReader(the_file(tmp_path / "grid", "seeds.csv").decode().splitlines())
+    values = {float(row["value"]) for row in rows}
+    runs = [open_run(folder) for folder in (tmp_path / "grid").glob("store/*/run")]
+    assert sorted(values) == pytest.approx(sorted(evaluate(run)["val/loss/last_less_first"] for run in runs), abs=1e-6)
+    page = the_file(tmp_path / "grid", "verdict.md").decode()
+    assert "the mean loss of the targets that see 49 to 64 tokens, less that of those that see 1 to 16 tokens" in page
+    assert "## Curves" in page
 
 
 def test_a_sensitivity_is_of_the_whole_grid_of_learning_rates(shared: dict[str, Any], grid: Path) -> None:

@@ -1,5 +1,6 @@
 """What a pilot says of a plan's power, where noise comes from, and that equal arms are told to be equal."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch import power
-from launch.ablate import opened
-from launch.ablation.phases import Grid
-from launch.ablation.plan import config_of, make_plan
+from launch import ablate
+from launch.ablation.grid import Grid
+from launch.ablation.plan import make_plan
+from launch.ablation.power import equal_arms, pilot, sources
 from model.errors import UserError
 from tests.launch.ablation.small_plan import VALUES
 from tests.tiny import write_text
+from train.run.files.json_files import loads
 
 pytestmark = pytest.mark.rest
 TINY = {"train.steps": 4, "train.evaluate_every": 4, "train.checkpoint_every": 4, "train.accumulate": 1}
@@ -23,12 +25,12 @@ TINY = {"train.steps": 4, "train.evaluate_every": 4, "train.checkpoint_every": 4
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
     shared = write_text(tmp_path_factory.mktemp("text")) | TINY
     change: dict[str, Any] = {"shared": shared, "learning_rates": [], "tune_seeds": [], "pilot_seeds": range(100, 104)}
-    with opened(make_plan("power", VALUES | change), tmp_path_factory.mktemp("grid")) as made:
+    with ablate.opened(make_plan("power", VALUES | change), tmp_path_factory.mktemp("grid")) as made:
         yield made
 
 
 def test_the_pilot_says_what_could_be_found(grid: Grid) -> None:
-    found = power.power(grid)
+    found = pilot.foresee(grid)
     (one,) = found["contrasts"].values()
     metrics = {line["metric"]: line for line in one["metrics"]}
     assert {"val/loss", "val/bits_per_byte", "train/loss"} <= metrics.keys()
@@ -44,31 +46,48 @@ def test_the_pilot_says_what_could_be_found(grid: Grid) -> None:
     needed = [line["seeds"] for line in one["effect_to_seeds"]]
     assert needed == sorted(needed, reverse=True)
     assert "<svg" in (grid.place / "power.svg").read_text()
-    assert "needs" in power._table(found, grid.plan)
+    assert "needs" in pilot.table(found, grid.plan)
 
 
 def test_noise_is_split_by_its_sources(grid: Grid) -> None:
-    found = power.variance(grid)
-    assert [*found] == [
-        "first values and dropout",
-        "order of the data",
-        "first values and dropout and order of the data",
-    ]
-    assert all(spread > 0 for spread in found.values())
+    """Three, of which each draws by itself: all runs of the table are others; and two where nothing is dropped."""
+    parts = sources.variance(grid)
+    assert [part.sources for part in parts[:3]] == [("order of the data",), ("dropout",), ("initial values",)]
+    assert len(parts) == 7
+    assert all(part.spread > 0 for part in parts)
+    assert parts[2].spread > parts[1].spread  # a tenth of the activations, for four steps, against all parameters
+    assert "27 runs" in sources.told(parts, "val/loss")
+    dry = dataclasses.replace(grid.plan, shared={**grid.plan.shared, "model.dropout": 0.0})
+    other = dataclasses.replace(grid, plan=dry)
+    other.place.mkdir(parents=True)
+    fewer = sources.variance(other)
+    assert [part.sources for part in fewer[:2]] == [("order of the data",), ("initial values",)]
 
 
-def test_equal_arms_are_equal(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of fewer seeds by each path than the command tries; two trainings of the same seeds give the same bits."""
-    monkeypatch.setattr(power, "PATHS", 8)
-    same, p = power.equal_arms(grid)
+def test_equal_arms_are_equal(grid: Grid, tmp_path: Path) -> None:
+    """Through the whole grid; both are trained, and neither is taken from what has run."""
+    plan = equal_arms.equal_plan(grid.plan)
+    with ablate.opened(plan, tmp_path) as made:
+        same, found = equal_arms.equal_arms(made)
     assert same
-    assert p > 0.01
-    config = config_of(grid.plan, "scaled", None, 8, 0)
-    keys = {file.parent.name for file in grid.store.folder.glob("*/record.json")}
-    assert power.address(config).key not in keys  # neither arm was taken from what has run
+    assert found.rows[0].word == "EQUIVALENT WITHIN D"
+    assert [*found.rows[0].differences] == [0.0] * 8
+    rows = loads((made.place / "programs.json").read_bytes())
+    ((one, _),), ((other, _),) = rows["a"], rows["b"]
+    assert one != other
+    assert all((made.store.place(key) / "run" / "metrics.jsonl").is_file() for key in (one, other))
+    assert (made.place / "verdict.html").is_file()
+
+
+def test_populations_and_single_runs_are_drawn_alike(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the seeds that the command takes by each path."""
+    monkeypatch.setattr(equal_arms, "PATHS", 16)
+    assert equal_arms.two_paths(grid) > 0.01
+    keys = [loads(file.read_bytes()) for file in grid.store.folder.glob("*/record.json")]
+    assert sum(len(one["seeds"]) == 1 for one in keys) == 16
 
 
 def test_a_plan_without_a_pilot_has_no_power(grid: Grid, tmp_path: Path) -> None:
     plan = make_plan("power", VALUES | {"pilot_seeds": [], "shared": grid.plan.shared})
-    with opened(plan, tmp_path) as made, pytest.raises(UserError, match="must be two or more to tell a spread"):
-        power.power(made)
+    with ablate.opened(plan, tmp_path) as made, pytest.raises(UserError, match="must be two or more to tell a spread"):
+        pilot.foresee(made)

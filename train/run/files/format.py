@@ -15,7 +15,8 @@ from train.run.files.mending import newest_copy
 #   3: masks speak of places in documents, not in windows.
 #   4: a config names its family; optimizers keep the numbers of layers by how many layers have them.
 #   5: keys of optimizers (epsilon, decayed), and of what stands around attention.
-FORMAT = 5
+#   6: dropout may have a seed of its own (train.dropout_seed).
+FORMAT = 6
 
 
 def check_format(folder: Path) -> None:

@@ -14,6 +14,7 @@ _LEARNED = (
     "train.accumulate",
     "train.seed",
     "train.seeds",
+    "train.dropout_seed",
     "train.label_smoothing",
     "train.z_loss",
 )
