@@ -25,18 +25,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_budget_is_what_is_counted_by_hand(folder: Path) -> None:
     plan = small_plan(folder, shared={"model.position": "learned", "model.core": "dense", "train.steps": 12})
-    found = budget_of(config_of(plan, "bare", seeds=3), measured=True)
+    found = budget_of(config_of(plan, "bare", seeds=3))
     assert (found.matrices, found.parameters) == (MATRICES, MATRICES + TABLES)
     assert found.flops_per_token == pytest.approx(6 * (4 * D * D + 2 * D * F + V * D) + 12 * T * D, rel=1e-6)
     assert (found.steps, found.tokens, found.flops) == (12, 12 * B * T, found.flops_per_token * 12 * B * T)
     layers_inputs = 4 * B // 2 * T * D
     beside = found.memory - 3 * (16 * found.parameters + layers_inputs)
     assert 0 < beside < 3 * 64  # counts, steps and keys
+    assert found.minutes is None
+    config = config_of(plan, "bare")
+    assert {name: of(config) for name, of in AMOUNTS.items()} == {name: amount(found, name) for name in AMOUNTS}
+
+
+@pytest.mark.rest
+def test_a_step_is_timed(folder: Path) -> None:
+    found = budget_of(config_of(small_plan(folder), "bare", seeds=3), measured=True)
     assert found.seconds is not None
     assert found.minutes == pytest.approx(12 * found.seconds / 60)
     assert 0 < found.seconds < 10
-    config = config_of(plan, "bare")
-    assert {name: of(config) for name, of in AMOUNTS.items()} == {name: amount(found, name) for name in AMOUNTS}
 
 
 CASES: list[tuple[str, str, dict[str, Any], str]] = [
