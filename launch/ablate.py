@@ -79,14 +79,17 @@ def opened(plan: Plan, folder: Path, jobs: int = 1, elsewhere: bool = False) -> 
     use_compilation_cache()
     lock = FolderLock(folder)
     try:
-        with full_disk(folder), Bar(Store(folder / "store")) as bar:
+        with full_disk(folder), stop_signals() as stop, Bar(Store(folder / "store")) as bar:
+            stop.doing("the gates")
             check_disk(plan, folder)
+            bar.phase("gates", ())
             examined = admitted(plan, place_of(plan, folder))
             grid = Grid(plan, folder, bar, jobs, elsewhere)
             grid.place.mkdir(parents=True, exist_ok=True)
             write(grid.place / "plan.json", {"hash": plan.hash, **plan.resolved})
             keep(plan, examined, grid.place)
             bar.expect(grid.seed_steps)
+            stop.check()
             yield grid
     finally:
         lock.release(undo=not (folder / "plans").exists())

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "launch": {"launch", "eval", "train", "model", "configs"},
 }
 FILES = sorted(path.relative_to(ROOT) for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
-ROOMS = sorted({str(path.parent) for path in FILES} | {"tests"})
+ROOMS = sorted({str(path.parent) for path in FILES} | {"tests", "notebooks"})
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

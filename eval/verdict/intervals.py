@@ -20,7 +20,7 @@ def wilson(successes: int, n: int, alpha: float = 0.05) -> Interval:
     z = float(stats.norm.isf(alpha / 2))
     middle = (successes + z**2 / 2) / (n + z**2)
     half = z / (n + z**2) * math.sqrt(successes * (n - successes) / n + z**2 / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return middle - half if successes else 0.0, middle + half if successes < n else 1.0
 
 
 def rates_score(d: Array, difference: float) -> Array:

@@ -47,8 +47,8 @@ def _failures(declared: Declared, row: Row) -> list[str]:
     counts = [f"{len(seeds)} in {cell!r}" for cell, seeds in row.failed.items() if seeds]
     if not counts:
         return []
-    listed = f"Of {len(row.seeds)} seeds failed {' and '.join(counts)}"
+    listed = f"Of {len(row.seeds)} seeds, {' and '.join(counts)} failed"
     if declared.success is not None:
-        return [f"{listed}: they did not succeed."]
+        return [f"{listed}, which is no success."]
     waits = ", and the first look does not decide" if row.look < len(declared.looks) else ""
     return [f"{listed}: the signed-rank test decides{waits}; there is no mean, t interval or test of equivalence."]

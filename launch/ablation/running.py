@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import math
 import queue
 import subprocess
 import sys
@@ -31,8 +32,10 @@ def run_all(programs: Sequence[Program], store: Store, jobs: int) -> None:
     """
     missing = [program for program in programs if store.record(program.key) is None]
     if jobs == 1:
-        for program in missing:
-            store.run(program)
+        with stop_signals() as stop:
+            stop.listener = sys.stderr  # a program's own goes to its log, which nobody reads who stops it
+            for program in missing:
+                store.run(program)
         return
     for program in missing:
         store.write(program)
@@ -117,13 +120,13 @@ def serve(store: Store, keys: Callable[[], str], answer: Callable[[str], object]
 
 
 class Bar:
-    """Shows the steps of all programs of a grid, one bar on a terminal, and the time left at the pace so far.
-
-    total: seed-steps of the whole grid, as far as it is known to go.
+    """Shows the steps of all programs of a grid, and the time left at the pace so far: one bar on a terminal, a line
+    for each phase and each tenth of the grid elsewhere, as in a notebook or a scheduler's log.
     """
 
-    def __init__(self, store: Store, show: bool = True):
+    def __init__(self, store: Store):
         self._store, self._programs = store, dict[str, Program]()
+        self._stream, self._phase, self._told = sys.stderr, "starting", ("starting", 0)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -131,8 +134,9 @@ class Bar:
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
         )
-        self._bar = Progress(*columns, console=Console(file=sys.stderr), transient=True, disable=not show)
-        self._task = self._bar.add_task("starting", total=None, left="")
+        console = Console(file=self._stream, force_jupyter=False)
+        self._bar = Progress(*columns, console=console, transient=True, disable=not self._stream.isatty())
+        self._task = self._bar.add_task(self._phase, total=None, left="")
         self._ended, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
         self._began, self._first, self._total = time.monotonic(), 0.0, 0.0
 
@@ -156,6 +160,7 @@ class Bar:
         self._programs = {**self._programs, **{program.key: program for program in programs}}
         if first:
             self._first, self._began = self._done(), time.monotonic()
+        self._phase = name
         self._bar.update(self._task, description=name)
 
     def _done(self) -> float:
@@ -166,8 +171,23 @@ class Bar:
         while not self._ended.wait(_POLL):
             done = self._done()
             pace = (done - self._first) / (time.monotonic() - self._began)
-            left = f"{max(0.0, self._total - done) / pace / 60:.0f} minutes left" if pace > 0 else ""
+            left = _time_left((self._total - done) / pace) if pace > 0 and done < self._total else ""
             self._bar.update(self._task, completed=done, total=max(self._total, done), left=left)
+            if self._bar.disable:
+                self._tell(int(10 * done / max(self._total, done, 1)), left)
+
+    def _tell(self, tenths: int, left: str) -> None:
+        """A line, unless it says what the last one said."""
+        if self._told != (self._phase, tenths):
+            self._told = (self._phase, tenths)
+            with contextlib.suppress(OSError, ValueError):  # nobody listens
+                print(f"{self._phase}: {10 * tenths} %{left and ', '}{left}", file=self._stream, flush=True)
+
+
+def _time_left(seconds: float) -> str:
+    """In whole minutes."""
+    minutes = math.ceil(max(0.0, seconds) / 60)
+    return f"{minutes} minutes left" if minutes > 1 else "less than a minute left"
 
 
 def _seed_steps(store: Store, program: Program) -> float:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import TextIO
 
 import jax
 from jax.experimental import multihost_utils
@@ -20,7 +21,10 @@ _active: "Stop | None" = None
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that was told to stop before its first step."""
+    """A run that was told to stop before its first step, or a grid before its last."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped as told: nothing that is saved is lost, and the same call goes on from there")
 
 
 class Stop:
@@ -32,6 +36,7 @@ class Stop:
     def __init__(self, command: bool):
         self._command, self._heard, self._doing = command, list[int](), "the start"
         self.told = False
+        self.listener: TextIO | None = None  # who is told of a signal; None: standard error as it then is
 
     def __call__(self, step: int) -> bool:
         """Whether to stop after `step` steps."""
@@ -68,15 +73,19 @@ class Stop:
         """
         name = _NAMES[signal.Signals(number)]
         if self._heard and self._command:
-            _say(f"{name} again: ended at once; what was saved is whole, and the same command goes on from there.")
+            self._say(f"{name} again: ended at once; what was saved is whole, and the same command goes on from there.")
             os._exit(128 + number)
         if not self._heard:
             again = "ends it at once, and loses nothing that is saved" if self._command else "interrupts at once"
-            _say(f"{name}: finishing {self._doing}, then the run ends; once more {again}.")
+            self._say(f"{name}: finishing {self._doing}, then the run ends; once more {again}.")
         self._heard.append(number)
         self.told = True
         if number == signal.SIGINT and jax.distributed.is_initialized():
             os.kill(os.getpid(), signal.SIGTERM)  # by which the other processes hear of it
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody listens
+            print(text, file=self.listener or sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -142,8 +151,3 @@ def _listener(stop: Stop) -> Iterator[None]:
         os.close(writing)
         thread.join()
         os.close(reading)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody listens
-        print(text, file=sys.stderr, flush=True)

@@ -91,7 +91,8 @@ def html(block: Block) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f'<th scope="row">{safe(cells[0])}</th>' + "".join(f"<td>{safe(cell)}</td>" for cell in cells[1:])
+    kind = ' class="long"' if len(cells[0]) > 20 else ""  # beside many columns it would have a word in a line
+    return f'<th scope="row"{kind}>{safe(cells[0])}</th>' + "".join(f"<td>{safe(cell)}</td>" for cell in cells[1:])
 
 
 def markdown(block: Block) -> str:

@@ -1,5 +1,7 @@
 """What stands on a page, in its order: the question, the word, the evidence, and what it does not speak of."""
 
+import math
+
 from eval.verdict.decision import BELOW, BETTER, EQUIVALENT, INVALID, UNCLEAR, WORSE, Verdict
 from eval.verdict.declared import Results
 from eval.verdict.page.blocks import Block, Command, Grid, Heading, Items, Line, Picture
@@ -34,17 +36,20 @@ def answer(verdict: Verdict) -> list[Block]:
     blocks: list[Block] = []
     for row in verdict.rows:
         blocks += [Line(f"{row.contrast.name}: {word(row)}", f"word {KINDS[row.word]}".strip())]
-        blocks.append(Line(" ".join([basis(row, verdict), *row.sentences])))
+        said = row.sentences[1:] if verdict.gates else row.sentences  # the first names the gates, once is enough
+        blocks.append(Line(" ".join([basis(row, verdict), *said])))
     if verdict.gates:
-        blocks += [Line("Gates that failed:"), Items(verdict.gates)]
+        blocks += [Line("Invalid, because gates failed:"), Items(verdict.gates)]
     rows = [
         Dots(row.contrast.name, by_seed(row), row.difference, row.interval, row.interval_95, f": {word(row)}")
         for row in verdict.rows
     ]
     declared, faint = verdict.declared, "" if level(verdict) == "95 %" else ", a faint one at 95 %"
+    failed = any(math.isinf(value) for row in verdict.rows for value in row.differences)
+    edge = "; a cross is a pair of which one seed failed, whose row has no mean or interval" if failed else ""
     words = (
         f"Differences in {unit(verdict)}, {declared.good_sign} is better: a dot for each seed, their mean, the "
-        f"interval at {level(verdict)}{faint}; the band is from -D to D, D = {number(declared.smallest)}. "
+        f"interval at {level(verdict)}{faint}; the band is from -D to D, D = {number(declared.smallest)}{edge}. "
     )
     told = "; ".join(f"{row.contrast.name} {number_or(row.difference)} {between(row.interval)}" for row in verdict.rows)
     return [*blocks, Picture(dots(rows, words + told, declared.smallest, declared.good_sign), words)]

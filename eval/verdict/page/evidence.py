@@ -14,12 +14,14 @@ from eval.verdict.page.shown import Shown
 def numbers(verdict: Verdict) -> list[Block]:
     """Every number of every contrast, a column each."""
     rows = verdict.rows
+    pairs = all(len(row.contrast.plus) == 1 for row in rows)
+    plus, minus = ("the arm", "the baseline") if pairs else ("what is added up", "what is taken away")
     lines = {
         "verdict": [word(row) for row in rows],
         "seeds": [str(len(row.seeds)) for row in rows],
         "look": [str(row.look) for row in rows],
-        "mean of the arm": [number_or(row.plus_mean, 6) for row in rows],
-        "mean of the baseline": [number_or(row.minus_mean, 6) for row in rows],
+        f"mean of {plus}": [number_or(row.plus_mean, 6) for row in rows],
+        f"mean of {minus}": [number_or(row.minus_mean, 6) for row in rows],
         "difference": [number_or(row.difference) for row in rows],
         f"interval at {level(verdict)}": [between(row.interval) for row in rows],
         "interval at 95 %": [between(row.interval_95) for row in rows],
@@ -37,8 +39,8 @@ def numbers(verdict: Verdict) -> list[Block]:
         "detectable effect (80 %)": [number_or(row.detectable) for row in rows],
         "the same in spreads": [number_or(row.detectable_spreads) for row in rows],
         "seeds needed for D": [number_or(row.seeds_needed) for row in rows],
-        "seeds of the arm that succeeded (Wilson, 95 %)": [rate_of(row.plus_rate) for row in rows],
-        "seeds of the baseline that succeeded": [rate_of(row.minus_rate) for row in rows],
+        f"seeds of {plus} that succeeded (Wilson, 95 %)": [rate_of(row.plus_rate) for row in rows],
+        f"seeds of {minus} that succeeded": [rate_of(row.minus_rate) for row in rows],
     }
     names = [row.contrast.name for row in rows]
     grid = Grid(f"In units of {unit(verdict)}", ["", *names], [[name, *of] for name, of in lines.items()])
@@ -58,11 +60,13 @@ def every_seed(verdict: Verdict, results: Results) -> list[Block]:
     seeds = sorted({seed for cell in cells for seed in results[cell]})
     values = [[str(seed), *(_value(results[cell].get(seed)) for cell in cells)] for seed in seeds]
     apart = [[str(seed), *(number_or(by_seed(row).get(seed), 6) for row in verdict.rows)] for seed in seeds]
+    failed = any(math.isinf(value) for row in verdict.rows for value in row.differences)
+    caption = "Differences by seed" + ("; inf or -inf where one of a pair failed" if failed else "")
     return [
         Heading("Every seed"),
         Picture(dots(rows, words), words),
         Grid(f"{endpoint} by seed", ["seed", *cells], values),
-        Grid("differences by seed", ["seed", *(row.contrast.name for row in verdict.rows)], apart),
+        Grid(caption, ["seed", *(row.contrast.name for row in verdict.rows)], apart),
     ]
 
 

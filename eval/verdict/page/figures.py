@@ -4,6 +4,7 @@ Colours are classes that the page's style fills, in light and dark.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -142,15 +143,24 @@ def _row(scale: Scale, row: Dots, top: int) -> list[str]:
         parts += [line("wide", at, at, top + 21, top + 33) for at in (low, high)]
     if row.middle is not None:
         parts.append(line("middle", scale(row.middle), scale(row.middle), top + 19, top + 35))
+    y = top + (27 if row.narrow is None else 47)
     for seed, value in row.seeds.items():
-        tip, y = f"<title>seed {seed}: {number(value, 6)}</title>", top + (27 if row.narrow is None else 47)
+        tip = f"<title>seed {seed}: {number(value, 6)}</title>"
         if math.isfinite(value):
             parts.append(f'<circle class="seed" cx="{scale(value)}" cy="{y}" r="4">{tip}</circle>')
         else:
             parts.append(text(scale(value), y + 4, "✕", "failed").replace("</text>", f"{tip}</text>"))
+    counts = Counter(map(scale, row.seeds.values()))  # seeds at one place look like one
+    parts += [_count(at, y + 4, count) for at, count in counts.items() if count > 1]
     if failed := [seed for seed, value in row.seeds.items() if not math.isfinite(value)]:
         parts.append(text("99%", top + 13, f"✕ failed: {len(failed)} of {len(row.seeds)}", "failed", "end"))
     return parts
+
+
+def _count(x: str, y: float, count: int) -> str:
+    """How many seeds stand at one place, beside it and within the figure."""
+    anchor, apart = ("end", -7) if float(x[:-1]) > 50 else ("start", 7)
+    return text(x, y, f"×{count}", "tick", anchor).replace("<text", f'<text dx="{apart}"')
 
 
 def _axis(scale: Scale, y: int) -> list[str]:

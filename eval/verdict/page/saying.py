@@ -16,8 +16,11 @@ def basis(row: Row, verdict: Verdict) -> str:
     """The sentence under a word: what was subtracted from what, and what came of it."""
     what = f"{joined(row.contrast.plus)} minus {joined(row.contrast.minus)}"
     if row.difference is None or row.interval is None:
-        rates = f"{rate_of(row.plus_rate)} against {rate_of(row.minus_rate)} of the seeds succeeded"
-        return f"{what}, {len(row.seeds)} seeds: {rates}; p = {number(row.p_holm)} ({row.test})."
+        signs = [difference > 0 for difference in row.differences if difference]
+        worse = signs.count(verdict.declared.good_sign == "lower")
+        pairs = f"worse in {worse} pairs and better in {len(signs) - worse}"
+        rates = f"{rate_of(row.plus_rate)} against {rate_of(row.minus_rate)} of the seeds did not fail"
+        return f"{what}, {len(row.seeds)} seeds: {pairs}; {rates}; p = {number(row.p_holm)} ({row.test})."
     return (
         f"{what}, {len(row.seeds)} seeds: {number(row.difference)} in {unit(verdict)}, "
         f"{between(row.interval)} at {level(verdict)}; p = {number(row.p_holm)} ({row.test})."
@@ -34,8 +37,9 @@ def unit(verdict: Verdict) -> str:
 
 
 def joined(cells: Iterable[str]) -> str:
-    """The cells that are added up."""
-    return " + ".join(cells)
+    """The cells that are added up; several in brackets."""
+    names = [*cells]
+    return names[0] if len(names) == 1 else f"({' + '.join(names)})"
 
 
 def between(interval: Interval | None) -> str:

@@ -32,6 +32,7 @@ DARK = {
 
 _RULES = """
 .heed { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+.heed { padding: .75rem; } .heed > :first-child { margin-top: 0; }
 .heed h1 { font-size: 1.6rem; line-height: 1.25; } .heed h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 .heed p.word { font-size: 1.25rem; font-weight: 700; margin: .5rem 0 0; }
 .heed p.good { color: var(--good); } .heed p.bad { color: var(--bad); } .heed p.same { color: var(--same); }
@@ -42,13 +43,14 @@ _RULES = """
 .heed th, .heed td { border-bottom: 1px solid var(--rule); padding: .25rem .6rem; text-align: right; }
 .heed th, .heed td { color: var(--ink); }
 .heed table.words td, .heed table.words th, .heed th:first-child { text-align: left; }
-.heed th:first-child { padding-left: 0; }
+.heed th:first-child { padding-left: 0; } .heed th.long { min-width: 11rem; }
 .heed tr, .heed thead { background: var(--paper); }
 .heed pre { background: var(--band); color: var(--ink); padding: .6rem; font: .8125rem/1.4 ui-monospace, monospace; }
 .heed figure { margin: .5rem 0 1rem; } .heed figcaption { color: var(--quiet); font-size: .875rem; }
 .heed svg.figure { display: block; }
 .heed svg text { fill: var(--quiet); font-size: 12px; } .heed svg text.name { fill: var(--ink); font-size: 13px; }
 .heed svg text.failed { fill: var(--bad); }
+.heed svg text { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; }
 .heed svg .band { fill: var(--band); } .heed svg .edge { stroke: var(--quiet); stroke-dasharray: 3 3; }
 .heed svg .zero, .heed svg .axis { stroke: var(--quiet); } .heed svg .grid { stroke: var(--rule); }
 .heed svg .wide { stroke: var(--ink); stroke-width: 3; }

@@ -21,6 +21,7 @@ def test_wilsons_interval_is_statsmodels(n: int) -> None:
     for successes in range(n + 1):
         expected = proportion_confint(successes, n, method="wilson")
         assert wilson(successes, n) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert (wilson(0, n)[0], wilson(n, n)[1]) == (0, 1)  # exactly: a page would show what is left
 
 
 def pairs(up: int, down: int, same: int) -> np.ndarray:

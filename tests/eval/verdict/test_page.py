@@ -81,8 +81,8 @@ def test_every_number_of_the_verdict_is_on_it(page: Page) -> None:
 # Where each number of a contrast stands.
 LABELS = {
     "look": "look",
-    "mean of the arm": "plus_mean",
-    "mean of the baseline": "minus_mean",
+    "mean of {plus}": "plus_mean",
+    "mean of {minus}": "minus_mean",
     "difference": "difference",
     "interval at 95 %": "interval_95",
     "its true coverage where differences are skewed": "coverage_skewed",
@@ -104,8 +104,11 @@ LABELS = {
 def test_every_number_stands_beside_its_name(page: Page) -> None:
     files, _, verdict, _ = page
     rows = {words_of(row[0]): [words_of(cell) for cell in row[1:]] for row in tree(files["verdict.html"]).iter("tr")}
+    pairs = all(len(row.contrast.cells) == 2 for row in verdict.rows)
+    sides = ("the arm", "the baseline") if pairs else ("what is added up", "what is taken away")
     for name, field in LABELS.items():
-        for cell, row in zip(rows[name], verdict.rows, strict=True):
+        own = rows[name.format(plus=sides[0], minus=sides[1])]
+        for cell, row in zip(own, verdict.rows, strict=True):
             value = getattr(row, field)
             told = [] if value is None else [value] if not isinstance(value, tuple) else [*value]
             assert [float(one) for one in re.findall(r"[-\d.]+(?:e[+-]\d+)?", cell)] == pytest.approx(told, rel=1e-3)
@@ -119,7 +122,7 @@ def test_every_part_is_on_it(page: Page) -> None:
     marked = files["verdict.md"].replace("\\", "")
     for part in [
         *(row.word for row in verdict.rows),
-        *(sentence for row in verdict.rows for sentence in row.sentences),
+        *(sentence for row in verdict.rows for sentence in row.sentences[bool(verdict.gates) :]),
         *("36,913", "3.142e+05", "parameters is matched", "17", "19", "because of <this>", "sameness of the code"),
         *("longer runs", "the order is shared", "val/accuracy", "nobody declared", "12,345", "0.01235"),
         *(gate for gate in verdict.gates),
@@ -236,6 +239,19 @@ def test_what_is_drawn_stands_where_its_number_is(page: Page) -> None:
     crosses = [percent(one.get("x", "")) for one in arms.iter("text") if (one.text or "") == "✕"]
     assert len(crosses) == sum(not math.isfinite(value) for of in page[1].values() for value in of.values())
     assert all((place > 50) == (verdict.declared.direction == "lower") for place in crosses)
+
+
+def test_what_a_picture_cannot_tell_is_said() -> None:
+    """Seeds at one place are counted, and where seeds failed the pairs that are worse are, too."""
+    given = results({"base": 0, "arm": 0.1}, 9, failed={"arm": (2, 5, 6), "base": (4, 5)})
+    verdict = judged(given)
+    assert "worse in 7 pairs and better in 1; 6 of 9" in text(verdict)
+    assert "worse in 2 pairs and better in 6" in text(judged(given, direction="higher"))
+    words = [one.text for one in tree(notebook_html_svg(verdict)).iter("text")]
+    assert words.count("×2") == 1
+    assert words.count("✕") == 3
+    joined = text(judged(results({"base": 0, "a": 0, "b": 0, "both": 0}, 8), **CASES["interaction"][1]))
+    assert "(both + base) minus (a + b), 8 seeds" in joined
 
 
 def test_the_better_side_is_named_by_the_direction() -> None:

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from eval import evaluators
 from eval.likelihood import Likelihood, Value
 from eval.runs import open_run
 from launch import ablate
-from launch.ablation import programs
+from launch.ablation import programs, running
 from launch.ablation.gates.examine import examined_at
 from launch.ablation.ledger import Ledger
 from launch.ablation.measures import results_of
@@ -113,7 +114,7 @@ def test_a_grid_leaves_its_plan_its_numbers_and_its_verdict(plan: Plan, grid: Pa
     (row,) = loads(the_file(grid, "verdict.json"))["rows"]
     assert row["contrast"]["name"] == "free"
     page = the_file(grid, "verdict.md").decode()
-    assert "of no other noise do the intervals speak: initial values, order of the batches, dropout." in page
+    assert "of no other noise do the intervals speak: initial values, order of the batches." in page
     assert re.search(r"measured on the same items, (\d+) of \1 windows of the validation text", page)
 
 
@@ -349,3 +350,16 @@ def test_the_bar_is_full_when_the_grid_has_ended(plan: Plan, grid: Path) -> None
     with ablate.opened(plan, grid) as made:
         made.run("verdict", made.cells(dict.fromkeys(plan.arms)), plan.seeds)
         assert made.bar._done() == made.bar._total == made.seed_steps == 2 * 2 * 2  # arms, seeds, steps
+
+
+def test_where_there_is_no_terminal_the_bar_is_a_line_for_each_phase(
+    plan: Plan, grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(running, "_POLL", 0.01)
+    with ablate.opened(plan, grid) as made:
+        for phase, seeds in (("pilot", plan.seeds[:0]), ("verdict", plan.seeds)):
+            made.run(phase, made.cells(dict.fromkeys(plan.arms)), seeds)
+            time.sleep(0.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2:] == ["pilot: 0 %", "verdict: 100 %"]
+    assert len({*lines}) == len(lines)

@@ -111,6 +111,41 @@ def test_a_grid_that_is_stopped_says_how_it_goes_on(
     assert f"goes on from there:\n  .venv/bin/python -m launch.ablate {' '.join(words)}\n" in ended.out
 
 
+# As a cell of a notebook that is run again after it was interrupted; whatever it is told is written to its output.
+CELL = """
+import sys
+from launch.ablate import ablate
+from launch.ablation.plan import make_plan
+values, folder = {values!r}, {folder!r}
+try:
+    ablate(make_plan("scale", values), folder)
+except KeyboardInterrupt as error:
+    print(type(error).__name__, error)
+print(ablate(make_plan("scale", values), folder).status)
+"""
+
+
+@pytest.mark.parametrize("point", [0, 3, 30])
+def test_a_notebook_that_is_interrupted_goes_on_when_it_is_told_again(
+    values: dict[str, Any], whole: Path, tmp_path: Path, point: int
+) -> None:
+    """At the gates, in a program, and between two; in a process without a terminal, which an interrupt leaves alive."""
+    folder = tmp_path / "grid"
+    process = start("-c", CELL.format(values=values, folder=str(folder)), start_new_session=True)
+    while lines(folder) < point or not (folder / ".lock").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    ended = end(process)
+    status = loads(next(whole.glob("plans/*/verdict.json")).read_bytes())["status"]
+    told = "Stopped stopped as told: nothing that is saved is lost, and the same call goes on from there"
+    assert ended.out.splitlines() == [told, str(status)], ended.err
+    assert "Ctrl-C: finishing" in ended.err  # on the screen, and not in the log of a program
+    assert "once more interrupts at once" in ended.err
+    assert left(folder) == left(whole)
+
+
 def test_programs_that_run_elsewhere_leave_the_same_bytes(values: dict[str, Any], whole: Path, tmp_path: Path) -> None:
     (tmp_path / "scale.py").write_text(f"def get_plan():\n    return {values!r}\n")
     folder = tmp_path / "grid"
