@@ -8,26 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from model.attention.contract import Refusals, Request, needs, ways
+from model.attention.contract import Refusals, Request, needs
+from model.attention.cores.plan import Plan, make_plans
 from model.attention.cores.seen import over_first, over_seen
-from model.attention.masks.base import BlockState, Mask, Start, exact_state
+from model.attention.masks.base import Mask, Start
 from model.attention.masks.patterns import FirstKeys
 from model.attention.scores import Scores, bounded, largest, wide
-from model.attention.values import leaf_axes
-from model.axes import platform
 
-_CACHE = 2**18  # bytes that a block of logits may take on a CPU; a step has four such in hand
 _UNROLLED = 16  # so many blocks are written out, with their places known to the compiler; more run as a loop
 _SMALL = 2**12  # places of a block that is computed in the time that it takes to ask whether anybody sees it
-
-
-class Plan(NamedTuple):
-    """The blocks of `rows` queries and `columns` keys that are computed, as (first query, first key)."""
-
-    rows: int
-    columns: int
-    full: list[tuple[int, int]]  # the mask hides nothing in these
-    mixed: list[tuple[int, int]]
 
 
 class Softmax(NamedTuple):
@@ -64,83 +53,23 @@ def blockwise(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: S
 
 def cleaned(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
     """`blockwise` of keys and values that are `without_hidden` already."""
-    parts = _parts(len(q_BTHK), q_BTHK.shape[2], *block_sizes(q_BTHK.shape[1], k_BSGK.shape[1]))
-    return _in_parts(parts, q_BTHK, k_BSGK, v_BSGK, scores) if parts > 1 else _whole(q_BTHK, k_BSGK, v_BSGK, scores)
-
-
-def _parts(B: int, H: int, rows: int, columns: int) -> int:
-    """Into how many parts a CPU cuts the batch, so that a block of logits stays in its cache; a mesh has cut it."""
-    if platform() != "cpu" or max(ways().values()) > 1:
-        return 1
-    return next(n for n in range(1, B + 1) if B % n == 0 and (n == B or 4 * H * rows * columns * B // n <= _CACHE))
-
-
-def _in_parts(parts: int, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
-    """One part of the batch after the other, with its rows of what the scores hold."""
-    # The gradients of what all parts share are added up in float32.
-    bias, sinks_H = jax.tree.map(wide, scores.learned())
-    scores = scores.replace(bias=bias, sinks_H=sinks_H)
-    leaves, tree = jax.tree.flatten(scores)
-    B = len(q_BTHK)
-    cut = [names[:1] == ("batch",) and len(x) == B for names, x in zip(leaf_axes(scores), leaves, strict=True)]
-
-    def part(arrays: tuple[jax.Array, jax.Array, jax.Array, list[jax.Array]]) -> jax.Array:
-        rows = iter(arrays[3])
-        return _whole(
-            *arrays[:3],
-            jax.tree.unflatten(tree, [next(rows) if own else x for own, x in zip(cut, leaves, strict=True)]),
-        )
-
-    inputs = q_BTHK, k_BSGK, v_BSGK, [x for own, x in zip(cut, leaves, strict=True) if own]
-    split = jax.tree.map(lambda x: jnp.asarray(x).reshape(parts, B // parts, *x.shape[1:]), inputs)
-    o = jax.lax.map(part, split)
-    return o.reshape(B, *o.shape[2:])
-
-
-def _whole(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores) -> jax.Array:
     T, S = q_BTHK.shape[1], k_BSGK.shape[1]
-    rows, columns = block_sizes(T, S)
-    plan = make_plan(scores.mask, T, S, rows, columns)
-    if S % columns:
+    plans = make_plans(scores.mask, T, S)
+    queries = max([T, *(i0 + plan.rows for plan in plans for i0, _ in plan.full + plan.mixed)])
+    keys = max([S, *(j0 + plan.columns for plan in plans for _, j0 in plan.full + plan.mixed)])
+    if keys > S:
         scores = scores.replace(mask=scores.mask & FirstKeys(S))
-    q_BHTK = _padded(((q_BTHK * scores.scale).astype(q_BTHK.dtype)).swapaxes(1, 2), rows)
-    k_BGSK, v_BGSK = (_padded(x.swapaxes(1, 2), columns) for x in (k_BSGK, v_BSGK))
+    q_BHTK = _padded(((q_BTHK * scores.scale).astype(q_BTHK.dtype)).swapaxes(1, 2), queries)
+    k_BGSK, v_BGSK = (_padded(x.swapaxes(1, 2), keys) for x in (k_BSGK, v_BSGK))
     rest = scores.replace(bias=None, sinks_H=None)
-    return _attend(_Static(plan), q_BHTK, k_BGSK, v_BGSK, scores.learned(), rest)[:, :, :T].swapaxes(1, 2)
-
-
-def block_sizes(T: int, S: int) -> tuple[int, int]:
-    """Rows and columns of a block: a quarter of the length, so that a causal mask empties enough of them, within what
-    was fastest on two CPU cores, where the steps of a block pass it on in the cache, or what a TPU's products like.
-    """
-    rows, columns = (128, 128) if platform() == "cpu" else (512, 256)
-    return _equal(T, 64, rows), _equal(S, 64, columns)
-
-
-def _equal(length: int, least: int, most: int) -> int:
-    """The size of equal blocks near a quarter of the length: 131 places make three of 48, not three of 64."""
-    number = -(-length // min(max(length // 4, least), most))
-    return min(length, -(-length // number // 8) * 8)
-
-
-def make_plan(mask: Mask, T: int, S: int, rows: int, columns: int) -> Plan:
-    """The blocks that are not known to be empty, by what is known of each before tracing."""
-    if S % columns:
-        mask = mask & FirstKeys(S)
-    plan = Plan(rows, columns, [], [])
-    for i0 in range(0, T, rows):
-        for j0 in range(0, S, columns):
-            state = exact_state(mask, i0, i0 + rows, j0, j0 + columns)
-            if state is not BlockState.EMPTY:
-                (plan.full if state is BlockState.FULL else plan.mixed).append((i0, j0))
-    return plan
+    return _attend(_Static(plans), q_BHTK, k_BGSK, v_BGSK, scores.learned(), rest)[:, :, :T].swapaxes(1, 2)
 
 
 class _Static:
-    """Passes a plan through custom_vjp, which wants it hashable."""
+    """Passes plans through custom_vjp, which wants them hashable."""
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
+    def __init__(self, plans: list[Plan]):
+        self.plans = plans
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -152,7 +81,9 @@ def _forward(
     static: _Static, q_BHTK: jax.Array, k: jax.Array, v: jax.Array, learned: Any, rest: Scores
 ) -> tuple[jax.Array, Any]:
     scores = rest.replace(bias=learned[0], sinks_H=learned[1])
-    softmax = add_blocks(begin(q_BHTK, v, scores.sinks_H), static.plan, q_BHTK, k, v, scores)
+    softmax = begin(q_BHTK, v, scores.sinks_H)
+    for plan in static.plans:
+        softmax = add_blocks(softmax, plan, q_BHTK, k, v, scores)
     o_BHTK, most_BHT, share_BHT = end(softmax, v.dtype)
     return o_BHTK, (q_BHTK, k, v, learned, rest, o_BHTK, most_BHT, share_BHT)
 
@@ -161,8 +92,9 @@ def _backward(static: _Static, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]
     q_BHTK, k, v, learned, rest, o_BHTK, most_BHT, share_BHT = kept
     bias, sinks_H = learned
     scores, rows = rest.replace(bias=bias), known_rows(most_BHT, share_BHT, o_BHTK, do_BHTK)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x).dtype), (q_BHTK, k, v, bias))
-    found = add_gradients(zeros, static.plan, q_BHTK, k, v, do_BHTK, rows, scores)
+    found = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x).dtype), (q_BHTK, k, v, bias))
+    for plan in static.plans:
+        found = add_gradients(found, plan, q_BHTK, k, v, do_BHTK, rows, scores)
     dq, dk, dv, dbias = jax.tree.map(lambda x, grad: grad.astype(x.dtype), (q_BHTK, k, v, bias), found)
     dsinks_H = None if sinks_H is None else sink_gradient(sinks_H, rows)
     return dq, dk, dv, (dbias, dsinks_H), None
@@ -277,7 +209,7 @@ def _over_blocks(plan: Plan, add: Callable[..., Any], carry: Any, mask: Mask, at
     """`carry = add(carry, place, visible)` for each block, but those that nobody sees."""
     few = len(plan.mixed) + len(plan.full) <= _UNROLLED
     for places, visible in ((plan.mixed, False), (plan.full, True)):
-        asked = not visible and not mask.is_static and plan.rows * plan.columns > _SMALL
+        asked = not (visible or plan.whole or mask.is_static) and plan.rows * plan.columns > _SMALL
         if few and (not asked or len(places) == 1):
             for place in places:
                 carry = add(carry, place, visible)
@@ -327,8 +259,8 @@ def _put(x: jax.Array, start: Start, rows: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(x, rows.astype(x.dtype), start, axis=2)
 
 
-def _padded(x: jax.Array, size: int) -> jax.Array:
-    more = -x.shape[2] % size
+def _padded(x: jax.Array, length: int) -> jax.Array:
+    more = length - x.shape[2]
     return jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) if more else x
 
 

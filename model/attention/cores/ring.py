@@ -14,16 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.attention.contract import Refusals, Request, needs
-from model.attention.cores.blockwise import (
-    Plan,
-    add_blocks,
-    add_gradients,
-    begin,
-    block_sizes,
-    end,
-    known_rows,
-    sink_gradient,
-)
+from model.attention.cores.blockwise import add_blocks, add_gradients, begin, end, known_rows, sink_gradient
+from model.attention.cores.plan import Plan, block_sizes
 from model.attention.cores.seen import over_first, over_seen
 from model.attention.cores.sharded import per_device, uneven
 from model.attention.masks.base import BlockState, Mask, exact_state
@@ -81,7 +73,7 @@ def ring(q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores
 
 def make_blocks(mask: Mask, C: int, T: int, S: int) -> list[Blocks]:
     """The blocks that are not known to be empty, for all pairs of 2C query chunks and 2C key chunks."""
-    (height, width), sizes = (T // (2 * C), S // (2 * C)), block_sizes(T, S)
+    (height, width), sizes = (T // (2 * C), S // (2 * C)), block_sizes(mask, T, S)
     starts: dict[Pair, list[Pair]] = {}
     for (i, rows), (j, columns) in itertools.product(_strips(height, sizes[0]), _strips(width, sizes[1])):
         starts.setdefault((rows, columns), []).append((i, j))

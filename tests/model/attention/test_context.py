@@ -157,7 +157,7 @@ def test_any_number_of_devices_share_a_sequence(core: str, C: int, name: str) ->
 @pytest.mark.rest
 def test_chunks_that_blocks_do_not_fill_are_computed_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 272 / 4 queries and 340 / 4 keys in blocks of 64."""
-    monkeypatch.setattr(sys.modules["model.attention.cores.ring"], "block_sizes", lambda T, S: (64, 64))
+    monkeypatch.setattr(sys.modules["model.attention.cores.ring"], "block_sizes", lambda mask, T, S: (64, 64))
     example = Example(Scores(window(90, 30), 0.4), T=272, S=340, H=2, G=1)
     sizes = {(one.rows, one.columns) for one in make_blocks(example.scores.mask, 2, example.T, example.S)}
     assert sizes == {(64, 64), (4, 64), (64, 21), (4, 21)}

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import CORES, ExplicitBias, Scores, causal, causal_at_end, explicit, padding, segments
-from model.attention.cores import blockwise, fused, splash
+from model.attention import CORES, ExplicitBias, Scores, causal, causal_at_end, explicit, padding, segments, window
+from model.attention.cores import blockwise, fused, plan, splash
 from model.attention.cores.conditions import HEADS, LENGTH, WIDTH, B, Example, examples
 from tests.model.attention import oracle
 from tests.tiers import tiered
@@ -57,6 +57,8 @@ EXAMPLES |= {
     ),
     "axes of 1": _axes_of_1(),
 }
+near = EXAMPLES["all at once"]
+EXAMPLES["all at once, near"] = near._replace(scores=near.scores.replace(mask=near.scores.mask & window(9)))
 CELLS = [
     (core, name)
     for name, example in EXAMPLES.items()
@@ -174,20 +176,25 @@ LONG += ["axes of 1", "bias: array with axes of 1", "dropout", "sinks", "all at 
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_blockwise_is_exact_where_blocks_are_a_loop_and_the_batch_is_cut(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What long sequences and large batches run, which those of the table are too small for."""
+def test_blockwise_is_exact_where_blocks_are_a_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What long sequences run, which those of the table are too short for."""
+    monkeypatch.setattr(plan, "_SHORT", 0)
     monkeypatch.setattr(blockwise, "_UNROLLED", 0)
     monkeypatch.setattr(blockwise, "_SMALL", 0)
-    monkeypatch.setattr(blockwise, "_CACHE", 1)
-    parts = []
-    monkeypatch.setattr(
-        blockwise, "_in_parts", lambda n, *rest, real=blockwise._in_parts: parts.append(n) or real(n, *rest)
-    )
     example = EXAMPLES[name].at_home(CORES["blockwise"])
     assert_close(run("blockwise", example.scores, *inputs(example)), expected(name), TOLERANCE["float32"])
-    assert parts == [B]
+
+
+@pytest.mark.parametrize("name", ["mask: window(17)", "mask: chunked(17)", "all at once, near"])
+def test_narrow_strips_are_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What queries of a long sequence run that see few keys."""
+    monkeypatch.setattr(plan, "_SHORT", 0)
+    monkeypatch.setattr(plan, "_PIECE", 16)
+    example = EXAMPLES[name].at_home(CORES["blockwise"])
+    [narrow] = plan.make_plans(example.scores.mask, example.T, example.S)
+    assert narrow.whole
+    assert len(narrow.mixed) == LENGTH // 16
+    assert_close(run("blockwise", example.scores, *inputs(example)), expected(name), TOLERANCE["float32"])
 
 
 @pytest.mark.parametrize("core", TESTED)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.attention import BlockState, Scores, by_place, causal, explicit, padding, parse_mask, segments, window
-from model.attention.cores import blockwise
+from model.attention.cores import blockwise, plan
 from model.attention.cores.seen import over_seen
 from model.attention.masks.base import exact_state
 from model.attention.masks.patterns import dilated, global_tokens, strided
@@ -109,6 +109,7 @@ LONG, H, K, N = 144, 4, 8, 2
 def test_seeds_with_documents_of_their_own_learn_as_each_alone(mesh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On one device, where rows and heads are split, and where seeds are; against float64."""
     monkeypatch.setattr(blockwise, "_SMALL", 0)
+    monkeypatch.setattr(plan, "_SHORT", 0)
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((N, 4, LONG, H, K)).astype(np.float32) for _ in range(4)]
     ids_NBT, places_NBT = (np.stack(one) for one in zip(*(documents(s, 4, LONG, 40) for s in (1, 2)), strict=True))
