@@ -88,7 +88,7 @@ def decide(declared: Declared, results: Results, gates: Sequence[str] = ()) -> V
             raise UserError(
                 f"contrast {row.contrast.name!r} lacks the seeds {sorted({*short})}: give each of its arms {seeds}."
             )
-    waits = len(seeds) < declared.looks[-1] and not gates
+    waits = len(seeds) < declared.looks[-1]
     still_open = tuple(row.contrast.name for row in rows if waits and row.word == UNCLEAR)
     said = tuple(replace(row, sentences=sentences(declared, row, tuple(gates))) for row in rows)
     return Verdict(declared, said, tuple(gates), exit_status(said), still_open)

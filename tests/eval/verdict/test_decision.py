@@ -12,6 +12,7 @@ from scipy import stats
 
 from eval.verdict.decision import Verdict, decide, exit_status
 from eval.verdict.declared import Contrast, Declared, Results
+from eval.verdict.detectable import detectable_effect, seeds_needed
 from eval.verdict.looks import levels
 from model.errors import UserError
 from tests.eval.verdict import reference
@@ -208,6 +209,27 @@ def test_holm_covers_the_tests_of_equivalence() -> None:
     assert {row.word for row in rows} == {"NOT DISTINGUISHABLE"}
     for share, interval in ((0.95, rows[0].interval_95), (0.975, rows[0].interval)):
         assert interval == pytest.approx(tuple(stats.ttest_1samp(d, 0).confidence_interval(share)))
+
+
+def test_equivalence_is_compared_with_alpha_at_the_second_look_too() -> None:
+    """Whose own level, .047, is that of differences."""
+    two, error = replace(TWO, contrasts=(ARM,)), TWELVE.std(ddof=1) / 12**0.5
+    for p, word in ((0.0485, "EQUIVALENT WITHIN D"), (0.0515, "NOT DISTINGUISHABLE")):
+        smallest = abs(TWELVE.mean()) + stats.t.isf(p, 11) * error
+        (row,) = decide(replace(two, smallest=float(smallest)), arm(TWELVE)).rows
+        assert (row.p_tost, row.word) == (pytest.approx(p), word)
+
+
+def test_a_row_is_of_all_arms_looks_and_alpha() -> None:
+    """The interval of all arms follows alpha, the other one does not; what could be seen is that of the whole rule."""
+    strict = replace(LOSS, alpha=0.03, contrasts=(ARM, OTHER))
+    row = decide(strict, arm(NOISE, other=NOISE)).rows[0]
+    for share, interval in ((0.95, row.interval_95), (0.985, row.interval)):
+        assert interval == pytest.approx(tuple(stats.ttest_1samp(NOISE, 0).confidence_interval(share)))
+    assert row.detectable_spreads == detectable_effect((8,), 2, 0.03) > detectable_effect((8,), 1, 0.03)
+    assert row.seeds_needed == seeds_needed(0.5, (8,), 2, 0.03) > seeds_needed(0.5, (8,), 1, 0.03)
+    row = decide(TWO, arm(TWELVE, other=TWELVE)).rows[0]
+    assert row.detectable_spreads == detectable_effect((8, 12), 2, 0.05) != detectable_effect((12,), 2, 0.05)
 
 
 def test_what_the_sign_flip_held_back_is_said() -> None:

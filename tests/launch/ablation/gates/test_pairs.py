@@ -97,6 +97,9 @@ def test_what_is_no_pair_is_named(folder: Path, arm: str, keys: dict[str, Any], 
 
 def test_other_values_and_keys_are_named(plan: Plan, evidence: dict[str, Evidence]) -> None:
     base = evidence["base"]
+    for name, hashes in base.leaves.items():
+        other = dataclasses.replace(base, leaves={**base.leaves, name: {**hashes, 3: "other"}})
+        assert closed(gates_of_pairs(plan, {"a": base, "b": other})).keys() == {"init"}
     leaves = {name: {**hashes, 4: "other"} if "query" in name[0] else hashes for name, hashes in base.leaves.items()}
     for change, gate, words in (
         (
