@@ -7,7 +7,7 @@ A row is an arm or a contrast, or an arm and a seed, such as bare:3. The exit st
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from launch.ablation.programs import Store
 from launch.ablation.reading import nearest
 from model.errors import UserError
 from train.devices.machine import use_compilation_cache
-from train.run.files.json_files import loads
+from train.run.files.json_files import read_checked
 from train.run.files.naming import check_length
 from train.run.signals import stop_signals
 
@@ -61,11 +61,8 @@ def _keys(place: Path, row: str) -> Iterator[str]:
     Raises:
         UserError: there is no such arm, contrast or seed.
     """
-    arms: dict[str, list[tuple[str, list[int]]]] = loads((place / "programs.json").read_bytes())
-    verdict: dict[str, Any] = loads((place / "verdict.json").read_bytes())
-    contrasts = {
-        one["contrast"]["name"]: [*one["contrast"]["plus"], *one["contrast"]["minus"]] for one in verdict["rows"]
-    }
+    arms: dict[str, list[tuple[str, list[int]]]] = _read(place / "programs.json", _programs)
+    contrasts: dict[str, list[str]] = _contrasts(_read(place / "verdict.json", _contrasts))
     name, _, seed = row.partition(":")
     cells = [name] if name in arms else contrasts.get(name)
     if cells is None:
@@ -75,6 +72,22 @@ def _keys(place: Path, row: str) -> Iterator[str]:
         seeds = sorted(one for cell in cells for _, own in arms[cell] for one in own)
         raise UserError(f"{row}: {name} has no such seed; there are {seeds[0]} to {seeds[-1]}.")
     yield from found
+
+
+def _programs(arms: Any) -> list[Any]:
+    return [(key, *seeds) for name in arms for key, seeds in arms[name]]
+
+
+def _contrasts(verdict: Any) -> dict[str, list[str]]:
+    every = [row["contrast"] for row in verdict["rows"]]
+    return {one["name"]: [*one["plus"], *one["minus"]] for one in every}
+
+
+def _read(file: Path, check: Callable[[Any], object]) -> Any:
+    try:
+        return read_checked(file, check)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}: start its plan again, which writes it; nothing is trained again.") from error
 
 
 def parser() -> cli.Parser:

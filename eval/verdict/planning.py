@@ -87,7 +87,9 @@ def all_equal(results: Mapping[int, float], again: Mapping[int, float]) -> bool:
 
 
 def paths_agree(population: Sequence[float], single: Sequence[float]) -> float:
-    """The exact two-sided p of the Mann-Whitney test of runs of other seeds by two paths; a failed run is the worst.
+    """The exact two-sided p of the Mann-Whitney test of runs of other seeds by two paths.
+
+    Failed runs are the largest values, whichever direction is better: they are equal to each other and to no other run.
 
     Raises:
         UserError: a path has no run.

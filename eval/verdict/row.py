@@ -128,7 +128,7 @@ def _side(declared: Declared, cells: list[Array]) -> tuple[Rate, Array]:
     good = np.isfinite(cells).all(axis=0)
     values = np.where(np.isfinite(cells), cells, 0.0).sum(axis=0)
     if declared.success is not None:
-        good = values = succeeded(declared, cells[0])
+        good = values = succeeded(declared.direction, declared.success, cells[0])
     count = int(np.sum(good))
     return Rate(count, len(values), wilson(count, len(values))), values
 

@@ -94,15 +94,15 @@ def differences(declared: Declared, cells: Mapping[str, Array]) -> tuple[Array, 
     A failed seed keeps its place: infinitely worse or better where one side failed, 0 where both did.
     """
     if declared.success is not None:
-        cells = {name: succeeded(declared, values) for name, values in cells.items()}
+        cells = {name: succeeded(declared.direction, declared.success, one) for name, one in cells.items()}
     both = [_difference(contrast, cells, declared.direction) for contrast in declared.contrasts]
     d, failed = (np.stack(arrays, axis=1) for arrays in zip(*both, strict=True))
     return d, failed
 
 
-def succeeded(declared: Declared, values: Array) -> Array:
+def succeeded(direction: str, success: float, values: Array) -> Array:
     """1 where a seed reached the threshold, else 0; a failed one did not."""
-    reached = values <= declared.success if declared.direction == "lower" else values >= declared.success
+    reached = values <= success if direction == "lower" else values >= success
     return (reached & np.isfinite(values)).astype(float)
 
 

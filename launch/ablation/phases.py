@@ -9,9 +9,11 @@ import numpy as np
 from eval.verdict.decision import Verdict, decide
 from eval.verdict.page import write_page
 from eval.verdict.planning import spread_of
+from eval.verdict.rule import succeeded
 from launch.ablation.gates.rules import failed, gates_of_looks, gates_of_records, refuse
 from launch.ablation.grid import Grid
 from launch.ablation.measures import by_arm, results_of, sides
+from launch.ablation.plan import Plan
 from launch.ablation.showing import shown
 from model.errors import UserError
 from train.run.files.json_files import write
@@ -30,7 +32,7 @@ def pilot(grid: Grid, rates: Mapping[str, float | None]) -> tuple[float, dict[st
         values = results_of(plan, grid.run("pilot", grid.cells(rates), plan.pilot_seeds))
         found |= {"values": {arm: {str(seed): one for seed, one in own.items()} for arm, own in values.items()}}
         for contrast in plan.contrasts:
-            found["contrasts"][contrast.name] = _spread(plan.endpoint, *sides(contrast, values, plan.pilot_seeds))
+            found["contrasts"][contrast.name] = _spread(plan, *sides(contrast, values, plan.pilot_seeds))
         if relative is not None:
             mean = float(np.mean([*values[plan.baseline].values()]))
             if not math.isfinite(mean) or mean == 0:
@@ -44,15 +46,20 @@ def pilot(grid: Grid, rates: Mapping[str, float | None]) -> tuple[float, dict[st
     return float(size), found
 
 
-def _spread(metric: str, plus_N: np.ndarray, minus_N: np.ndarray) -> dict[str, float | None]:
-    """Of the pairs in which neither failed: the standard deviation of the differences, and the correlation."""
+def _spread(plan: Plan, plus_N: np.ndarray, minus_N: np.ndarray) -> dict[str, float | None]:
+    """Of the pairs in which neither failed: the standard deviation of the differences, and the correlation; of all runs
+    the share that succeeded: reached the declared threshold, or ended where none is declared.
+    """
     good = np.isfinite(plus_N) & np.isfinite(minus_N)
     count = int(good.sum())
-    found = spread_of(metric, plus_N[good], minus_N[good]) if count > 1 else None
+    found = spread_of(plan.endpoint, plus_N[good], minus_N[good]) if count > 1 else None
+    runs_2N = np.stack([plus_N, minus_N])
+    ended = np.isfinite(runs_2N)
+    succeeding = ended if plan.success is None else succeeded(plan.direction, plan.success, runs_2N)
     return {
         "spread": found.spread if found else None,
         "correlation": found.correlation if found and count > 2 else None,
-        "success": float(np.mean(good)),
+        "success": float(np.mean(succeeding)),
     }
 
 

@@ -35,4 +35,5 @@ def test_every_other_value_is_refused_or_built(keys: dict[str, Any], key: str) -
         # A rule that refuses all would pass for a good one; one that refuses nothing is none.
         assert None in sentences.values(), sentences
     if type(DEFAULTS[key]) is int and not key.startswith("mesh."):
-        assert sentences["-1"], "no number of things is negative"
+        below = min(0, DEFAULTS[key]) - 1
+        assert refused(keys | BESIDE.get(key, {}) | {key: f"{below}"}), "no number of things is negative"

@@ -13,7 +13,7 @@ from launch.ablation.gates.rules import Gate, counted, difference, failed
 from launch.ablation.grid import place_of
 from launch.ablation.plan import Plan
 from train.devices.machine import use_compilation_cache
-from train.run.files.json_files import loads
+from train.run.files.json_files import read_cache
 
 
 def dry_run(plan: Plan, folder: Path) -> tuple[str, Sequence[Gate]]:
@@ -25,7 +25,7 @@ def dry_run(plan: Plan, folder: Path) -> tuple[str, Sequence[Gate]]:
     """
     use_compilation_cache()
     file, found = place_of(plan, folder) / "pilot.json", examine(plan, measured=True)
-    return table(plan, found, loads(file.read_bytes()) if file.is_file() else None), found.gates
+    return table(plan, found, read_cache(file, _spreads)), found.gates
 
 
 def table(plan: Plan, examined: Examined, pilot: Mapping[str, Any] | None = None) -> str:
@@ -72,9 +72,8 @@ def _sight(plan: Plan, pilot: Mapping[str, Any] | None) -> list[str]:
         ]
     effect = detectable_effect(plan.looks, m, plan.alpha)
     lines.append(f"found in 80 % of cases: {effect:.2f} spreads of a pair's difference")
-    spreads = {name: one["spread"] for name, one in (pilot or {}).get("contrasts", {}).items()}
-    count = len((pilot or {}).get("seeds", ()))
-    for name, spread in spreads.items():
+    count = len(pilot["seeds"]) if pilot else 0
+    for name, spread in _spreads(pilot).items() if pilot else ():
         if spread is not None:
             upper = spread_upper(spread, count)
             lines.append(
@@ -82,6 +81,11 @@ def _sight(plan: Plan, pilot: Mapping[str, Any] | None) -> list[str]:
                 f"{effect * upper:.4g} at its 80 % upper limit of {upper:.4g} ({count} seeds); D is {plan.smallest}"
             )
     return lines
+
+
+def _spreads(pilot: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a pilot says of each contrast; without seeds, nothing."""
+    return {name: one["spread"] for name, one in pilot["contrasts"].items() if pilot["seeds"]}
 
 
 def _gates(plan: Plan, gates: Iterable[Gate]) -> list[str]:

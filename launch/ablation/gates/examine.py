@@ -21,7 +21,7 @@ from launch.ablation.gates.rules import (
 from launch.ablation.plan import Plan, config_of, packs
 from launch.ablation.programs import address, code_digest, where
 from model.errors import UserError
-from train.run.files.json_files import loads, write
+from train.run.files.json_files import read_cache, write
 
 _FILE = "gates.json"
 _CODE = ("model", "train", "eval", "launch")  # what costs and gates are found by: their own rules, too
@@ -98,11 +98,11 @@ def keep(plan: Plan, examined: Examined, place: Path) -> None:
 
 def examined_at(plan: Plan, place: Path) -> Examined | None:
     """What was kept of it there, if what it was found by is still the same."""
-    if not (place / _FILE).is_file():
-        return None
-    values = loads((place / _FILE).read_bytes())
-    if values["found_by"] != _found_by(plan):
-        return None
+    values = read_cache(place / _FILE, lambda values: (values["found_by"], _examined(values)))
+    return None if values is None or values["found_by"] != _found_by(plan) else _examined(values)
+
+
+def _examined(values: Mapping[str, Any]) -> Examined:
     budgets = {arm: Budget(**one) for arm, one in values["budgets"].items()}
     return Examined(budgets, [Gate(**one) for one in values["gates"]])
 

@@ -186,7 +186,7 @@ def gates_of_looks(plan: Plan, looks: Iterable[Mapping[str, Any]], taken: int) -
     """
     earlier = [one for one in looks if one["plan"] != plan.hash and {*one["seeds"]} & {*plan.seeds}]
     counts = sorted({len(one["seeds"]) for one in earlier} - {*plan.looks} | ({taken} - {*plan.looks}))
-    sizes = sorted({str(one["smallest"]) for one in earlier} - {str(plan.smallest)})
+    sizes = sorted({str(one["smallest"]) for one in earlier if _size(one["smallest"]) != _size(plan.smallest)})
     gone = sorted({seed for one in earlier for seed in one["seeds"]} - {*plan.seeds})
     dropped = f"seeds {', '.join(map(str, gone))} were looked at with others of these, and are no seeds of this plan"
     peeked = f"the seeds were looked at after {', '.join(map(str, counts))}, and the plan declares {plan.looks}"
@@ -195,6 +195,11 @@ def gates_of_looks(plan: Plan, looks: Iterable[Mapping[str, Any]], taken: int) -
         _gate("smallest", not sizes, f"D was {' and '.join(sizes)} at a look at these seeds, and is {plan.smallest}"),
         _gate("missing", not gone, f"{dropped}: a failed seed counts as one, and is never dropped"),
     ]
+
+
+def _size(smallest: float | str) -> float | str:
+    """D as it was said: '1' and 1.0 are the same, and a share is a share."""
+    return smallest if "%" in str(smallest) else float(smallest)
 
 
 def _gate(name: str, passed: bool, otherwise: str) -> Gate:

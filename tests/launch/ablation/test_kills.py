@@ -177,6 +177,15 @@ def test_a_row_is_verified_by_running_it_again(plan: Plan, whole: Path) -> None:
     for row, words in {"bear": "the nearest is bare", "bare:9": "no such seed; there are 0 to"}.items():
         with pytest.raises(UserError, match=words):
             verify.verify(whole, row)
+    for name in ("programs.json", "verdict.json"):
+        (file,) = whole.glob(f"plans/*/{name}")
+        text = file.read_text()
+        try:
+            file.write_text(text[:-9])
+            with pytest.raises(UserError, match=rf"{name}: .*: start its plan again"):
+                verify.verify(whole, "bare:1")
+        finally:
+            file.write_text(text)
 
 
 def test_a_failed_seed_keeps_its_place_and_kills_no_other(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.verdict.detectable import seeds_for_rate
 from launch import ablate
 from launch.ablation.grid import Grid
 from launch.ablation.plan import make_plan
@@ -47,6 +48,24 @@ def test_the_pilot_says_what_could_be_found(grid: Grid) -> None:
     assert needed == sorted(needed, reverse=True)
     assert "<svg" in (grid.place / "power.svg").read_text()
     assert "needs" in pilot.table(found, grid.plan)
+
+
+def test_where_success_decides_rates_are_foreseen(grid: Grid) -> None:
+    """By McNemar's test, whatever losses spread; and a pilot counts the runs that reach the threshold."""
+    losses = [*loads((grid.place / "pilot.json").read_bytes())["values"]["bare"].values()]
+    plan = dataclasses.replace(grid.plan, success=float(np.median(losses)), smallest=0.3)
+    with ablate.opened(plan, grid.folder) as own:
+        found = pilot.foresee(own)
+        (one,) = loads((own.place / "pilot.json").read_bytes())["contrasts"].values()
+    values = loads((own.place / "pilot.json").read_bytes())["values"]
+    reached = [value <= plan.success for arm in values.values() for value in arm.values()]
+    assert one["success"] == pytest.approx(np.mean(reached))
+    assert 0 < one["success"] < 1
+    (one,) = found["contrasts"].values()
+    assert [line["effect"] for line in one["effect_to_seeds"]] == [0.15, 0.3, 0.6]
+    assert [line["seeds"] for line in one["effect_to_seeds"]] == [seeds_for_rate(d, 1, 0.05) for d in (0.15, 0.3, 0.6)]
+    assert {line["seeds"]: line["effect"] for line in one["seeds_to_effect"]}[8] == pytest.approx(0.8014, abs=1e-4)
+    assert "upper limit" not in pilot.table(found, plan).split("find")[1]
 
 
 def test_noise_is_split_by_its_sources(grid: Grid) -> None:

@@ -63,7 +63,7 @@ def read_lines(file: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]
     return good, bad
 
 
-def read_checked(file: Path, check: Callable[[Any], None]) -> Any:
+def read_checked(file: Path, check: Callable[[Any], object]) -> Any:
     """The value of a JSON file, which `check` has looked at.
 
     Raises:
@@ -77,7 +77,7 @@ def read_checked(file: Path, check: Callable[[Any], None]) -> Any:
     return value
 
 
-def read_cache(file: Path, check: Callable[[Any], None]) -> Any:
+def read_cache(file: Path, check: Callable[[Any], object]) -> Any:
     """The value of a file that can be made again; None where it is missing, or damaged, which is said and set aside."""
     if not file.exists():
         return None

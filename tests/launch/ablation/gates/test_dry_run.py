@@ -1,5 +1,6 @@
 """What `--dry-run` prints, and a grid whose key was solved for."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from launch import ablate
 from launch.ablation.gates.budget import Budget
 from launch.ablation.gates.dry_run import table
-from launch.ablation.gates.examine import Examined
+from launch.ablation.gates.examine import Examined, examined_at, keep
 from launch.ablation.gates.rules import Gate
 from launch.ablation.plan import Plan
 from tests.launch.ablation.small_plan import VALUES, small_plan
@@ -57,6 +58,18 @@ def test_what_could_be_found_is_that_of_the_test_that_decides(folder: Path) -> N
     told = table(plan, examined(plan, seconds=0.6), {"seeds": [1, 2], "contrasts": {"bare": {"spread": 0.02}}})
     assert "all runs one after the other: 60 minutes" in told  # 2 arms of 10 seeds at 3 rates
     assert "of the sensitivity of val/loss at the pilot's spread" in told
+
+
+def test_what_was_cut_short_is_found_anew(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plan = small_plan(folder)
+    known = dataclasses.replace(examined(plan), gates=[Gate("keys", True, "so")])
+    keep(plan, known, tmp_path)
+    assert examined_at(plan, tmp_path) == known
+    whole = (tmp_path / "gates.json").read_text()
+    for text in (whole[:-9], "[]", '{"found_by": 1}'):
+        (tmp_path / "gates.json").write_text(text)
+        assert examined_at(plan, tmp_path) is None
+    assert "gates.json is damaged" in caplog.text
 
 
 @pytest.mark.rest

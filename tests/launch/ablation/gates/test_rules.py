@@ -38,6 +38,11 @@ def looks(*earlier: dict[str, Any], taken: int = 8) -> list[Gate]:
     return gates_of_looks(plan_of(), [{"plan": "other", "smallest": "0.01", **one} for one in earlier], taken)
 
 
+def test_the_same_size_may_be_written_otherwise() -> None:
+    seeds = [*range(8)]
+    assert all(gate.passed for gate in looks({"seeds": seeds, "smallest": "1e-2"}, {"seeds": seeds, "smallest": 0.01}))
+
+
 SHORT = {"seeds": range(5), "looks": (5,)}
 THREE = {"arms": {"a": {}, "b": {"model.scale": 1.0}, "c": {"model.scale": 2.0}}, "seeds": range(6), "looks": (6,)}
 LONGER = {"arms": {"scaled": {}, "bare": {"model.scale": 1.0, "train.steps": 1001}}}
