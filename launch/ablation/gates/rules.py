@@ -122,7 +122,13 @@ def gates_of_budgets(plan: Plan, budgets: Mapping[str, Budget]) -> list[Gate]:
 
 
 def gates_of_pairs(plan: Plan, evidence: Mapping[str, Evidence]) -> list[Gate]:
-    """Whether seed i is the same in each two arms, and another than seed j."""
+    """Whether seed i is the same in each two arms, and another than seed j.
+
+    Raises:
+        ValueError: the evidence is of other seeds than the plan's.
+    """
+    if any({*one.draws} != {*plan.seeds} for one in evidence.values()):
+        raise ValueError(f"the evidence must be of seeds {plan.seeds}")
     found: dict[str, list[str]] = {name: [] for name in ("init", "batches", "dropout", "evaluation")}
     shared: dict[str, list[str]] = {name: [] for name in found}
     for one, other in itertools.combinations(evidence, 2):

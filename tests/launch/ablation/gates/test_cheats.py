@@ -60,7 +60,8 @@ def undeclared(**keys: Any) -> Callable[[Path], list[Gate]]:
 def pairs(keys: dict[str, Any]) -> Callable[[Path], list[Gate]]:
     def gates(folder: Path) -> list[Gate]:
         plan = dataclasses.replace(longer(folder, keys), pack=1)
-        return gates_of_pairs(plan, evidence_of(plan, (0, 1)))
+        pair = dataclasses.replace(plan, seeds=(0, 1), looks=(2,))
+        return gates_of_pairs(pair, evidence_of(pair, pair.seeds))
 
     return gates
 

@@ -113,6 +113,12 @@ def test_other_values_and_keys_are_named(plan: Plan, evidence: dict[str, Evidenc
         assert found == {gate: words}
 
 
+def test_all_seeds_of_a_plan_are_compared(plan: Plan, evidence: dict[str, Evidence]) -> None:
+    first = {arm: dataclasses.replace(one, draws={3: one.draws[3]}) for arm, one in evidence.items()}
+    with pytest.raises(ValueError, match=r"must be of seeds \(3, 4\)"):
+        gates_of_pairs(plan, first)
+
+
 def test_seeds_that_have_something_in_common_are_named(folder: Path, plan: Plan, evidence: dict[str, Evidence]) -> None:
     base = evidence["base"]
     same = {number: dict.fromkeys(SEEDS, "one") for number in base.batches}
