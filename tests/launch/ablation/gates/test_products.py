@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from launch.ablation.gates.products import products
+from model.attention.cores import plan
 from model.errors import UserError
 from tests.small import compiled_step, random_batch, small_experiment
 from tests.tiers import tiered
@@ -87,11 +88,12 @@ def test_they_are_those_of_the_program_that_xla_makes(changes: dict[str, Any]) -
 
 
 @pytest.mark.rest
-def test_only_the_blocks_that_a_batch_needs_are_counted() -> None:
+def test_only_the_blocks_that_a_batch_needs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """`blockwise` leaves out what a packed document cannot see, which is known only when it runs: of 4 x 4 blocks, a
     causal mask needs 10, and four documents need 4. The loops that find this out are not run again by the backward
     pass: 2 + 5 products.
     """
+    monkeypatch.setattr(plan, "_SHORT", 0)  # where queries take all keys at once
     length = 512
     changes = {"data.length": length, "data.batch_size": 1}
     dense = counted(small_experiment(**changes, **{"model.core": "dense"}))
