@@ -55,11 +55,11 @@ def detectable_effect(looks: tuple[int, ...], arms: int, alpha: float) -> float:
         return t_detectable(n, alpha / arms) * _cost(smaller, arms, alpha)
     noise = np.random.default_rng(SEED).normal(scale=math.sqrt(0.5), size=(arms + 1, DRAWS, n))
     start = t_detectable(n, alpha / arms)
-    few = noise[:, : DRAWS // 20]
+    few = noise[:, : DRAWS // 40]
     near = optimize.brentq(lambda one: _power(few, one, looks, alpha) - POWER, 0.5 * start, 3 * start, xtol=0.01)
-    low, high = 0.99 * near, 1.01 * near
-    power_low, power_high = (_power(noise, one, looks, alpha) for one in (low, high))
-    return low + (high - low) * (POWER - power_low) / (power_high - power_low)
+    # From so near by that the t test's slope there is the rule's: all draws are needed once.
+    slope = (t_power(1.01 * near, n, alpha / arms) - t_power(0.99 * near, n, alpha / arms)) / (0.02 * near)
+    return near + (POWER - _power(noise, near, looks, alpha)) / slope
 
 
 def _power(noise_CZN: np.ndarray, effect: float, looks: tuple[int, ...], alpha: float) -> float:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from train.devices.together import agree, meet
 from train.run.files.disk import full_disk
 from train.run.files.json_files import loads, read_cache, read_checked, read_lines, write
 from train.run.files.learned import flatten
+from train.run.files.lock import FolderLock
 from train.run.files.named_arrays import plain
 from train.run.folder import packages
-from train.run.signals import Stopped
+from train.run.signals import Stopped, stop_signals
 from train.state import State
 
 # What says how fast a run was, or is the same for all seeds: no result.
@@ -194,14 +195,10 @@ class Store:
         if found is not None:
             return found
         first = jax.process_index() == 0  # of several processes, the one that writes
-        if first:
-            self.write(program)
-        meet("the program is written")
-        with (
-            full_disk(folder),
-            (folder / "log.txt").open("a") as log,
-            contextlib.redirect_stderr(log),
-        ):
+        with stop_signals(), full_disk(folder), _owned(folder) if first else contextlib.nullcontext():
+            if first:
+                self.write(program)
+            meet("the program is written")
             try:
                 state, _ = fit(program.config, str(folder / "run"))
                 if int(np.ravel(on_host(state.step))[0]) < program.config.train.steps:
@@ -245,6 +242,21 @@ class Store:
         )
 
 
+@contextlib.contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Inside, no other process runs the program of this folder, and what this one tells goes to its log.
+
+    Raises:
+        UserError: another process runs it.
+    """
+    lock = FolderLock(folder)
+    try:
+        with (folder / "log.txt").open("a") as log, contextlib.redirect_stderr(log):
+            yield
+    finally:
+        lock.release(undo=False)
+
+
 def _check_program(values: Any) -> None:
     """Raises KeyError or TypeError for what is no program."""
     dict(**values["config"], **values["made"])
@@ -266,7 +278,11 @@ def _alone(config: ConfigDict, seed: int) -> ConfigDict:
 
 
 def _finished(program: Program, state: State, run: Path) -> Record:
-    """What a run's folder holds of its last step, and the bits of its parameters."""
+    """What a run's folder holds of its last step, and the bits of its parameters.
+
+    Raises:
+        UserError: it learned from other text than the program's.
+    """
     lines, _ = read_lines(run / "metrics.jsonl")
     count, last = len(program.seeds), program.config.train.steps
     values: dict[str, list[float | None]] = {}
@@ -280,7 +296,13 @@ def _finished(program: Program, state: State, run: Path) -> Record:
                 curves.setdefault(name, {})[str(line["step"])] = own
             if line["step"] == last:
                 values[name] = own
-    measured = loads((run / "passport.json").read_bytes())["evaluation"]
+    passport = loads((run / "passport.json").read_bytes())
+    measured = passport["evaluation"]
+    if passport["data"]["fingerprint"] != program.made["data"]:
+        raise UserError(
+            f"program {program.key}: its text was changed after it was asked for: start its plan again, which asks for"
+            " programs of the text as it is now."
+        )
     return Record(
         key=program.key,
         seeds=program.seeds,

@@ -32,10 +32,8 @@ def run_all(programs: Sequence[Program], store: Store, jobs: int) -> None:
     """
     missing = [program for program in programs if store.record(program.key) is None]
     if jobs == 1:
-        with stop_signals() as stop:
-            stop.listener = sys.stderr  # a program's own goes to its log, which nobody reads who stops it
-            for program in missing:
-                store.run(program)
+        for program in missing:
+            store.run(program)
         return
     for program in missing:
         store.write(program)
@@ -53,9 +51,9 @@ def run_all(programs: Sequence[Program], store: Store, jobs: int) -> None:
         try:
             while waiting:
                 done, waiting = concurrent.futures.wait(waiting, _POLL, concurrent.futures.FIRST_COMPLETED)
+                stop.check()  # first: who tells all processes of a grid to stop ends its workers, too
                 for one in done:
                     one.result()
-                stop.check()
         except BaseException:
             while not left.empty():
                 with contextlib.suppress(queue.Empty):
@@ -65,9 +63,12 @@ def run_all(programs: Sequence[Program], store: Store, jobs: int) -> None:
 
 @contextlib.contextmanager
 def _worker(store: Store) -> Iterator["subprocess.Popen[str]"]:
-    """A process that runs programs by their keys; it ends with this one, however that ends: its input is closed."""
+    """A process that runs programs by their keys; it ends with this one, however that ends: its input is closed.
+
+    In a group of its own: Ctrl-C, and the end of a terminal, are for the grid.
+    """
     command = [sys.executable, "-m", "launch.ablation.worker", str(store.folder)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0)
     try:
         yield process
     finally:
@@ -105,9 +106,10 @@ def _serve(worker: "subprocess.Popen[str]", left: "queue.SimpleQueue[Program]") 
 def serve(store: Store, keys: Callable[[], str], answer: Callable[[str], object]) -> None:
     """What a worker does: runs the programs whose keys it is told, and answers each with its refusal, or None.
 
-    A signal to all processes of a grid stops it, too: it says so, and ends.
+    A signal to all processes of a grid stops it, too: it answers so, and ends; the grid says it, once.
     """
-    with stop_signals():
+    with stop_signals() as stop:
+        stop.listener = None
         while key := keys():
             try:
                 store.run(store.program(key).checked())

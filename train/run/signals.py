@@ -36,7 +36,9 @@ class Stop:
     def __init__(self, command: bool):
         self._command, self._heard, self._doing = command, list[int](), "the start"
         self.told = False
-        self.listener: TextIO | None = None  # who is told of a signal; None: standard error as it then is
+        self.listener: TextIO | None = (
+            sys.stderr
+        )  # who is told of a signal, wherever a run's own words go; None: nobody
 
     def __call__(self, step: int) -> bool:
         """Whether to stop after `step` steps."""
@@ -84,8 +86,9 @@ class Stop:
             os.kill(os.getpid(), signal.SIGTERM)  # by which the other processes hear of it
 
     def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody listens
-            print(text, file=self.listener or sys.stderr, flush=True)
+        if self.listener is not None:
+            with contextlib.suppress(OSError, ValueError):  # it has gone
+                print(text, file=self.listener, flush=True)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """What stands on a page, in its order: the question, the word, the evidence, and what it does not speak of."""
 
-import math
-
 from eval.verdict.decision import BELOW, BETTER, EQUIVALENT, INVALID, UNCLEAR, WORSE, Verdict
 from eval.verdict.declared import Results
 from eval.verdict.page.blocks import Block, Command, Grid, Heading, Items, Line, Picture
@@ -45,8 +43,9 @@ def answer(verdict: Verdict) -> list[Block]:
         for row in verdict.rows
     ]
     declared, faint = verdict.declared, "" if level(verdict) == "95 %" else ", a faint one at 95 %"
-    failed = any(math.isinf(value) for row in verdict.rows for value in row.differences)
-    edge = "; a cross is a pair of which one seed failed, whose row has no mean or interval" if failed else ""
+    failed = any(row.difference is None for row in verdict.rows)
+    edge = "; a cross is a pair of which one seed failed, one of which both did is at 0" if failed else ""
+    edge += ", and such a row has no mean or interval" if failed else ""
     words = (
         f"Differences in {unit(verdict)}, {declared.good_sign} is better: a dot for each seed, their mean, the "
         f"interval at {level(verdict)}{faint}; the band is from -D to D, D = {number(declared.smallest)}{edge}. "

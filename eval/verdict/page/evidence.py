@@ -7,7 +7,7 @@ from eval.verdict.decision import Verdict
 from eval.verdict.declared import Results
 from eval.verdict.page.blocks import Block, Grid, Heading, Line, Picture
 from eval.verdict.page.figures import POINTS, Dots, curves, dots, number
-from eval.verdict.page.saying import between, by_seed, cells_of, level, number_or, plain_of, rate_of, unit, word
+from eval.verdict.page.saying import between, by_seed, cells_of, goal, level, number_or, plain_of, rate_of, unit, word
 from eval.verdict.page.shown import Shown
 
 
@@ -49,14 +49,15 @@ def numbers(verdict: Verdict) -> list[Block]:
 
 def every_seed(verdict: Verdict, results: Results) -> list[Block]:
     """Every seed of every arm as a dot and as a number, and the differences."""
-    cells, endpoint = cells_of(verdict), verdict.declared.endpoint
-    worst = math.inf if verdict.declared.direction == "lower" else -math.inf
+    cells, declared, endpoint = cells_of(verdict), verdict.declared, verdict.declared.endpoint
+    worst = math.inf if declared.direction == "lower" else -math.inf
     rows = []
     for cell in cells:
         finite = [value for value in results[cell].values() if math.isfinite(value)]
         mean = sum(finite) / len(finite) if len(finite) == len(results[cell]) else None
         rows.append(Dots(cell, {s: v if math.isfinite(v) else worst for s, v in results[cell].items()}, mean))
-    words = f"{endpoint} of every seed, by arm; the mark is the mean of an arm in which no seed failed."
+    band = f"; the band is {goal(verdict)}, which is success" if goal(verdict) else ""
+    words = f"{endpoint} of every seed, by arm; the mark is the mean of an arm in which no seed failed{band}."
     seeds = sorted({seed for cell in cells for seed in results[cell]})
     values = [[str(seed), *(_value(results[cell].get(seed)) for cell in cells)] for seed in seeds]
     apart = [[str(seed), *(number_or(by_seed(row).get(seed), 6) for row in verdict.rows)] for seed in seeds]
@@ -64,7 +65,7 @@ def every_seed(verdict: Verdict, results: Results) -> list[Block]:
     caption = "Differences by seed" + ("; inf or -inf where one of a pair failed" if failed else "")
     return [
         Heading("Every seed"),
-        Picture(dots(rows, words), words),
+        Picture(dots(rows, words, direction=declared.direction, success=declared.success), words),
         Grid(f"{endpoint} by seed", ["seed", *cells], values),
         Grid(caption, ["seed", *(row.contrast.name for row in verdict.rows)], apart),
     ]
@@ -123,13 +124,13 @@ def exploratory(verdict: Verdict, shown: Shown) -> list[Block]:
             plus, minus = (_sums(cells, side) for side in (row.contrast.plus, row.contrast.minus))
             apart = [plus[seed] - minus[seed] for seed in plus.keys() & minus.keys()]
             finite = sorted(value for value in apart if math.isfinite(value))
-            if finite:
-                mean = sum(finite) / len(finite)
-                rows.append([f"{metric}, {row.contrast.name}", *map(number, (mean, finite[0], finite[-1]))])
-                rows[-1].append(f"{len(finite)} of {len(apart)}")
+            if apart:
+                known = [sum(finite) / len(finite), finite[0], finite[-1]] if finite else [None] * 3
+                told = [*map(number_or, known), f"{len(finite)} of {len(apart)}"]
+                rows.append([f"{metric}, {row.contrast.name}", *told])
     columns = ["metric", "mean difference", "least", "largest", "seeds"]
-    told = "Other metrics of the same runs, which nobody declared: a reason for a new plan, not for a conclusion."
-    return [Heading("Exploratory"), Line(told), Grid("Differences by seed, without a word", columns, rows)]
+    words = "Other metrics of the same runs, which nobody declared: a reason for a new plan, not for a conclusion."
+    return [Heading("Exploratory"), Line(words), Grid("Differences by seed, without a word", columns, rows)]
 
 
 def _sums(cells: Mapping[str, Mapping[int, float]], names: Sequence[str]) -> dict[int, float]:

@@ -14,7 +14,7 @@ from eval.verdict.page.blocks import safe
 from eval.verdict.page.shown import Curve
 
 ROW = 66  # pixels of one row of dots
-POINTS = 40_000  # of all curves of a page, which is to stay below a megabyte
+POINTS = 20_000  # of all curves of a page, which is to stay below a megabyte
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -81,18 +81,27 @@ class Dots:
         return found if self.middle is None else [*found, self.middle]
 
 
-def dots(rows: Sequence[Dots], words: str, smallest: float | None = None, direction: str = "") -> str:
-    """Rows of dots on one axis; with `smallest`, zero and the band from -D to D are marked, and the better side named.
+def dots(
+    rows: Sequence[Dots],
+    words: str,
+    smallest: float | None = None,
+    direction: str = "",
+    success: float | None = None,
+) -> str:
+    """Rows of dots on one axis; with `smallest`, zero and the band from -D to D are marked, and the better side named;
+    with `success`, that threshold is, and the band on its better side.
 
     words: what the figure shows, for those who do not see it.
     """
-    marks = [] if smallest is None else [-smallest, 0.0, smallest]
+    marks = [*([] if smallest is None else [-smallest, 0.0, smallest]), *([] if success is None else [success])]
     scale = scale_of([*marks, *(value for row in rows for value in row.numbers())])
     bottom = 30 + ROW * len(rows)
     parts = [] if smallest is None else _zero(scale, smallest, bottom, direction)
+    parts += [] if success is None else _threshold(scale, success, bottom, direction)
     for at, row in enumerate(rows):
         parts += _row(scale, row, 30 + ROW * at)
-    return svg(parts + _axis(scale, bottom), bottom + 24, words)
+    known = bool(marks) or any(math.isfinite(value) for row in rows for value in row.numbers())
+    return svg(parts + (_axis(scale, bottom) if known else []), bottom + 24, words)
 
 
 def svg(parts: Sequence[str], height: int, words: str) -> str:
@@ -119,7 +128,7 @@ def _short(name: str, most: int) -> str:
 def _zero(scale: Scale, smallest: float, bottom: int, direction: str) -> list[str]:
     left, right = scale(-smallest), scale(smallest)
     wide = float(right[:-1]) - float(left[:-1])
-    parts = [f'<rect class="band" x="{left}" y="20" width="{wide:.3f}%" height="{bottom - 20}"/>']
+    parts = [_shade(left, right, bottom)]
     parts += [line("edge", at, at, 20, bottom) for at in (left, right)] + [line("zero", scale(0), scale(0), 20, bottom)]
     if wide < 24:  # percent, below which three labels would touch in a narrow window
         parts.append(text(scale(0), 14, "0 ± D", "label"))
@@ -133,6 +142,18 @@ def _zero(scale: Scale, smallest: float, bottom: int, direction: str) -> list[st
     return parts
 
 
+def _threshold(scale: Scale, success: float, bottom: int, direction: str) -> list[str]:
+    at, told = scale(success), f"success: {'at most' if direction == 'lower' else 'at least'} {number(success)}"
+    sides = ("1%", at) if direction == "lower" else (at, "99%")
+    anchor = "end" if float(at[:-1]) > 50 else "start"  # within the figure, wherever the line stands
+    return [_shade(*sides, bottom), line("edge", at, at, 20, bottom), text(at, 14, told, "label", anchor)]
+
+
+def _shade(left: str, right: str, bottom: int) -> str:
+    wide = float(right[:-1]) - float(left[:-1])
+    return f'<rect class="band" x="{left}" y="20" width="{wide:.3f}%" height="{bottom - 20}"/>'
+
+
 def _row(scale: Scale, row: Dots, top: int) -> list[str]:
     parts = [text("1%", top + 13, _short(row.name, 18) + row.said, "name", "start")]
     if row.narrow is not None:
@@ -144,12 +165,13 @@ def _row(scale: Scale, row: Dots, top: int) -> list[str]:
     if row.middle is not None:
         parts.append(line("middle", scale(row.middle), scale(row.middle), top + 19, top + 35))
     y = top + (27 if row.narrow is None else 47)
+    circles, tips = "", {seed: f"<title>seed {seed}: {number(value, 6)}</title>" for seed, value in row.seeds.items()}
     for seed, value in row.seeds.items():
-        tip = f"<title>seed {seed}: {number(value, 6)}</title>"
         if math.isfinite(value):
-            parts.append(f'<circle class="seed" cx="{scale(value)}" cy="{y}" r="4">{tip}</circle>')
+            circles += f'<circle cx="{scale(value)}" r="4">{tips[seed]}</circle>'
         else:
-            parts.append(text(scale(value), y + 4, "✕", "failed").replace("</text>", f"{tip}</text>"))
+            parts.append(text(scale(value), y + 4, "✕", "failed").replace("</text>", f"{tips[seed]}</text>"))
+    parts.append(f'<g class="seed" transform="translate(0 {y})">{circles}</g>')
     counts = Counter(map(scale, row.seeds.values()))  # seeds at one place look like one
     parts += [_count(at, y + 4, count) for at, count in counts.items() if count > 1]
     if failed := [seed for seed, value in row.seeds.items() if not math.isfinite(value)]:

@@ -30,10 +30,14 @@ def basis(row: Row, verdict: Verdict) -> str:
 def unit(verdict: Verdict) -> str:
     """What differences are of: the endpoint, or the share of seeds that reach its threshold."""
     declared = verdict.declared
-    if declared.success is None:
-        return declared.endpoint
+    return declared.endpoint if declared.success is None else f"the rate of {declared.endpoint} {goal(verdict)}"
+
+
+def goal(verdict: Verdict) -> str:
+    """Which values are a success, such as 'at most 3.5'; empty where success is not the endpoint."""
+    declared = verdict.declared
     side = "at most" if declared.direction == "lower" else "at least"
-    return f"the rate of {declared.endpoint} {side} {number(declared.success)}"
+    return "" if declared.success is None else f"{side} {number(declared.success)}"
 
 
 def joined(cells: Iterable[str]) -> str:

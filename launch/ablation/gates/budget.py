@@ -16,6 +16,8 @@ from launch.configs import load
 from model.families import ModelConfig
 from model.parameters import flat_params
 from train.data import Data, open_data
+from train.data.finding import find_files
+from train.data.opening import data_folder
 from train.devices.memory import device_bytes
 from train.devices.together import compiled_together
 from train.experiment import Experiment, make_experiment, make_model_config
@@ -80,7 +82,7 @@ def budget_of(config: ConfigDict, *, measured: bool = False) -> Budget:
     return Budget(
         parameters=every,
         matrices=matrices,
-        flops_per_token=_flops_per_token(tuple(sorted((flatten(config) | _NOT_COUNTED).items()))),
+        flops_per_token=_flops_per_token(tuple(sorted((flatten(config) | _NOT_COUNTED).items())), data_of(config)),
         tokens=_tokens(config),
         steps=config.train.steps,
         memory=sum(device_bytes(experiment)),
@@ -94,13 +96,22 @@ def opened(config: ConfigDict) -> Experiment:
 
 
 def data_of(config: ConfigDict) -> Data:
-    """The text that a config names, opened once."""
-    return _data(tuple(sorted({**config.data, **_OF_ORDER}.items())))
+    """The text that a config names, opened once, and again where a file of it was written since."""
+    return _data(tuple(sorted({**config.data, **_OF_ORDER}.items())), _written(config.data))
 
 
 @functools.lru_cache(maxsize=8)
-def _data(keys: tuple[tuple[str, int | str], ...]) -> Data:
+def _data(keys: tuple[tuple[str, int | str], ...], written: tuple[tuple[str, int, int], ...]) -> Data:
     return open_data(ConfigDict(dict(keys)))
+
+
+def _written(data: ConfigDict) -> tuple[tuple[str, int, int], ...]:
+    """Of each file of one's own text its name, when it was written, and its size; a prepared data set rests."""
+    if not data.path:
+        return ()
+    files, _ = find_files(data.path, data_folder(data.dir) / "heed")
+    seen = {name: file.stat() for name, file in files.items()}
+    return tuple((name, one.st_mtime_ns, one.st_size) for name, one in seen.items())
 
 
 def parameters_of(config: ModelConfig) -> tuple[int, int]:
@@ -111,12 +122,12 @@ def parameters_of(config: ModelConfig) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _flops_per_token(keys: tuple[tuple[str, int | float | str], ...]) -> float:
-    """Of the config of these keys, counted once however long it is trained."""
+def _flops_per_token(keys: tuple[tuple[str, int | float | str], ...], data: Data) -> float:
+    """Of the config of these keys on this text, counted once however long it is trained."""
     config = load("base", **dict(keys))
-    experiment = opened(config)
+    experiment = make_experiment(config, data.tokenizer.vocab_size)
     with placed(experiment.mesh, experiment.rules):
-        first = next(experiment.batches(data_of(config).windows("train"), 0))
+        first = next(experiment.batches(data.windows("train"), 0))
         flops = products(experiment.step, experiment.abstract, given=(first,))
     return flops / math.prod((config.train.seeds, config.data.batch_size, config.data.length))
 

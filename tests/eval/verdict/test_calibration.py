@@ -1,10 +1,14 @@
 """The judge, judged: false alarms, coverage and power through the real rule; bands are the 99 % binomial ones."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from eval.verdict import detectable
+from eval.verdict.declared import Declared
 from eval.verdict.detectable import (
     declared_alike,
     detectable_effect,
@@ -115,6 +119,20 @@ def test_the_printed_effect_is_that_of_the_whole_rule() -> None:
     assert detectable_effect((8,), 1, ALPHA) == pytest.approx(1.20, abs=0.01)
     assert t_detectable(8, ALPHA) == pytest.approx(1.16, abs=0.005)
     assert detectable_effect((5,), 1, ALPHA) == np.inf
+
+
+def test_the_printed_effect_is_found_on_all_draws_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verdict waits for it: the search is on a few of the draws, and all 100,000 correct what it finds."""
+    judged = []
+
+    def counting(declared: Declared, cells: Mapping[str, np.ndarray]) -> Findings:
+        judged.append(len(cells["0"]))
+        return judge(declared, cells)
+
+    monkeypatch.setattr(detectable, "judge", counting)
+    found = detectable_effect.__wrapped__((6,), 1, ALPHA)
+    assert found == detectable_effect((6,), 1, ALPHA)
+    assert 100_000 <= sum(judged) <= 130_000
 
 
 def test_the_seeds_needed_agree_with_the_printed_effect() -> None:

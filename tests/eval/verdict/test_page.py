@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from eval.verdict.decision import Verdict, decide
-from eval.verdict.declared import Results
+from eval.verdict.declared import Contrast, Results
 from eval.verdict.page import Curve, Shown, notebook_html, text, write_page
 from eval.verdict.page.figures import curves, dots, scale_of
 from eval.verdict.page.style import DARK, LIGHT
 from eval.verdict.table import read_table
-from tests.eval.verdict.pages import CASES, NAMES, case, judged, results
+from tests.eval.verdict.pages import CASES, NAMES, all_shown, case, judged, results
 from tests.tiers import tiered
 
 Page = tuple[dict[str, str], Results, Verdict, Shown]
@@ -241,6 +241,31 @@ def test_what_is_drawn_stands_where_its_number_is(page: Page) -> None:
     assert all((place > 50) == (verdict.declared.direction == "lower") for place in crosses)
 
 
+@pytest.mark.parametrize("direction", ["lower", "higher"])
+@pytest.mark.parametrize("success", [3.52, 5.0])
+def test_the_threshold_of_success_is_drawn_where_it_is(direction: str, success: float, tmp_path: Path) -> None:
+    """Among the values of the seeds, by whose places it is measured, and with D among the differences of rates."""
+    given = results({"base": 0, "arm": 0.03}, 8)
+    verdict = judged(given, success=success, direction=direction, smallest=0.25)
+    source = write_page(tmp_path, verdict, given)["verdict.html"].read_text()
+    rates, values = (svg for svg in tree(source).iter("svg") if svg.get("class") == "figure")
+    assert {"-D", "0", "D"} <= {one.text for one in rates.iter("text")}
+    (edge,) = (line for line in values.iter("line") if line.get("class") == "edge")
+    seeds = [value for arm in given.values() for value in arm.values()]
+    dots = [percent(one.get("cx", "")) for one in values.iter("circle")]
+    place = np.polyval(np.polyfit(seeds, dots, 1), success)
+    assert percent(edge.get("x1", "")) == pytest.approx(place, abs=0.01)
+    side = "at most" if direction == "lower" else "at least"
+    assert f"success: {side} {success:g}" in [one.text for one in values.iter("text")]
+    (band,) = (one for one in values.iter("rect"))
+    left = percent(band.get("x", ""))
+    ends = left, left + percent(band.get("width", ""))
+    assert ends[direction == "lower"] == pytest.approx(place, abs=0.01)
+    assert [ends[0] <= one <= ends[1] for one in dots] == [
+        value <= success if direction == "lower" else value >= success for value in seeds
+    ]
+
+
 def test_what_a_picture_cannot_tell_is_said() -> None:
     """Seeds at one place are counted, and where seeds failed the pairs that are worse are, too."""
     given = results({"base": 0, "arm": 0.1}, 9, failed={"arm": (2, 5, 6), "base": (4, 5)})
@@ -282,17 +307,24 @@ def test_a_curve_is_the_median_in_the_band_of_all_seeds() -> None:
     np.testing.assert_allclose(points[1][:, 1], 1000 * (high - edges) / (high - low), atol=0.06)
 
 
-def test_many_long_curves_keep_the_page_small(tmp_path: Path) -> None:
-    given, verdict, _ = case("many_failing")
-    row = verdict.rows[0]
-    rows = tuple(replace(row, contrast=replace(row.contrast, name=f"arm {at}")) for at in range(70))
+def test_fifty_arms_of_forty_seeds_with_all_that_can_be_shown_keep_the_page_small(tmp_path: Path) -> None:
+    names = [f"a_longer_arm_name_{at:02}" for at in range(50)]
+    given = results({"base": 0.0} | dict.fromkeys(names, 0.01), 40, failed={names[7]: (0, 3)})
+    _, verdict, _ = case("many_failing")
+    rows = []
+    for name in names:
+        apart = {seed: value - given["base"][seed] for seed, value in given[name].items()}
+        own = {"differences": tuple(apart.values()), "seeds": (*apart,), "failed": {name: (), "base": ()}}
+        rows.append(replace(verdict.rows[1], contrast=Contrast(name, (name,), ("base",)), **own))
     curve = Curve([*range(5000)], np.random.default_rng(0).normal(size=(6, 5000)).tolist())
-    shown = Shown(curves=dict.fromkeys(given, curve))
-    page = write_page(tmp_path, replace(verdict, rows=rows), given, shown)["verdict.html"].read_text()
-    assert page.count("<polyline") == 2 * 70
+    others = {f"val/loss/quarter_{at}": given for at in range(12)}
+    shown = replace(all_shown(given), curves=dict.fromkeys(given, curve), exploratory=others)
+    page = write_page(tmp_path, replace(verdict, rows=tuple(rows)), given, shown)["verdict.html"].read_text()
+    assert page.count("<polyline") == 2 * 50
+    assert page.count("<circle") == 50 * 40 + 51 * 40 - 4
+    assert len(page.encode()) < 900_000
     once = Shown(curves=dict.fromkeys(given, Curve([9], [[1.0]])))  # which is no curve
-    assert "<polyline" not in write_page(tmp_path, verdict, given, once)["verdict.html"].read_text()
-    assert len(page.encode()) < 1_000_000
+    assert "<polyline" not in write_page(tmp_path, verdict, case("many_failing")[0], once)["verdict.html"].read_text()
 
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [1e-30, 2e-30], [-1e150, 1e150], [1e9, 1e9 + 1], [math.inf]])

@@ -346,6 +346,33 @@ def test_what_the_gates_found_is_found_again_where_it_may_be_another(plan: Plan,
     assert values["found_by"]["code"] != code_digest()
 
 
+@pytest.mark.rest
+def test_text_and_plans_that_are_edited_between_two_calls_are_others(tmp_path: Path) -> None:
+    """In one process, as in a notebook; what has run of the text as it was is found again."""
+    text, file, folder = tmp_path / "text" / "00.txt", tmp_path / "decay.py", tmp_path / "grid"
+    values = DECAY | {"shared": write_text(tmp_path) | TINY}
+
+    def judged(smallest: float) -> dict[Path, bytes]:
+        file.write_text(f"def get_plan():\n    return {values | {'smallest': smallest}!r}\n")
+        ablate.ablate(file, folder)
+        return {place: place.read_bytes() for place in folder.glob("plans/*/seeds.csv")}
+
+    whole, first = text.read_text(), judged(0.01)
+    text.write_text("edited\n")
+    other = judged(0.01)
+    assert first.keys() == other.keys()
+    assert first != other
+    text.write_text(whole)
+    assert judged(0.01) == first
+    assert len([*folder.glob("store/*/record.json")]) == 4
+    assert len(judged(0.02)) == 2
+    # Nor is a run said to be of text that it did not learn from: here it is edited after the program was asked for.
+    program = programs.address(config_of(make_plan("decay", values), "free", first_seed=7))
+    text.write_text("edited again\n")
+    with pytest.raises(UserError, match=f"program {program.key}: its text was changed after it was asked for"):
+        Store(folder / "store").run(program)
+
+
 def test_the_bar_is_full_when_the_grid_has_ended(plan: Plan, grid: Path) -> None:
     with ablate.opened(plan, grid) as made:
         made.run("verdict", made.cells(dict.fromkeys(plan.arms)), plan.seeds)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -102,14 +104,80 @@ def test_a_grid_that_is_stopped_says_how_it_goes_on(
     process = start("-m", "launch.ablate", *words, start_new_session=True)
     while lines(tmp_path / "grid") < 2 and process.poll() is None:
         time.sleep(0.05)
-    sent = time.monotonic()
-    (os.killpg if to_all else os.kill)(process.pid, number)
+    sent, one = time.monotonic(), process.pid
+    workers = Path(f"/proc/{one}/task/{one}/children").read_text().split()
+    for each in [one, *map(int, workers)] if to_all else [one]:
+        os.kill(each, number)
     ended = end(process)
     assert time.monotonic() - sent < 20
+    assert len(workers) == 2 * (jobs - 1)
     assert ended.status == 130
     assert "Traceback" not in ended.err
+    assert ended.err.count(": finishing ") == 1  # and no worker repeats it
     assert f"goes on from there:\n  .venv/bin/python -m launch.ablate {' '.join(words)}\n" in ended.out
 
+
+def test_a_program_or_a_row_that_is_stopped_says_so(
+    values: dict[str, Any], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To whoever stops it, within two seconds, and not to the log of the program."""
+    folder, fresh = tmp_path / "grid", tmp_path / "fresh"
+    shutil.copytree(whole, folder)
+    fresh.mkdir()
+    monkeypatch.setenv("TMPDIR", str(fresh))  # where a row is run again
+    long = values | {"shared": values["shared"] | {"train.steps": 100_000}}
+    program = address(config_of(make_plan("scale", long), "bare"))
+    Store(folder / "store").write(program)
+    (file,) = folder.glob("plans/*/programs.json")
+    key, _ = loads(file.read_bytes())["bare"][0]
+    shutil.copy(folder / "store" / program.key / "program.json", folder / "store" / key)
+    run = Path(program.key, "run", "metrics.jsonl")
+    commands = {
+        ("launch.ablate", f"--workdir={folder}", f"--program={program.key}"): f"grid/store/{run}",
+        ("launch.verify", str(folder), "bare:0"): f"fresh/*/{run}",
+    }
+    for words, there in commands.items():
+        process = start("-m", *words)
+        assert process.stderr is not None
+        while not [*tmp_path.glob(there)] and process.poll() is None:
+            time.sleep(0.05)
+        sent = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        line = process.stderr.readline()
+        assert re.match("SIGTERM: finishing .*; once more ends it at once", line), line + process.stderr.read()
+        assert time.monotonic() - sent < 2
+        ended = end(process)
+        assert ended.status == 130
+        assert ended.err == ""
+        assert ("the same command goes on from there" in ended.out) == (words[0] == "launch.ablate")
+    assert "finishing" not in (folder / "store" / program.key / "log.txt").read_text()
+    assert [*fresh.iterdir()] == []
+
+
+def test_a_program_runs_in_one_command_at_a_time(plan: Plan, tmp_path: Path) -> None:
+    """Another is refused before it says anything in the first one's log."""
+    store, program = Store(tmp_path), address(config_of(plan, "bare"))
+    place = store.place(program.key)
+    holder = start("-c", HOLDER.format(folder=str(place)))
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"{program.key} is in use by another process"):
+            store.run(program)
+        assert {file.name for file in place.iterdir()} == {".lock"}
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+HOLDER = """
+import time
+from pathlib import Path
+from train.run.files.lock import FolderLock
+lock = FolderLock(Path({folder!r}))
+print("held", flush=True)
+time.sleep(300)
+"""
 
 # As a cell of a notebook that is run again after it was interrupted; whatever it is told is written to its output.
 CELL = """

@@ -128,6 +128,18 @@ def test_few_seeds_are_no_difference_and_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.rest
+def test_fifty_arms_of_forty_seeds_make_a_page_below_a_megabyte(tmp_path: Path) -> None:
+    drawn, lines = random.Random(0), ["arm,seed,value,accuracy"]
+    for arm in ("base", *(f"a_longer_arm_name_{at:02}" for at in range(50))):
+        lines += [f"{arm},{seed},{drawn.gauss(3.5, 0.01)!r},{drawn.random()!r}" for seed in range(40)]
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
+    assert judge(tmp_path / "runs.csv").status == 5
+    page = (tmp_path / "runs.verdict/verdict.html").read_bytes()
+    assert page.count(b"<circle") == 50 * 40 + 51 * 40
+    assert len(page) < 1_000_000
+
+
+@pytest.mark.rest
 def test_as_a_command(tmp_path: Path) -> None:
     file = table(tmp_path / "runs.csv", a=0.0)
     words = ["-m", "launch.ablate", f"--table={file}", "--baseline=base", "--direction=lower", "--smallest=0.02"]

@@ -1,5 +1,6 @@
 """What a run says when it is told to stop, and when."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -36,6 +37,21 @@ def test_the_line_comes_while_the_main_thread_is_busy_outside_of_python(monkeypa
     assert err.getvalue() == ("Ctrl-C: finishing the tokenizer, then the run ends; once more interrupts at once.\n")
     assert told <= err.at < told + 2
     assert err.at < done - 0.2
+
+
+def test_whoever_stops_a_run_is_told_wherever_its_own_words_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a program of a grid go to its log; in a worker nobody is told, since the grid says it."""
+    for nobody in (False, True):
+        screen, log = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(sys, "stderr", screen)
+        with stop_signals() as stop:
+            stop.listener = None if nobody else stop.listener
+            with contextlib.redirect_stderr(log):
+                os.kill(os.getpid(), signal.SIGINT)
+                while not stop._heard:
+                    time.sleep(0.001)
+        assert screen.getvalue().count("Ctrl-C: finishing the start") == 1 - nobody
+        assert log.getvalue() == ""
 
 
 def test_inside_of_a_command_a_run_has_the_command_s_own_stop() -> None:

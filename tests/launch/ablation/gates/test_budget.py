@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from launch.ablation.gates.budget import AMOUNTS, amount, budget_of
+from launch.ablation.gates.budget import AMOUNTS, amount, budget_of, data_of
 from launch.ablation.gates.matching import matched, search
 from launch.ablation.plan import config_of
 from model.errors import UserError
 from tests.launch.ablation.small_plan import small_plan
 from tests.tiers import tiered
+from train.data import open_data
 
 D, F, T, B, V = 16, 64, 64, 4, 256  # of tests.tiny, on bytes
 MATRICES = 4 * D * D + 2 * D * F + 3 * D  # one layer of RMS norms, and the last
@@ -35,6 +36,15 @@ def test_a_budget_is_what_is_counted_by_hand(folder: Path) -> None:
     assert found.minutes is None
     config = config_of(plan, "bare")
     assert {name: of(config) for name, of in AMOUNTS.items()} == {name: amount(found, name) for name in AMOUNTS}
+
+
+def test_text_that_was_edited_is_read_again(tmp_path: Path) -> None:
+    config = config_of(small_plan(tmp_path), "bare")
+    before = data_of(config)
+    assert data_of(config) is before
+    (tmp_path / "text/00.txt").write_text("edited\n")
+    after = data_of(config).fingerprint
+    assert after == open_data(config.data).fingerprint != before.fingerprint
 
 
 @pytest.mark.rest
