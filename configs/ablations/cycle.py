@@ -1,7 +1,7 @@
 """Does a window in every other layer cost anything?
 
 Hybrid stacks (Gemma 2 and 3, gpt-oss) let most layers see a window only. The first of two layers here sees 16 of 64
-tokens, the second all of them.
+tokens (its own and 15 before it), the second all of them.
 
 Expected: equivalent within D, since most of what helps with 64 bytes is near.
 
@@ -14,7 +14,7 @@ def get_plan() -> dict[str, object]:
     return {
         "question": "Do a layer that sees 16 tokens and one that sees all predict worse than two that see all?",
         "factor": "model.mask",
-        "arms": {"full": {}, "window": {"model.mask": "(causal & window(16)) + causal"}},
+        "arms": {"full": {}, "window": {"model.mask": "(causal & window(15)) + causal"}},
         "base": "gpt:ablation",
         "endpoint": "val/bits_per_byte",
         "direction": "lower",

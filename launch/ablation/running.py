@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -127,8 +127,9 @@ class Bar:
     """
 
     def __init__(self, store: Store):
-        self._store, self._programs = store, dict[str, Program]()
-        self._stream, self._phase, self._told = sys.stderr, "starting", ("starting", 0)
+        # What is done now, and the programs of all phases up to it: one value, since another thread reads it.
+        self._store, self._now = store, ("starting", dict[str, Program]())
+        self._stream, self._told = sys.stderr, ("starting", 0)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -138,7 +139,7 @@ class Bar:
         )
         console = Console(file=self._stream, force_jupyter=False)
         self._bar = Progress(*columns, console=console, transient=True, disable=not self._stream.isatty())
-        self._task = self._bar.add_task(self._phase, total=None, left="")
+        self._task = self._bar.add_task("starting", total=None, left="")
         self._ended, self._thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
         self._began, self._first, self._total = time.monotonic(), 0.0, 0.0
 
@@ -158,32 +159,33 @@ class Bar:
 
     def phase(self, name: str, programs: Sequence[Program]) -> None:
         """Tells what is done now."""
-        first = not self._programs
-        self._programs = {**self._programs, **{program.key: program for program in programs}}
-        if first:
-            self._first, self._began = self._done(), time.monotonic()
-        self._phase = name
+        _, before = self._now
+        known = {**before, **{program.key: program for program in programs}}
+        if not before:
+            self._first, self._began = self._done(known), time.monotonic()
+        self._now = name, known
         self._bar.update(self._task, description=name)
 
-    def _done(self) -> float:
-        """Seed-steps so far, of the programs of all phases up to now."""
-        return sum(_seed_steps(self._store, program) for program in [*self._programs.values()])
+    def _done(self, programs: Mapping[str, Program]) -> float:
+        """Seed-steps so far."""
+        return sum(_seed_steps(self._store, program) for program in programs.values())
 
     def _watch(self) -> None:
         while not self._ended.wait(_POLL):
-            done = self._done()
+            phase, programs = self._now
+            done = self._done(programs)
             pace = (done - self._first) / (time.monotonic() - self._began)
             left = _time_left((self._total - done) / pace) if pace > 0 and done < self._total else ""
             self._bar.update(self._task, completed=done, total=max(self._total, done), left=left)
             if self._bar.disable:
-                self._tell(int(10 * done / max(self._total, done, 1)), left)
+                self._tell(phase, int(10 * done / max(self._total, done, 1)), left)
 
-    def _tell(self, tenths: int, left: str) -> None:
+    def _tell(self, phase: str, tenths: int, left: str) -> None:
         """A line, unless it says what the last one said."""
-        if self._told != (self._phase, tenths):
-            self._told = (self._phase, tenths)
+        if self._told != (phase, tenths):
+            self._told = (phase, tenths)
             with contextlib.suppress(OSError, ValueError):  # nobody listens
-                print(f"{self._phase}: {10 * tenths} %{left and ', '}{left}", file=self._stream, flush=True)
+                print(f"{phase}: {10 * tenths} %{left and ', '}{left}", file=self._stream, flush=True)
 
 
 def _time_left(seconds: float) -> str:

@@ -48,10 +48,10 @@ def answer(verdict: Verdict) -> list[Block]:
     edge += ", and such a row has no mean or interval" if failed else ""
     words = (
         f"Differences in {unit(verdict)}, {declared.good_sign} is better: a dot for each seed, their mean, the "
-        f"interval at {level(verdict)}{faint}; the band is from -D to D, D = {number(declared.smallest)}{edge}. "
+        f"interval at {level(verdict)}{faint}; the band is from -D to D, D = {number(declared.smallest)}{edge}."
     )
     told = "; ".join(f"{row.contrast.name} {number_or(row.difference)} {between(row.interval)}" for row in verdict.rows)
-    return [*blocks, Picture(dots(rows, words + told, declared.smallest, declared.good_sign), words)]
+    return [*blocks, Picture(dots(rows, f"{words} {told}", declared.smallest, declared.good_sign), words)]
 
 
 def _limits(verdict: Verdict, shown: Shown) -> list[Block]:

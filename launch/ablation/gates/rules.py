@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.verdict.declared import least_seeds
 from launch.ablation.gates.budget import Budget, amount
-from launch.ablation.gates.matching import TOLERANCE
+from launch.ablation.gates.matching import KEYS, TOLERANCE
 from launch.ablation.gates.pairs import Evidence, alike, constant, differences
 from launch.ablation.plan import Plan, config_of
 from launch.ablation.reading import RATE, SEEDS, nearest
@@ -118,7 +118,9 @@ def gates_of_budgets(plan: Plan, budgets: Mapping[str, Budget]) -> list[Gate]:
     base = amounts[plan.baseline]
     off = {arm: one / base - 1 for arm, one in amounts.items() if abs(one / base - 1) > TOLERANCE}
     shown = ", ".join(f"{arm} has {share:+.1%}" for arm, share in off.items())
-    return [_gate("budget", not off, f"{plan.budget} of the arms differ by more than 1 % ({shown}): --match solves it")]
+    keys = " or ".join(f"--match={key}" for key in KEYS)
+    told = f"{plan.budget} of the arms differ by more than 1 % ({shown}), which {keys} may solve"
+    return [_gate("budget", not off, told)]
 
 
 def gates_of_pairs(plan: Plan, evidence: Mapping[str, Evidence]) -> list[Gate]:

@@ -182,6 +182,20 @@ def test_an_arm_that_is_not_decided_goes_on_and_one_that_is_keeps_its_word() -> 
     assert decide(TWO, results).rows == verdict.rows
 
 
+def test_what_the_first_look_decided_counts_in_the_holm_of_equivalence_as_it_was_found() -> None:
+    """As 0 where it was below D, and else as 1, whatever its later seeds are like."""
+    faint = 0.3 + TWELVE
+    results = arm(-0.2 + 0.02 * TWELVE, other=faint)
+    below, other = decide(TWO, results).rows
+    assert (below.word, below.look, other.look) == ("DIFFERENT BUT BELOW D", 1, 2)
+    assert other.p_tost_holm == other.p_tost
+    shrinking = np.append(-2 + 0.1 * NOISE, [-0.5] * 4)  # of which twelve would be within 1.9
+    better, other = decide(replace(TWO, smallest=1.9), arm(shrinking, other=4.5 * TWELVE)).rows
+    assert (better.word, better.look, other.look) == ("BETTER", 1, 2)
+    assert stats.ttest_1samp(shrinking, -1.9, alternative="greater").pvalue < (other.p_tost or 0) < 0.5
+    assert other.p_tost_holm == pytest.approx(2 * (other.p_tost or 0))
+
+
 def test_the_first_look_never_says_equivalent_nor_decides_with_a_failed_seed() -> None:
     first = decide(TWO, arm(0.05 * NOISE, other=0.05 * NOISE))
     assert (first.rows[0].word, first.open) == ("NOT DISTINGUISHABLE", ("arm", "other"))

@@ -113,6 +113,11 @@ def test_a_grid_leaves_its_plan_its_numbers_and_its_verdict(plan: Plan, grid: Pa
     assert [record["failed"] for record in records] == [{}, {}]
     (row,) = loads(the_file(grid, "verdict.json"))["rows"]
     assert row["contrast"]["name"] == "free"
+    found = loads(the_file(grid, "gates.json"))["gates"]
+    before = "keys seeds phases grids budget init batches dropout evaluation sources causality".split()
+    assert [gate["name"] for gate in found] == before
+    assert [gate["name"] for gate in found if not gate["passed"]] == ["seeds"]  # which is waived
+    assert loads((grid / "ledger.jsonl").read_bytes().splitlines()[0])["event"] == "plan"
     page = the_file(grid, "verdict.md").decode()
     assert "of no other noise do the intervals speak: initial values, order of the batches." in page
     assert re.search(r"measured on the same items, (\d+) of \1 windows of the validation text", page)
@@ -376,17 +381,20 @@ def test_text_and_plans_that_are_edited_between_two_calls_are_others(tmp_path: P
 def test_the_bar_is_full_when_the_grid_has_ended(plan: Plan, grid: Path) -> None:
     with ablate.opened(plan, grid) as made:
         made.run("verdict", made.cells(dict.fromkeys(plan.arms)), plan.seeds)
-        assert made.bar._done() == made.bar._total == made.seed_steps == 2 * 2 * 2  # arms, seeds, steps
+        assert made.bar._done(made.bar._now[1]) == made.bar._total == made.seed_steps == 2 * 2 * 2  # arms, seeds, steps
 
 
 def test_where_there_is_no_terminal_the_bar_is_a_line_for_each_phase(
     plan: Plan, grid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Whenever it looks: also while a phase's programs are counted."""
+    counted = running._seed_steps
     monkeypatch.setattr(running, "_POLL", 0.01)
+    monkeypatch.setattr(running, "_seed_steps", lambda *given: time.sleep(0.03) or counted(*given))
     with ablate.opened(plan, grid) as made:
         for phase, seeds in (("pilot", plan.seeds[:0]), ("verdict", plan.seeds)):
             made.run(phase, made.cells(dict.fromkeys(plan.arms)), seeds)
-            time.sleep(0.1)
+            time.sleep(0.2)
     lines = capsys.readouterr().err.splitlines()
     assert lines[-2:] == ["pilot: 0 %", "verdict: 100 %"]
     assert len({*lines}) == len(lines)

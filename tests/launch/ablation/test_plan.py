@@ -57,6 +57,15 @@ def test_the_hash_is_of_all_that_is_declared() -> None:
     assert len({first.hash, *(make_plan("mine", PLAN | change).hash for change in changes)}) == len(changes) + 1
 
 
+def test_an_interaction_is_what_both_changes_do_beyond_each() -> None:
+    """(both - b) - (a - base), by the numbers that it adds up."""
+    values = {"base": 1.0, "a": 10.0, "b": 100.0, "both": 1000.0}
+    arms = {arm: {"model.scale": one} for arm, one in values.items()}
+    (contrast,) = make_plan("mine", PLAN | {"arms": arms, "contrast": "interaction"}).contrasts
+    found = sum(values[arm] for arm in contrast.plus) - sum(values[arm] for arm in contrast.minus)
+    assert found == (1000.0 - 100.0) - (10.0 - 1.0)
+
+
 def test_programs_end_where_seeds_or_looks_do() -> None:
     plan = make_plan("mine", PLAN | {"seeds": [*range(5), 7, 8, 9, 10], "looks": [4, 9], "pack": 2})
     assert packs(plan, plan.seeds) == [(0, 1), (2, 3), (4,), (7, 8), (9, 10)]
