@@ -1,7 +1,9 @@
 """The one kind of error that is the user's to mend, and the ranges that numbers must keep."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,18 @@ class UserError(ValueError):
 
 class Diverged(UserError):
     """A run whose numbers are no longer finite: a result where runs are compared, a refusal everywhere else."""
+
+
+@contextlib.contextmanager
+def keys_of(site: str, keys: Iterable[str]) -> Iterator[None]:
+    """Refusals from inside name those of these keys of `config.model` that a site has for itself: `encoder_mask` for
+    `mask`. What is refused, and why, they say as they did.
+    """
+    try:
+        yield
+    except UserError as error:
+        names = re.compile(rf"(config\.model\.)({'|'.join(keys)})\b")
+        raise type(error)(names.sub(rf"\g<1>{site}_\g<2>", str(error))) from error
 
 
 class Range(NamedTuple):

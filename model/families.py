@@ -4,9 +4,12 @@ A family is the dataclass of its keys: a field with a default is a key of `confi
 comment; `build(rngs)` makes its model.
 """
 
+from typing import Any
+
+from model.encoder_decoder import EncoderDecoderConfig
 from model.gpt import GPT, GPTConfig
 
-FAMILIES: dict[str, type[GPTConfig]] = {"gpt": GPTConfig}
+FAMILIES: dict[str, type[Any]] = {"gpt": GPTConfig, "encoder_decoder": EncoderDecoderConfig}
 
 # What all families have in common, for annotations.
 ModelConfig = GPTConfig

@@ -18,9 +18,9 @@ from model.layers import choose, dropout
 from model.norms import parse_norm
 from model.parameters import Module, keep_in_turn
 from model.positions import NoPosition, parse_position, positions_in_turn
-from model.stack.block import Context
 from model.stack.caches import Caches, empty_caches
 from model.stack.config import StackConfig
+from model.stack.context import Context
 from model.stack.residuals import NORM_PLACES, Watch
 from model.stack.stack import Stack
 from model.use_bias import parse_use_bias

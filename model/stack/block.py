@@ -1,6 +1,6 @@
-"""One layer of a stack: attention, MLP and norms around the residual stream."""
+"""One layer of a stack: attention, cross-attention where it has one, MLP and norms around the residual stream."""
 
-import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,51 +9,41 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import Bias, Mask, MultiHeadAttention
+from model.attention import MultiHeadAttention
 from model.attention.cache import Cache, StateCache
+from model.attention.cross import CrossAttention
 from model.attention.edits.base import Handed
 from model.layers import MLP, dropout
 from model.norms import parse_norm
 from model.parameters import Module
-from model.positions import Rotation
 from model.stack.config import StackConfig
-from model.stack.residuals import NORM_PLACES, Map, Watch, watched
+from model.stack.context import Context
+from model.stack.residuals import NORM_PLACES, Watch
 from model.use_bias import parse_use_bias
 
 Carry = tuple[jax.Array, Handed]  # the residual stream (B, T, D), and what layers hand on
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What a layer needs beside its input."""
-
-    mask: Mask
-    bias: Bias | None = None
-    rotation: Rotation | None = None
-    dropout_keys_B: jax.Array | None = None
-
-    def beside(self, carry: Carry) -> dict[str, Any]:
-        """What its attention needs beside input and mask."""
-        return {"bias": self.bias, "rotation": self.rotation, "handed": carry[1]}
-
-
 Attend = Callable[[jax.Array], tuple[jax.Array, Any]]  # its output, and more
+_SITES = {"attention": 1, "cross": 3, "mlp": 2}  # the branches in their order, and where each draws its dropout
 
 
 class Block(Module):
-    """Attention, MLP and norms, which an entry of `NORM_PLACES` joins to the residual stream."""
+    """Attention, cross-attention if the config has one, MLP and norms, joined by an entry of `NORM_PLACES`."""
+
+    cross: CrossAttention
 
     def __init__(self, config: StackConfig, rngs: nnx.Rngs):
         dtype, use_bias = jnp.dtype(config.dtype), parse_use_bias(config.use_bias)
-        # Every residual branch starts smaller, so that the sum over 2L of them keeps its variance (Radford et al.
-        # 2019, section 2.3).
-        gain = 1 / math.sqrt(2 * config.num_layers)
+        self.branches = tuple(name for name in _SITES if name != "cross" or config.has_cross)
+        # Every residual branch starts smaller, so that the sum over all of them, which are 2L or 3L, keeps its variance
+        # (Radford et al. 2019, section 2.3).
+        gain = 1 / math.sqrt(len(self.branches) * config.num_layers)
         self.norm_place, self.rate = config.norm_place, config.dropout
         self.attention = MultiHeadAttention(config.attention(gain), rngs=rngs)
+        if config.has_cross:
+            self.cross = CrossAttention(config.attention(gain, "cross_"), rngs=rngs)
         hidden = config.mlp_width or 4 * config.width
         self.mlp = MLP(config.mlp, config.width, hidden, bias=use_bias.mlp, dtype=dtype, gain=gain, rngs=rngs)
-        for name in NORM_PLACES[config.norm_place].norms:
+        for name in NORM_PLACES[config.norm_place].norms(self.branches):
             setattr(self, name, parse_norm(config.norm)(config.width, bias=use_bias.norm, rngs=rngs))
 
     def __call__(
@@ -63,9 +53,10 @@ class Block(Module):
         given: dict[str, Any] = {"dropout_keys_B": context.dropout_keys_B, "head_gate_H": head_gate_H}
 
         def attend(y_BTD: jax.Array) -> tuple[jax.Array, Handed]:
-            return self.attention(y_BTD, context.mask, **context.beside(carry), **given)
+            return self.attention(y_BTD, **context.beside(carry[1]), **given)
 
-        return self._residuals(carry[0], attend, context.dropout_keys_B, watch)
+        x_BTD, found = self._residuals(carry[0], context, watch, attention=attend)
+        return x_BTD, found["attention"]
 
     def decode(
         self, carry: Carry, context: Context, cache: Cache | StateCache, positions_BT: jax.Array
@@ -73,33 +64,39 @@ class Block(Module):
         """The block's output for new tokens, what it hands on, and the cache with them in it."""
 
         def attend(y_BTD: jax.Array) -> tuple[jax.Array, Any]:
-            return self.attention.decode(y_BTD, context.mask, cache, positions_BT, **context.beside(carry))
+            return self.attention.decode(y_BTD, cache=cache, positions_BT=positions_BT, **context.beside(carry[1]))
 
-        x_BTD, (handed, cache) = self._residuals(carry[0], attend, None)
+        x_BTD, found = self._residuals(carry[0], context, attention=attend)
+        handed, cache = found["attention"]
         return (x_BTD, handed), cache
 
-    def weights(self, carry: Carry, context: Context) -> jax.Array:
-        """The attention weights of this block for its input, (B, H, T, T)."""
+    def weights(self, carry: Carry, context: Context, site: str) -> jax.Array:
+        """The weights of this block's `attention`, or of its `cross`-attention, for its input, (B, H, T, S)."""
+        beside = context.beside(carry[1])
 
         def attend(y_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return y_BTD, self.attention.weights(y_BTD, context.mask, **context.beside(carry))
+            return self.attention(y_BTD, **beside)[0], self.attention.weights(y_BTD, **beside)
 
-        return self._residuals(carry[0], attend, None)[1]
+        def look(y_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return self.cross.look(y_BTD, context.memory), self.cross.looked(y_BTD, context.memory)
+
+        return self._residuals(carry[0], context, attention=attend, cross=look)[1][site]
 
     def _residuals(
-        self, x_BTD: jax.Array, attend: Attend, keys_B: jax.Array | None, watch: Watch = lambda x_BTD: None
-    ) -> tuple[jax.Array, Any]:
-        """The output of the branches and norms, and what `attend` gives beside its own."""
-        found = []
+        self, x_BTD: jax.Array, context: Context, watch: Watch = lambda x_BTD: None, **given: Attend
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """The output of the branches and norms, and what those that are `given` give beside their own."""
+        found = dict[str, Any]()
+        maps = {"cross": lambda y_BTD: (self.cross.look(y_BTD, context.memory, context.cross_keys_B), None)}
+        maps |= {"mlp": lambda y_BTD: (self.mlp(y_BTD), None), **given}
 
-        def attention(y_BTD: jax.Array) -> jax.Array:
-            o_BTD, more = attend(y_BTD)
-            found.append(more)
-            return o_BTD
+        def branch(name: str, y_BTD: jax.Array) -> jax.Array:
+            o_BTD, found[name] = maps[name](y_BTD)
+            return dropout(o_BTD, self.rate, context.dropout_keys_B, _SITES[name])
 
-        def branch(site: int, function: Map) -> Map:
-            return lambda x_BTD: dropout(function(x_BTD), self.rate, keys_B, site)
+        def norm(name: str, x_BTD: jax.Array) -> jax.Array:
+            watch(x_BTD)
+            return getattr(self, name)(x_BTD)
 
-        place = NORM_PLACES[self.norm_place]
-        norms = [watched(getattr(self, name), watch) for name in place.norms]
-        return place.join(x_BTD, branch(1, attention), branch(2, self.mlp), *norms), found[0]
+        branches = {name: functools.partial(branch, name) for name in self.branches}
+        return NORM_PLACES[self.norm_place].join(x_BTD, branches, norm), found

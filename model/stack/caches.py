@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from model.attention.cache import Cache, StateCache, empty_cache
 from model.attention.cores.table import recurrent
+from model.attention.cross import Memory
 from model.cycles import Cycle
 from model.stack.config import StackConfig
 from model.stack.loops import Layer
@@ -52,11 +53,45 @@ class Caches:
         of = {place: size for size, places in zip(sizes, self.places, strict=True) for place in places}
         return Cycle(tuple(of.get(place, 0) for place in range(len(self.sources))))
 
+    def taken(self, rows_B: jax.Array) -> "Caches":
+        """The caches of these rows, in their order; a row may be taken several times, as when a beam splits."""
+        return dataclasses.replace(self, stacks=_taken(self.stacks, rows_B, axis=1))
+
     def _where(self, layer: Layer) -> tuple[int, Number]:
         source = self.sources[layer.place]
         layer = layer if source == layer.place else Layer(source, layer.turn)
         group = next(n for n, places in enumerate(self.places) if layer.place in places)
         return group, layer.row(self.places[group])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PairCaches:
+    """What a decoder keeps: `own`, of the tokens that it writes, and the keys and values of a memory, which all layers
+    have made of it at the start, (L, B, S, G, K), as long as it is and whatever `own` keeps.
+    """
+
+    own: Caches
+    memory: Memory
+
+    @property
+    def length(self) -> int:
+        """For how many positions it is."""
+        return self.own.length
+
+    @property
+    def memory_bytes(self) -> int:
+        """The bytes that one layer keeps of the memory; the arrays may be abstract."""
+        return sum(x.size // len(x) * x.dtype.itemsize for x in jax.tree.leaves(self.memory.seen))
+
+    def taken(self, rows_B: jax.Array) -> "PairCaches":
+        """As that of `Caches`: a row takes its memory along."""
+        mask, seen = _taken(self.memory.mask, rows_B, axis=0), _taken(self.memory.seen, rows_B, axis=1)
+        return PairCaches(self.own.taken(rows_B), Memory(mask, seen=seen))
+
+
+def _taken(tree: Any, rows_B: jax.Array, axis: int) -> Any:
+    return jax.tree.map(lambda x: jnp.take(x, rows_B, axis=axis), tree)
 
 
 def empty_caches(config: StackConfig, batch_size: int, length: int, reaches: Cycle[float]) -> Caches:

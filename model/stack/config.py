@@ -53,6 +53,9 @@ class StackConfig(AttentionKeys):
         "edits": str,
     }
 
+    # Whether each layer also looks at a memory; then keys that begin with `cross_` say how.
+    has_cross: ClassVar[bool] = False
+
     num_layers: int = 4  # L, layers
     mlp_width: int = 0  # F, hidden width of the MLP; 0: 4 x width
     mlp: str = "gelu"  # gelu, gelu_exact, relu, relu2 or silu; gated: geglu, geglu_exact, reglu or swiglu
@@ -94,12 +97,12 @@ class StackConfig(AttentionKeys):
         """The same without cycles: with what one layer takes."""
         return dataclasses.replace(self, **{key: one[layer] for key, one in self.cycles.items()})
 
-    def attention(self, gain: float = 1.0) -> AttentionConfig:
+    def attention(self, gain: float = 1.0, own: str = "") -> AttentionConfig:
         """What an attention layer takes of this, if all take the same, and how much smaller its output projection
-        starts.
+        starts. `own` begins the names of the keys that it has for itself, such as `cross_`; it shares the others.
         """
         keys = {field.name: getattr(self, field.name) for field in dataclasses.fields(AttentionKeys)}
-        keys |= {key: one[0] for key, one in self.cycles.items() if key in keys}
+        keys |= {key: self.cycles[own + key][0] for key in keys if own + key in self.cycles}
         return AttentionConfig(**keys, gain=gain)
 
     def _check_cycles(self) -> None:

@@ -1,6 +1,5 @@
 """A stack of blocks, whose parameters are stored by name with a leading layer axis, and which are run by scans."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.attention import MultiHeadAttention, Scores
+from model.attention.cache import Seen
 from model.cycles import Cycle
 from model.parameters import Module, Path, flat_params, stack_layers
-from model.stack.block import Block, Carry, Context
+from model.stack.block import Block, Carry
 from model.stack.caches import Caches
 from model.stack.config import REMAT, StackConfig
+from model.stack.context import Context
 from model.stack.loops import Layer, Loops
-from model.stack.rows import Number
 from model.stack.sharing import begin, shared_places
 
 Body = Callable[[Block, Any, Layer], tuple[Any, Any]]
@@ -46,9 +46,9 @@ class Stack(Module):
         """All blocks in order, (B, T, D) to (B, T, D); `contexts` has one for each place of the unit."""
 
         def body(block: Block, carry: Carry, layer: Layer) -> tuple[Carry, None]:
-            context, number = contexts[layer.place], layer.row(range(self.config.unit))
-            context = dataclasses.replace(context, dropout_keys_B=_folded(context.dropout_keys_B, number))
-            return block(carry, context, None if head_gate_LH is None else head_gate_LH[number]), None
+            number = layer.row(range(self.config.unit))
+            gate_H = None if head_gate_LH is None else head_gate_LH[number]
+            return block(carry, contexts[layer.place].at(number), gate_H), None
 
         return self._run(body, begin(self.config, x_BTD))[0][0]
 
@@ -58,19 +58,27 @@ class Stack(Module):
         """All blocks for new tokens, and the caches with them in it."""
 
         def body(block: Block, carry: tuple[Carry, Caches], layer: Layer) -> tuple[Any, None]:
-            inner, caches = carry
-            inner, cache = block.decode(inner, contexts[layer.place], caches.at(layer), positions_BT)
+            (inner, caches), context = carry, contexts[layer.place].at(layer.row(range(self.config.unit)))
+            inner, cache = block.decode(inner, context, caches.at(layer), positions_BT)
             return (inner, caches.replaced(layer, cache)), None
 
         ((x_BTD, _), caches), _ = self._run(body, (begin(self.config, x_BTD), caches))
         return x_BTD, caches
 
-    def weights(self, x_BTD: jax.Array, contexts: Cycle[Context]) -> jax.Array:
-        """The attention weights of every layer, (L, B, H, T, T)."""
+    def remember(self, memory_BSD: jax.Array) -> Seen:
+        """The keys and values, (L, B, S, G, K), that the cross-attention of all layers makes of a memory."""
+
+        def body(block: Block, carry: None, layer: Layer) -> tuple[None, Seen]:
+            return None, block.cross.remember(memory_BSD)
+
+        return self._run(body, None)[1]
+
+    def weights(self, x_BTD: jax.Array, contexts: Cycle[Context], site: str = "attention") -> jax.Array:
+        """The weights of `attention`, or of `cross`-attention, in every layer, (L, B, H, T, S)."""
 
         def body(block: Block, carry: Carry, layer: Layer) -> tuple[Carry, jax.Array]:
             context = contexts[layer.place]
-            return block(carry, context, None), block.weights(carry, context)
+            return block(carry, context, None), block.weights(carry, context, site)
 
         return self._run(body, begin(self.config, x_BTD))[1]
 
@@ -86,19 +94,16 @@ class Stack(Module):
         (x_BTD, _), found = self._run(body, begin(self.config, x_BTD))
         return x_BTD, found
 
-    def scores(self, contexts: Cycle[Context]) -> list[Scores]:
-        """What turns products into weights in the first layer at each place of the unit."""
-        found = []
-        for place in range(self.config.unit):
-            context, keys_B = contexts[place], _folded(contexts[place].dropout_keys_B, place)
-            found.append(self.attention(place).scores(context.mask, context.bias, keys_B))
-        return found
+    def scores(self, contexts: Cycle[Context], site: str = "attention") -> list[Scores]:
+        """What turns products into weights in the first layer at each place of the unit; `site` as for `weights`."""
+        places = range(self.config.unit)
+        return [self.attention(n, site).scores(**contexts[n].at(n).scored(site)) for n in places]
 
-    def attention(self, place: int) -> MultiHeadAttention:
-        """The attention of the first layer at a place of the unit."""
+    def attention(self, place: int, site: str = "attention") -> MultiHeadAttention:
+        """The attention of the first layer at a place of the unit, or its cross-attention."""
         stacks = flat_params(self.blocks)
         rows = {path: stacks[path][Layer(place).row(owners)] for path, owners in self.owners if place in owners}
-        return self._block(place, rows).attention
+        return getattr(self._block(place, rows), site)
 
     def _block(self, place: int, rows: dict[Path, Any]) -> Block:
         state: Any = nnx.from_flat_state(rows)  # type: ignore[arg-type]
@@ -112,7 +117,3 @@ class Stack(Module):
 
         stacks = {path: param[...] for path, param in flat_params(self.blocks).items()}
         return self.loops.run(run, carry, stacks, self.owners)
-
-
-def _folded(keys_B: jax.Array | None, number: Number) -> jax.Array | None:
-    return None if keys_B is None else jax.vmap(jax.random.fold_in, (0, None))(keys_B, number)

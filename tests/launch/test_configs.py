@@ -44,6 +44,19 @@ PARAMETERS = {
     "gemma2_9b": 9_241_705_984,
     "gemma3_1b": 999_885_952,
 }
+# By the formulas of their papers, layer by layer; those of T5 v1.0 are the numbers of their checkpoints.
+PARAMETERS_OF_PAIRS = {
+    "t5_small": 60_506_624,
+    "t5_base": 222_903_552,
+    "t5_large": 737_668_096,
+    "t5_v1_1_small": 76_961_152,
+    "t5_v1_1_base": 247_577_856,
+    "t5_v1_1_large": 783_150_080,
+    "transformer_base": 63_045_632,
+    "transformer_big": 214_171_648,
+}
+COUNTED = [("gpt", *one) for one in PARAMETERS.items()]
+COUNTED += [("encoder_decoder", *one) for one in PARAMETERS_OF_PAIRS.items()]
 
 
 @pytest.mark.parametrize("name", STORIES)
@@ -61,13 +74,13 @@ def test_every_published_shape_is_counted() -> None:
     assert {name for name, one in variants.items() if one.__module__ == "configs.published"} == PARAMETERS.keys()
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_a_published_shape_has_the_published_number_of_parameters(name: str) -> None:
-    config = load(f"gpt:{name}")
+@pytest.mark.parametrize(("file", "name", "count"), COUNTED)
+def test_a_published_shape_has_the_published_number_of_parameters(file: str, name: str, count: int) -> None:
+    config = load(f"{file}:{name}")
     model_config = make_model_config(config, config.data.vocab_size)
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == PARAMETERS[name]
-    assert f"{PARAMETERS[name]:,} parameters" in STORIES[f"configs/gpt.py:{name}"].replace("\n", " ")
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == count
+    assert f"{count:,} parameters" in STORIES[f"configs/{file}.py:{name}"].replace("\n", " ")
 
 
 def test_the_first_variant_is_the_default() -> None:
@@ -83,7 +96,7 @@ def test_the_keys_that_all_runs_share_fit_a_page() -> None:
 def test_help_shows_every_key_once_with_its_default_and_meaning(family: str) -> None:
     shared, own = flatten(base.get_config()), family_defaults(family)
     assert family_comments(family).keys() == own.keys()
-    _, of_family = help_text().split(f"--config.family={family} (")
+    of_family = help_text().split(f"--config.family={family} (")[1].split("keys of its model")[0]
     for defaults, texts, part in ((shared, shared_comments(), help_text()), (own, family_comments(family), of_family)):
         assert all(type(value) in (int, float, str, bool) for value in defaults.values())
         for key, value in defaults.items():
@@ -115,6 +128,9 @@ def unread(keys: list[str]) -> list[str]:
     missing = [key for key in keys if key.startswith("mesh.") and key.removeprefix("mesh.") not in AXES]
     keys = [key for key in keys if not key.startswith("mesh.")]
     for section, _, name in (key.rpartition(".") for key in keys):
+        # A key that a site has for itself is read as the one that it is like.
+        site, _, like = name.partition("_")
+        name = like if section == "model" and site in ("encoder", "cross") and f"model.{like}" in keys else name
         wanted = {f"{holder}.{name}" for holder in ("config", section, f"{section}_config")} | {f'"{name}"'}
         if not ({f"config.{name}"} & inside if section == "model" else wanted & outside):
             missing.append(f"{section}.{name}".removeprefix("."))
@@ -177,7 +193,7 @@ def test_overrides_are_read_by_the_type_of_their_key(key: str, value: object, wa
             "--config.model.vocab_size: there is no such key; the nearest is data.vocab_size",
         ),
         ("gpt", {"famly": "gpt"}, "--config.famly: there is no such key; the nearest is family."),
-        ("gpt", {"family": "gtp"}, "--config.family='gtp' is not one of: gpt."),
+        ("gpt", {"family": "gtp"}, "--config.family='gtp' is not one of: gpt, encoder_decoder."),
         ("gpt", {"family": 3}, "--config.family=3: text is needed, such as 'gpt'."),
         ("gpt", {"mesh": 9}, "there are: mesh.context, mesh.fsdp, mesh.replica, mesh.tensor."),
         ("gpt", {"train.steps": 9.0}, "--config.train.steps=9.0: a whole number is needed, such as 1000."),

@@ -412,17 +412,27 @@ def mlp(p: Tree, kind: str, x_TD: Array) -> Array:
     return linear("down", MLPS[kind](linear("up", x_TD), linear("gate", x_TD) if "gate" in p else None))
 
 
-# The stream after a block, from the stream x, the branches f and g, and the norm n(name, x) of a block.
+# The stream after a block, from the stream x, the branches by name, and the norm n(name, x) of a block.
 Branch = Callable[[Array], Array]
-PLACES: dict[str, Callable[[Array, Branch, Branch, Callable[[str, Array], Array]], Array]] = {
-    "pre": lambda x, f, g, n: _then(x + f(n("attention", x)), lambda y: y + g(n("mlp", y))),
-    "post": lambda x, f, g, n: _then(n("attention", x + f(x)), lambda y: n("mlp", y + g(y))),
-    "output": lambda x, f, g, n: _then(x + n("attention_output", f(x)), lambda y: y + n("mlp_output", g(y))),
-    "sandwich": lambda x, f, g, n: _then(
-        x + n("attention_output", f(n("attention", x))), lambda y: y + n("mlp_output", g(n("mlp", y)))
-    ),
-    "parallel": lambda x, f, g, n: x + f(n("attention", x)) + g(n("mlp", x)),
-    "parallel_shared": lambda x, f, g, n: x + f(n("attention", x)) + g(n("attention", x)),
+Step = Callable[[Array, str, Branch, Callable[[str, Array], Array]], Array]
+
+
+def _in_turn(step: Step) -> Callable[[Array, dict[str, Branch], Callable[[str, Array], Array]], Array]:
+    def run(x: Array, branches: dict[str, Branch], n: Callable[[str, Array], Array]) -> Array:
+        for name, f in branches.items():
+            x = step(x, name, f, n)
+        return x
+
+    return run
+
+
+PLACES: dict[str, Callable[[Array, dict[str, Branch], Callable[[str, Array], Array]], Array]] = {
+    "pre": _in_turn(lambda x, name, f, n: x + f(n(name, x))),
+    "post": _in_turn(lambda x, name, f, n: n(name, x + f(x))),
+    "output": _in_turn(lambda x, name, f, n: x + n(f"{name}_output", f(x))),
+    "sandwich": _in_turn(lambda x, name, f, n: x + n(f"{name}_output", f(n(name, x)))),
+    "parallel": lambda x, branches, n: x + sum(f(n(name, x)) for name, f in branches.items()),
+    "parallel_shared": lambda x, branches, n: x + sum(f(n("attention", x)) for f in branches.values()),
 }
 # The vectors before the first layer, from the tokens' vectors, what positions add, and a norm.
 EMBEDDINGS: dict[str, Callable[[Array, Array, Branch], Array]] = {
@@ -430,10 +440,6 @@ EMBEDDINGS: dict[str, Callable[[Array, Array, Branch], Array]] = {
     "scaled": lambda x, added, n: x * math.sqrt(x.shape[-1]) + added,
     "normed": lambda x, added, n: n(x + added),
 }
-
-
-def _then(x: Array, rest: Branch) -> Array:
-    return rest(x)
 
 
 class Output(NamedTuple):
@@ -483,8 +489,7 @@ def _row(
         )
         x = PLACES[config.norm_place](
             x,
-            attend,
-            functools.partial(mlp, block["mlp"], config.mlp),
+            {"attention": attend, "mlp": functools.partial(mlp, block["mlp"], config.mlp)},
             functools.partial(lambda block, name, y: norm(y, block[f"{name}_norm"]), block),
         )
     x = norm(x, p["norm"]) if config.norm_place != "post" else x

@@ -10,7 +10,7 @@ import pytest
 
 from model.attention import MASKS, parse_mask, segments
 from model.cycles import cycle
-from model.stack.block import Context
+from model.stack.context import Context
 from tests.model import reference
 from tests.model.test_gpt import B, H, K, T, assert_same, compiled, documents, model
 from tests.tiers import tiered

@@ -230,7 +230,9 @@ def test_the_input_of_each_norm_is_seen_in_the_order_of_the_model(place: str, em
         reference.gpt(m.params, m.config, m.tokens_BT)
     found = compiled(lambda params: m.merge(params).of_norms(lambda x_BTD: x_BTD, m.tokens_BT))(m.params)
     expected = np.stack([x_TD for x_TD, _ in seen]).reshape(B, -1, T, 24).swapaxes(0, 1)
-    assert len(found) == 2 * len(NORM_PLACES[place].norms) + (embedding == "normed") + (place != "post")
+    assert len(found) == 2 * len(NORM_PLACES[place].norms(("attention", "mlp"))) + (embedding == "normed") + (
+        place != "post"
+    )
     assert_same(found, expected)
 
 

@@ -108,8 +108,8 @@ def decode(
 ) -> tuple[jax.Array, Cache | StateCache]:
     """What new tokens at these positions take of the past and of each other, o_BTHK, and the cache with them in it.
 
-    Softmax attention is computed by `dense` whatever the name: new tokens are few, and so are the rows of their matrix
-    of weights. A core with a state goes on from that; any other computes it itself, if it takes given positions.
+    New tokens are few: see `attend_few`. A core with a state goes on from that; any other than softmax attention
+    computes it itself, if it takes given positions.
 
     Raises:
         UserError: a core of another function refuses.
@@ -124,8 +124,21 @@ def decode(
         o_BTHK, state = module.decode(q_BTHK, k_BTGK, v_BTGK, placed, cache.state)
         return o_BTHK, StateCache(state, newest_B)
     cache, seen = cache.write(k_BTGK, v_BTGK, positions_BT)
-    placed, inputs = placed.replace(key_positions_BS=seen.positions_BS), (q_BTHK, seen.k_BSGK, seen.v_BSGK)
-    return (dense.dense(*inputs, placed) if _is_softmax(name) else attend(name, *inputs, placed, module)), cache
+    placed = placed.replace(key_positions_BS=seen.positions_BS)
+    return attend_few(name, q_BTHK, seen.k_BSGK, seen.v_BSGK, placed, module), cache
+
+
+def attend_few(
+    name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores, module: CoreModule | None = None
+) -> jax.Array:
+    """`attend` for few queries: softmax attention by `dense` whatever the name, for the matrix of weights is small.
+
+    Raises:
+        UserError: a core of another function refuses.
+    """
+    if _is_softmax(name):
+        return dense.dense(q_BTHK, k_BSGK, v_BSGK, scores)
+    return attend(name, q_BTHK, k_BSGK, v_BSGK, scores, module)
 
 
 def matrix(

@@ -108,18 +108,27 @@ class Edits:
         for part in self.parts:
             setattr(layer, part.name, part.kind(config, rngs, **dict(part.options)))
 
+    def check_context(self, config: "AttentionConfig") -> None:
+        """Lets cross-attention pass that can have them.
+
+        Raises:
+            UserError: one of them needs keys and values of the tokens.
+        """
+        for part in self.parts:
+            if part.kind.own_tokens or not part.kind.own_keys:
+                raise UserError(
+                    f"--config.model.edits={str(config.edits)!r}: {part.name} needs keys and values of the tokens "
+                    "themselves, which cross-attention has not; leave it out there."
+                )
+
     def handed(self, handed: Handed | None, config: "AttentionConfig", x_BTD: jax.Array, y_BSD: jax.Array) -> Handed:
         """What the layers before have handed on; of a layer alone, zeros.
 
         Raises:
             UserError: y is not x, and one of them needs values of the tokens of x; or keys are taken that nobody gave.
         """
-        for part in self.parts:
-            if y_BSD is not x_BTD and (part.kind.own_tokens or not part.kind.own_keys):
-                raise UserError(
-                    f"--config.model.edits={str(config.edits)!r}: {part.name} needs keys and values of the tokens "
-                    "themselves, which cross-attention has not; leave it out there."
-                )
+        if y_BSD is not x_BTD:
+            self.check_context(config)
         if not handed and not self.own_keys:
             raise UserError(
                 f"--config.model.edits={str(config.edits)!r} takes keys and values of a layer before it, and none are "

@@ -1,0 +1,152 @@
+"""Encoder-decoders, which read a source and write a target.
+
+The shapes of the original Transformer and of T5: the numbers that a checkpoint of theirs needs. Each has the number of
+parameters that its story names, and the logits, loss and gradients of its namesake in `transformers`
+(tests/model/test_published_pairs.py). How they are trained here is a start, not what their authors did.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def t5_small(config: ConfigDict) -> None:
+    """T5 v1.0 small (Raffel et al. 2020, section 3.1.1 and table 14): 60,506,624 parameters, S=T=512. Not yet run.
+
+    .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_small --workdir=runs/t5_small
+    """
+    _t5(config)
+    _sizes(config, layers=6, width=512, heads=8, mlp_width=2048)
+
+
+def t5_base(config: ConfigDict) -> None:
+    """T5 v1.0 base (Raffel et al. 2020, section 3.1.1): 222,903,552 parameters, S=T=512. Not yet run.
+
+    .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_base --workdir=runs/t5_base
+    """
+    _t5(config)
+    _sizes(config, layers=12, width=768, heads=12, mlp_width=3072)
+
+
+def t5_large(config: ConfigDict) -> None:
+    """T5 v1.0 large (Raffel et al. 2020, table 14): 737,668,096 parameters, S=T=512. Not yet run.
+
+    .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_large --workdir=runs/t5_large
+    """
+    _t5(config)
+    _sizes(config, layers=24, width=1024, heads=16, mlp_width=4096)
+
+
+def t5_v1_1_small(config: ConfigDict) -> None:
+    """T5 v1.1 small (Raffel et al., the list of released checkpoints): 76,961,152 parameters, S=T=512, a gated MLP, a
+    head of its own, and 6 heads of 64. Not yet run.
+
+    .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_v1_1_small --workdir=runs/t5_v1_1_small
+    """
+    _t5_v1_1(config)
+    _sizes(config, layers=8, width=512, heads=6, mlp_width=1024)
+
+
+def t5_v1_1_base(config: ConfigDict) -> None:
+    """T5 v1.1 base: 247,577,856 parameters, S=T=512. Not yet run.
+
+    .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_v1_1_base --workdir=runs/t5_v1_1_base
+    """
+    _t5_v1_1(config)
+    _sizes(config, layers=12, width=768, heads=12, mlp_width=2048)
+
+
+def t5_v1_1_large(config: ConfigDict) -> None:
+    """T5 v1.1 large: 783,150,080 parameters, S=T=512. Not yet run.
+
+    .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_v1_1_large --workdir=runs/t5_v1_1_large
+    """
+    _t5_v1_1(config)
+    _sizes(config, layers=24, width=1024, heads=16, mlp_width=2816)
+
+
+def transformer_base(config: ConfigDict) -> None:
+    """The original Transformer, base (Vaswani et al. 2017, table 3): 63,045,632 parameters with 37,000 tokens and
+    without biases in attention (the paper counts 65M), post-norm. Not yet run.
+
+    .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:transformer_base --workdir=runs/base
+    """
+    _transformer(config)
+    _sizes(config, layers=6, width=512, heads=8, mlp_width=2048)
+
+
+def transformer_big(config: ConfigDict) -> None:
+    """The original Transformer, big (Vaswani et al. 2017, table 3): 214,171,648 parameters with 37,000 tokens (the
+    paper counts 213M). Not yet run.
+
+    .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:transformer_big --workdir=runs/big
+    """
+    _transformer(config)
+    _sizes(config, layers=6, width=1024, heads=16, mlp_width=4096)
+    config.model.dropout = 0.3
+
+
+def _sizes(config: ConfigDict, layers: int, width: int, heads: int, mlp_width: int) -> None:
+    """As many layers on both sides, and heads of 64."""
+    model = config.model
+    model.num_layers, model.width, model.num_heads, model.mlp_width = layers, width, heads, mlp_width
+    model.head_width = 64
+
+
+def _t5(config: ConfigDict) -> None:
+    """T5 v1.0: distances alone say where a token is, and products are not scaled by the width of a head."""
+    model, data = config.model, config.data
+    model.encoder_position, model.position = "none", "none"
+    model.encoder_bias, model.bias = "t5(32, 128)", "t5_causal(32, 128)"
+    model.encoder_scale, model.scale, model.cross_scale = 1.0, 1.0, 1.0
+    model.mlp, model.logits_scale, model.dropout = "relu", 0.0, 0.1
+    data.vocab_size, data.length, data.batch_size = 32128, 512, 128
+    config.optimizer.name, config.optimizer.learning_rate, config.optimizer.schedule = "adafactor", 1e-2, "inverse_sqrt"
+    config.train.z_loss = 1e-4
+    _run(config, warmup_steps=10_000)
+
+
+def _t5_v1_1(config: ConfigDict) -> None:
+    """T5 v1.1: a gated MLP, a head of its own whose logits are not scaled, and pre-training without dropout."""
+    _t5(config)
+    config.model.mlp, config.model.tied, config.model.logits_scale, config.model.dropout = "geglu", False, 1.0, 0.0
+
+
+def _transformer(config: ConfigDict) -> None:
+    """The original: sinusoids, norms behind the sums, one matrix for both embeddings and the head."""
+    model, data = config.model, config.data
+    model.encoder_position, model.position, model.embedding = "sinusoidal", "sinusoidal", "scaled"
+    model.norm, model.norm_place, model.mlp, model.use_bias = "layer", "post", "relu", "mlp & norm"
+    model.dropout = 0.1
+    data.vocab_size, data.length, data.batch_size = 37000, 256, 128
+    optimizer = config.optimizer
+    optimizer.name, optimizer.schedule, optimizer.learning_rate = "adamw", "inverse_sqrt", 7e-4
+    optimizer.beta2, optimizer.epsilon, optimizer.weight_decay, optimizer.clip_norm = 0.98, 1e-9, 0.0, 0.0
+    config.train.label_smoothing = 0.1
+    _run(config, warmup_steps=4000)
+
+
+def _run(config: ConfigDict, warmup_steps: int) -> None:
+    train = config.train
+    config.optimizer.warmup_steps = warmup_steps
+    train.steps, train.evaluate_every, train.checkpoint_every = 100_000, 1000, 1000
+
+
+VARIANTS = {
+    "t5_small": t5_small,
+    "t5_base": t5_base,
+    "t5_large": t5_large,
+    "t5_v1_1_small": t5_v1_1_small,
+    "t5_v1_1_base": t5_v1_1_base,
+    "t5_v1_1_large": t5_v1_1_large,
+    "transformer_base": transformer_base,
+    "transformer_big": transformer_big,
+}
+
+
+def get_config(variant: str = "t5_small") -> ConfigDict:
+    """Returns the base config with the changes of one variant."""
+    config = base.get_config()
+    config.family = "encoder_decoder"
+    VARIANTS[variant](config)
+    return config

@@ -1,0 +1,225 @@
+"""An encoder-decoder on shared stacks: the Transformer (Vaswani et al. 2017), T5 (Raffel et al. 2020)."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.attention import Mask, Scores, full, padding, parse_mask, segments
+from model.attention.cross import Memory, check_cross
+from model.bounds import check_within
+from model.cycles import Cycle
+from model.errors import Range, check_range, keys_of
+from model.parameters import Module
+from model.side import Side, SideConfig
+from model.stack.caches import PairCaches, empty_caches
+from model.stack.context import Context, folded
+from model.stack.residuals import Watch
+from model.use_bias import parse_use_bias
+from model.vocabulary import EMBEDDINGS, Embedding, Head, Readout
+
+_ENCODER_SITE = 2**31 + 1  # what the encoder's dropout keys are folded with, beside the numbers of layers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderDecoderConfig(SideConfig):
+    """A decoder, which has the plain keys, an encoder and the cross-attention between them, which have those of their
+    own that begin with their names, and share the others.
+
+    Raises:
+        UserError: as SideConfig of both stacks, and for cross-attention that needs keys of the decoder's own tokens.
+    """
+
+    has_cross: ClassVar[bool] = True
+    CROSS: ClassVar = ("core", "scale", "soft_cap", "sinks", "edits")
+    LAYERED: ClassVar = (
+        SideConfig.LAYERED
+        | {f"encoder_{key}": kind for key, kind in SideConfig.LAYERED.items()}
+        | {f"cross_{key}": SideConfig.LAYERED[key] for key in CROSS}
+    )
+
+    vocab_size: int
+    tied: bool = True  # the output head is the embedding, transposed
+    logits_scale: float = 1.0  # factor on the vectors that logits are made of; 0: 1/sqrt(width), as in a tied T5
+    logits_soft_cap: float = 0.0  # c of c tanh(logit / c), which bounds the logits; 0: none
+    encoder_num_layers: int = 0  # L of the encoder; 0: as num_layers
+    encoder_core: str = "auto"  # as core, in the encoder
+    encoder_scale: float = 0.0  # as scale, in the encoder
+    encoder_soft_cap: float = 0.0  # as soft_cap, in the encoder
+    encoder_sinks: bool = False  # as sinks, in the encoder
+    encoder_edits: Any = "none"  # as edits, in the encoder
+    encoder_position: Any = "rope"  # as position, in the encoder
+    encoder_bias: Any = "none"  # as bias, in the encoder
+    encoder_mask: Any = "full"  # as mask, in the encoder
+    cross_core: str = "auto"  # as core, in the decoder's attention to the encoder
+    cross_scale: float = 0.0  # as scale, there
+    cross_soft_cap: float = 0.0  # as soft_cap, there
+    cross_sinks: bool = False  # as sinks, there
+    cross_edits: Any = "none"  # as edits, there: qk_norm, output_gate, ...
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("config.data.vocab_size", self.vocab_size, Range(1, 2**24))
+        check_range("config.model.logits_soft_cap", self.logits_soft_cap, Range(1e-6, 1e6, zero="none"))
+        check_range("config.model.logits_scale", self.logits_scale, Range(1e-6, 1e6, zero="1/sqrt(width)"))
+        encoder_layers = Range(1, 10_000, zero="as many as num_layers")
+        check_range("config.model.encoder_num_layers", self.encoder_num_layers, encoder_layers)
+        if self.unit == 1:
+            with keys_of("cross", self.CROSS):
+                check_cross(self.attention(own="cross_"))
+            assert self.encoder
+
+    @functools.cached_property
+    def cycles(self) -> dict[str, Cycle[Any]]:
+        """Each layered key of decoder and cross-attention to what the decoder's layers take in turn."""
+        return {key: one for key, one in super().cycles.items() if not key.startswith("encoder_")}
+
+    @functools.cached_property
+    def encoder(self) -> SideConfig:
+        """The encoder's sizes and choices."""
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(SideConfig)}
+        own = {key: getattr(self, f"encoder_{key}") for key in SideConfig.LAYERED}
+        with keys_of("encoder", ("num_layers", *own)):
+            return SideConfig(**shared | own | {"num_layers": self.encoder_num_layers or self.num_layers})
+
+    def build(self, rngs: nnx.Rngs) -> "EncoderDecoder":
+        """The model of these sizes and choices."""
+        return EncoderDecoder(self, rngs=rngs)
+
+
+class Pairs(NamedTuple):
+    """Sources and what is written of each, teacher-forced: `tokens_BT` are what the decoder reads, a start token first.
+
+    Segment ids number the pairs of a row, the same on both sides, of which none sees another; 0 is padding, whatever
+    stands there. Without them each row is one pair and has no padding. Positions restart with each pair, and are those
+    that masks and biases speak of. `dropout_keys_B` (one key per row) turns dropout on.
+    """
+
+    sources_BS: jax.Array
+    tokens_BT: jax.Array
+    source_segment_ids_BS: jax.Array | None = None
+    segment_ids_BT: jax.Array | None = None
+    source_positions_BS: jax.Array | None = None
+    positions_BT: jax.Array | None = None
+    dropout_keys_B: jax.Array | None = None
+
+    @classmethod
+    def of(cls, batch: Mapping[str, jax.Array], dropout_keys_B: jax.Array | None = None) -> Self:
+        """The pairs of a batch, whose arrays have these names without their axes."""
+        names = {field: field.rpartition("_")[0] for field in cls._fields[:-1]}
+        return cls(
+            **{field: batch[name] for field, name in names.items() if name in batch}, dropout_keys_B=dropout_keys_B
+        )
+
+
+class EncoderDecoder(Module):
+    """Pairs in, next-token logits of their second halves out.
+
+    Raises:
+        UserError: see EncoderDecoderConfig; when called, what `GPT` refuses, of either side.
+    """
+
+    def __init__(self, config: EncoderDecoderConfig, *, rngs: nnx.Rngs):
+        dtype, start, use_bias = jnp.dtype(config.dtype), EMBEDDINGS[config.embedding], parse_use_bias(config.use_bias)
+        self.config = config
+        self.embed = Embedding(config.vocab_size, config.width, dtype=dtype, rngs=rngs, scaled=start.scaled)
+        with keys_of("encoder", SideConfig.LAYERED):
+            self.encoder = Side(config.encoder, rngs)
+        self.decoder = Side(config, rngs)
+        self.head = Head(config.width, config.vocab_size, tied=config.tied, bias=use_bias.head, rngs=rngs)
+
+    def __call__(self, pairs: Pairs) -> jax.Array:
+        """Logits of the next token at each place, (B, T, V) in float32: what `readout` makes of the `vectors`."""
+        return self.readout()(self.vectors(pairs))
+
+    def vectors(self, pairs: Pairs) -> jax.Array:
+        """What the model knows at each place that it writes, (B, T, D); at padding it is finite and means nothing."""
+        x_BTD, contexts = self._decoder_start(pairs, self.encode(pairs))
+        return self._scaled(self.decoder.normed(self.decoder.stack(x_BTD, contexts)))
+
+    def readout(self) -> Readout:
+        """What turns vectors into logits."""
+        return self.head.readout(self.embed, self.config.logits_soft_cap)
+
+    def encode(self, pairs: Pairs) -> jax.Array:
+        """What the encoder makes of the sources, (B, S, D); of the pairs it reads nothing else."""
+        return self.encoder.normed(self.encoder.stack(*self._encoder_start(pairs)))
+
+    def init_cache(self, memory_BSD: jax.Array, source_segment_ids_BS: jax.Array | None, length: int) -> PairCaches:
+        """An empty cache for at most `length` tokens of each row, with the keys and values of what `encode` has made of
+        its source, where the ids are not 0.
+        """
+        reaches = self.config.cycles["mask"].map(lambda one: parse_mask(one).reach)
+        own = empty_caches(self.config, len(memory_BSD), length, reaches)
+        mask = full() if source_segment_ids_BS is None else padding(source_segment_ids_BS)
+        return PairCaches(own, Memory(mask, seen=self.decoder.stack.remember(memory_BSD)))
+
+    def decode(self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: PairCaches) -> tuple[jax.Array, PairCaches]:
+        """Logits (B, T, V) of new tokens at absolute positions, and the cache with them in it; see `GPT.decode`."""
+        S = cache.length
+        check_within(positions_BT, S, "position", f"is outside of a cache for {S}; make it longer")
+        given = tokens_BT, None, positions_BT, None, cache.memory
+        x_BTD, contexts = self.decoder.start(self.embed, *given, decoding=True)
+        # What is written outside of the cache is lost, and with it what the token sees of itself.
+        x_BTD = jnp.where(((0 <= positions_BT) & (positions_BT < S))[..., None], x_BTD, jnp.nan)
+        x_BTD, own = self.decoder.stack.decode(x_BTD, contexts, cache.own, positions_BT)
+        return self.readout()(self._scaled(self.decoder.normed(x_BTD))), dataclasses.replace(cache, own=own)
+
+    def attention_weights(self, pairs: Pairs) -> dict[str, jax.Array]:
+        """The weights of each layer and head of a site: `encoder` (L, B, H, S, S), `decoder` (.., T, T) and `cross`
+        (.., T, S).
+        """
+        decoding = self._decoder_start(pairs, self.encode(pairs))
+        return {
+            "encoder": self.encoder.stack.weights(*self._encoder_start(pairs)),
+            "decoder": self.decoder.stack.weights(*decoding),
+            "cross": self.decoder.stack.weights(*decoding, "cross"),
+        }
+
+    def attention_scores(self, pairs: Pairs) -> dict[str, list[Scores]]:
+        """What turns products into weights at each site, in the first layer at each place of the unit of its stack."""
+        encoding, decoding = self._encoder_start(pairs)[1], self._decoder_start(pairs, None)[1]
+        return {
+            "encoder": self.encoder.stack.scores(encoding),
+            "decoder": self.decoder.stack.scores(decoding),
+            "cross": self.decoder.stack.scores(decoding, "cross"),
+        }
+
+    def of_norms(self, measure: Callable[[jax.Array], jax.Array], pairs: Pairs) -> jax.Array:
+        """What `measure`, from (B, S or T, D) to one shape, says of the input of each norm: (number of norms, ...), the
+        encoder's first.
+        """
+        seen: list[jax.Array] = []
+        watch: Watch = lambda x_BTD: seen.append(measure(x_BTD))  # noqa: E731
+        memory_BSD, encoder = self.encoder.of_norms(measure, *self._encoder_start(pairs, watch))
+        seen += encoder
+        _, decoder = self.decoder.of_norms(measure, *self._decoder_start(pairs, memory_BSD, watch))
+        return jnp.stack([*seen, *decoder])
+
+    def _encoder_start(self, pairs: Pairs, watch: Watch = lambda x_BTD: None) -> tuple[jax.Array, Cycle[Context]]:
+        given = pairs.sources_BS, pairs.source_segment_ids_BS, pairs.source_positions_BS
+        return self.encoder.start(self.embed, *given, folded(pairs.dropout_keys_B, _ENCODER_SITE), watch=watch)
+
+    def _decoder_start(
+        self, pairs: Pairs, memory_BSD: jax.Array | None, watch: Watch = lambda x_BTD: None
+    ) -> tuple[jax.Array, Cycle[Context]]:
+        given = pairs.tokens_BT, pairs.segment_ids_BT, pairs.positions_BT, pairs.dropout_keys_B
+        return self.decoder.start(self.embed, *given, Memory(_across(pairs), memory_BSD), watch=watch)
+
+    def _scaled(self, x_BTD: jax.Array) -> jax.Array:
+        scale = self.config.logits_scale or self.config.width**-0.5
+        return x_BTD if scale == 1 else x_BTD * jnp.asarray(scale, x_BTD.dtype)
+
+
+def _across(pairs: Pairs) -> Mask:
+    """Which tokens of the sources the decoder's may look at: those of their own pairs, and no padding."""
+    ids_BT, source_ids_BS = pairs.segment_ids_BT, pairs.source_segment_ids_BS
+    if ids_BT is None and source_ids_BS is None:
+        return full()
+    ids_BT = jnp.ones_like(pairs.tokens_BT) if ids_BT is None else ids_BT
+    source_ids_BS = jnp.ones_like(pairs.sources_BS) if source_ids_BS is None else source_ids_BS
+    return segments(ids_BT, source_ids_BS) & padding(source_ids_BS)
