@@ -52,12 +52,21 @@ class Linear(Module):
 
     def __call__(self, x: jax.Array, result: DTypeLike | None = None) -> jax.Array:
         """The map of x, from its last axes to the output axes; `result` is a dtype for them wider than its own."""
+        x, apply = self.ready(x)
+        return apply(x, result)
+
+    def ready(self, x: jax.Array) -> tuple[jax.Array, Callable[..., jax.Array]]:
+        """(x, the map, whose kernel is gathered once before x is used): for a loop, in which it is called each time."""
         x, kernel = gathered(x, self.kernel[...], self.kernel.axes, self.dtype)
-        y = product(x.astype(self.dtype), kernel, self.num_inputs, result)
-        if self.bias is None:
-            return y
-        bias = self.bias[...].astype(self.dtype)
-        return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+        def apply(x: jax.Array, result: DTypeLike | None = None) -> jax.Array:
+            y = product(x.astype(self.dtype), kernel, self.num_inputs, result)
+            if self.bias is None:
+                return y
+            bias = self.bias[...].astype(self.dtype)
+            return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+        return x, apply
 
 
 def gathered(x: jax.Array, kernel: jax.Array, axes: tuple[str, ...], dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,5 @@
-"""What `transformers` computes, for tests/model/test_peers.py and test_published.py: run by the Python of
-`.cache/oracle`, which lacks jax.
+"""What `transformers` and torch compute, for tests/model/test_peers.py, test_published.py and recurrent/test_torch.py:
+run by the Python of `.cache/oracle`, which lacks jax.
 
     python tests/model/peers.py QUESTIONS ANSWERS
 
@@ -65,11 +65,31 @@ def model(asked: dict[str, Any], arrays: Arrays) -> Arrays:
     return {"logits": logits.detach().numpy(), "loss": loss.detach().numpy(), **gradients}
 
 
+def recurrent(asked: dict[str, Any], arrays: Arrays) -> Arrays:
+    """What an LSTM or GRU of torch gives for rows of some lengths, which it packs, the loss of targets by a linear
+    readout, and the gradients of all, in float64; behind a row's end its states are 0.
+    """
+    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[asked["cell"]]
+    sizes = asked["width"], asked["hidden"], asked["layers"]
+    made = kind(*sizes, batch_first=True, bidirectional=asked["both_ways"]).double()
+    x, readout = (torch.tensor(arrays.pop(name)).double().requires_grad_() for name in ("x", "readout"))
+    targets, lengths = (torch.tensor(arrays.pop(name)) for name in ("targets", "lengths"))
+    made.load_state_dict({name: torch.tensor(np.ascontiguousarray(one)) for name, one in arrays.items()})
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    states, _ = torch.nn.utils.rnn.pad_packed_sequence(made(packed)[0], batch_first=True, total_length=x.shape[1])
+    valid = torch.arange(x.shape[1])[None] < lengths[:, None]
+    loss = torch.nn.functional.cross_entropy((states @ readout)[valid], targets[valid], reduction="sum")
+    loss.backward()
+    gradients = {name: one.grad.numpy() for name, one in (*made.named_parameters(), ("x", x), ("readout", readout))}
+    return {"states": states.detach().numpy(), "loss": loss.detach().numpy(), **gradients}
+
+
 KINDS: dict[str, Callable[[dict[str, Any], Arrays], np.ndarray | Arrays]] = {
     "frequencies": frequencies,
     "buckets": buckets,
     "slopes": slopes,
     "model": model,
+    "recurrent": recurrent,
 }
 
 

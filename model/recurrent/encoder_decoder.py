@@ -1,0 +1,204 @@
+"""An encoder-decoder of recurrent layers: a bidirectional encoder and additive attention (Bahdanau et al. 2015)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.attention.cache import in_order
+from model.axes import pin
+from model.bounds import check_tokens, without_padding
+from model.encoder_decoder import Pairs
+from model.errors import Range, UserError, check_ranges
+from model.layers import Linear, dropout
+from model.parameters import Module
+from model.recurrent.attentive import Attended, AttentiveCell, Memory
+from model.recurrent.cells import CELLS, Carry, Cell
+from model.recurrent.config import RecurrentKeys
+from model.recurrent.documents import Documents, find_documents
+from model.recurrent.layers import BothWays, Layers
+from model.stack.context import folded
+from model.vocabulary import Embedding, Head, Readout
+
+# What keys of dropout are folded with, beside the numbers of layers; no network is that deep.
+_LAST, _FIRST, _ENCODER = 2**31, 2**31 + 1, 2**31 + 2
+_RANGES = {
+    "encoder_num_layers": Range(1, 10_000, zero="as many as num_layers"),
+    "cross_width": Range(1, 2**20, zero="width"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecurrentEncoderDecoderConfig(RecurrentKeys):
+    """An encoder and a decoder of `num_layers`, over one vocabulary.
+
+    Raises:
+        UserError: as RecurrentKeys, and for a width that two directions cannot share.
+    """
+
+    encoder_num_layers: int = 0  # layers of the encoder, each in both directions; 0: as num_layers
+    cross_width: int = 0  # A, hidden width of the attention; 0: width
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges("config.model", self, _RANGES)
+        if self.width % 2:
+            raise UserError(f"--config.model.width={self.width} must be even: each direction of the encoder has half.")
+
+    @property
+    def E(self) -> int:
+        """The number of layers of the encoder."""
+        return self.encoder_num_layers or self.num_layers
+
+    @property
+    def A(self) -> int:
+        """The hidden width of the attention."""
+        return self.cross_width or self.width
+
+    def build(self, rngs: nnx.Rngs) -> "RecurrentEncoderDecoder":
+        """The model of these sizes and choices."""
+        return RecurrentEncoderDecoder(self, rngs=rngs)
+
+    def flops(self, sources: int, targets: int) -> float:
+        """Floating-point operations of one training step for a pair of so many tokens.
+
+        6 x (entries of the matrices that a token meets, summed over tokens; the embedding lookup has none), and for
+        each of the S x T places looked at 6 x (A + D): its score, and its share of the context. Elementwise ones, as
+        the attention's tanh, are not counted.
+        """
+        D, A, gates, V = self.width, self.A, CELLS[self.cell].gates, self.vocab_size
+        source = self.E * gates * (D * D + D * D // 2) + D * A
+        first = 3 * gates * D * D + D * A + D * D // 2
+        target = first + (self.num_layers - 1) * 2 * gates * D * D + 3 * D * D + D * V
+        return 6.0 * (sources * source + targets * target + sources * targets * (A + D))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RecurrentPairCache:
+    """What decoding goes on from: the encoded sources, the carries of the first layer, (B, D), and of those above it,
+    (L - 1, B, D), and the position of each row's newest token (-1: none yet).
+    """
+
+    memory: Memory
+    first: Carry
+    upper: Carry | None
+    newest_B: jax.Array
+
+    def taken(self, rows_B: jax.Array) -> "RecurrentPairCache":
+        """The cache of these rows, in their order; a row may be taken several times, as when a beam splits."""
+        memory, first, newest_B = jax.tree.map(lambda x: x[rows_B], (self.memory, self.first, self.newest_B))
+        return RecurrentPairCache(memory, first, jax.tree.map(lambda x: x[:, rows_B], self.upper), newest_B)
+
+
+class RecurrentEncoderDecoder(Module):
+    """Pairs in, next-token logits of their second halves out.
+
+    Raises:
+        UserError: see RecurrentEncoderDecoderConfig; when called, token ids outside of the vocabulary. Where they are
+            only known on the device, the outputs of their pair are NaN.
+    """
+
+    def __init__(self, config: RecurrentEncoderDecoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        D, V, cell, keys = config.width, config.vocab_size, config.cell, config.cell_keys(rngs)
+        dtype, upper = keys["dtype"], config.num_layers - 1
+        self.embed = Embedding(V, D, dtype=dtype, rngs=rngs, scaled=True)
+        self.encoder = Layers(config.E, lambda: BothWays(cell, D, **keys), config.dropout)
+        self.first = AttentiveCell(cell, D, config.A, **keys)
+        self.upper = Layers(upper, lambda: Cell(cell, D, D, **keys), config.dropout) if upper else None
+        # Of the same three as the paper's maxout (appendix A.2.2), but with a tanh.
+        self.joined = Linear({"embed": 3 * D}, {"mlp": D}, bias=True, dtype=dtype, rngs=rngs)
+        self.head = Head(D, V, tied=config.tied, bias=False, rngs=rngs)
+
+    def __call__(self, pairs: Pairs) -> jax.Array:
+        """Logits of the next token at each place, (B, T, V) in float32: what `readout` makes of the `vectors`."""
+        return self.readout()(self.vectors(pairs))
+
+    def vectors(self, pairs: Pairs) -> jax.Array:
+        """What the model knows at each place that it writes, (B, T, D); at padding it is finite and means nothing."""
+        return self._taught(pairs)[0]
+
+    def readout(self) -> Readout:
+        """What turns vectors into logits."""
+        return self.head.readout(self.embed, 0.0)
+
+    def attention_weights(self, pairs: Pairs) -> dict[str, jax.Array]:
+        """How much each token looks at each of its source before it is read: `cross`, of the one layer and head that
+        there are, (1, B, 1, T, S).
+        """
+        return {"cross": self._taught(pairs)[1].weights_BTS[None, :, None]}
+
+    def encode(self, pairs: Pairs) -> jax.Array:
+        """What the encoder makes of the sources, (B, S, D); of the pairs it reads nothing else."""
+        sources_BS, ids_BS = pairs.sources_BS, pairs.source_segment_ids_BS
+        valid_BS = None if ids_BS is None else ids_BS != 0
+        check_tokens(sources_BS, ids_BS, None, self.config.vocab_size, None, valid_BS)
+        documents, keys_B = find_documents(sources_BS.shape, ids_BS, valid_BS), folded(pairs.dropout_keys_B, _ENCODER)
+        x_BSD, carry = without_padding(self.embed(sources_BS), valid_BS), self.encoder.empty(len(sources_BS))
+        return pin(self.encoder(x_BSD, documents, carry, keys_B)[0], "batch", None, None)
+
+    def init_cache(
+        self, memory_BSD: jax.Array, source_segment_ids_BS: jax.Array | None, length: int
+    ) -> RecurrentPairCache:
+        """The cache before the first token of each row, with what `encode` has made of its source, where the ids are
+        not 0; it is as large for every `length`.
+        """
+        ids_BS = _ones(memory_BSD) if source_segment_ids_BS is None else jnp.sign(source_segment_ids_BS)
+        carry, rows = self._empty(len(ids_BS)), len(ids_BS)
+        return RecurrentPairCache(self.first.remember(memory_BSD, ids_BS), *carry, jnp.full(rows, -1, jnp.int32))
+
+    def decode(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: RecurrentPairCache
+    ) -> tuple[jax.Array, RecurrentPairCache]:
+        """Logits (B, T, V) of new tokens at absolute positions, and the cache with them in it; see `Recurrent.decode`.
+
+        At position 0 stands the start token.
+        """
+        check_tokens(tokens_BT, None, positions_BT, self.config.vocab_size, None)
+        fits_BT, newest_B = in_order(cache.newest_B, positions_BT)
+        documents = Documents(positions_BT == 0, jnp.zeros_like(fits_BT), positions_BT >= 0)
+        x_BTD = jnp.where(fits_BT[..., None], self.embed(tokens_BT), jnp.nan)
+        ids_BT, carry = documents.valid_BT.astype(jnp.int32), (cache.first, cache.upper)
+        x_BTD, _, carry = self._steps(x_BTD, documents, ids_BT, cache.memory, carry, None)
+        x_BTD = jnp.where(documents.valid_BT[..., None], x_BTD, jnp.nan)
+        return self.readout()(x_BTD), RecurrentPairCache(cache.memory, *carry, newest_B)
+
+    def _taught(self, pairs: Pairs) -> tuple[jax.Array, Attended]:
+        """(vectors, what was attended to) where all tokens of the targets are known."""
+        memory_BSD, source_ids_BS, ids_BT = self.encode(pairs), pairs.source_segment_ids_BS, pairs.segment_ids_BT
+        source_ids_BS = _ones(memory_BSD) if source_ids_BS is None else source_ids_BS
+        ids_BT = _ones(pairs.tokens_BT) if ids_BT is None else ids_BT
+        valid_BT = ids_BT != 0
+        check_tokens(pairs.tokens_BT, ids_BT, None, self.config.vocab_size, None, valid_BT)
+        documents = find_documents(ids_BT.shape, ids_BT, valid_BT)
+        x_BTD, memory = self.embed(pairs.tokens_BT), self.first.remember(memory_BSD, source_ids_BS)
+        return self._steps(x_BTD, documents, ids_BT, memory, self._empty(len(ids_BT)), pairs.dropout_keys_B)[:2]
+
+    def _steps(
+        self,
+        x_BTD: jax.Array,
+        documents: Documents,
+        ids_BT: jax.Array,
+        memory: Memory,
+        carry: tuple[Carry, Carry | None],
+        keys_B: jax.Array | None,
+    ) -> tuple[jax.Array, Attended, tuple[Carry, Carry | None]]:
+        rate = self.config.dropout
+        x_BTD = without_padding(dropout(x_BTD, rate, folded(keys_B, _FIRST), 0), documents.valid_BT)
+        attended, first = self.first(x_BTD, documents, ids_BT, memory, carry[0])
+        y_BTD, upper = attended.states_BTD, None
+        if self.upper is not None:
+            y_BTD, upper = self.upper(y_BTD, documents, carry[1], keys_B)
+        joined_BTC = jnp.concatenate([y_BTD, attended.contexts_BTD, x_BTD], axis=-1)
+        y_BTD = dropout(jnp.tanh(self.joined(joined_BTC)), rate, folded(keys_B, _LAST), 0)
+        return pin(y_BTD, "batch", "length", None), attended, (first, upper)
+
+    def _empty(self, rows: int) -> tuple[Carry, Carry | None]:
+        return self.first.cell.empty(rows), None if self.upper is None else self.upper.empty(rows)
+
+
+def _ones(x: jax.Array) -> jax.Array:
+    """Ids of rows that are one pair each."""
+    return jnp.ones(x.shape[:2], jnp.int32)
