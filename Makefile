@@ -20,10 +20,10 @@ COMPILE = .cache/uv/bin/uv pip compile --quiet --no-config --universal --upgrade
 	@touch $@
 
 # The versions are locked as constraints, without hashes: which build of torch is installed, with CUDA or without, is up to
-# where pip looks, and the one with CUDA brings packages of its own.
+# where pip looks, and the one with CUDA brings packages of its own. seqeval comes as source.
 .cache/oracle/ready: requirements-oracle.txt
 	$(PYTHON) -m venv .cache/oracle
-	.cache/oracle/bin/python -m pip install --quiet --constraint requirements-oracle.txt numpy torch transformers
+	.cache/oracle/bin/python -m pip install --quiet --constraint requirements-oracle.txt numpy seqeval torch transformers
 	@touch $@
 
 quickstart: .venv

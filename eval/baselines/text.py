@@ -7,10 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from eval.baselines.keeping import kept
 from model.errors import UserError
 from train.data import Data
-from train.devices.machine import cache_folder
-from train.run.files.json_files import check_numbers, read_cache, write
 
 log = logging.getLogger("heed")
 END = 0xFF  # the closing symbol of a document: UTF-8 never uses this byte
@@ -33,17 +32,7 @@ def baselines(data: Data, max_context: int = 4) -> dict[str, float]:
 
 def known_baselines(data: Data) -> dict[str, float]:
     """The same, computed once for each text and then kept in the cache folder."""
-    file = cache_folder() / f"baselines-{data.fingerprint[:32]}.json"
-    known = read_cache(file, check_numbers)
-    if known is not None:
-        return dict(known)
-    values = baselines(data)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(file, values)
-    except OSError as error:
-        log.warning("the baselines cannot be kept in %s (%s): each run counts them anew.", file, error.strerror)
-    return values
+    return kept(data.fingerprint, lambda: baselines(data))
 
 
 def compressor_bits_per_byte(text: bytes) -> dict[str, float]:

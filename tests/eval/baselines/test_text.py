@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval import baselines as module
-from eval.baselines import baselines, compressor_bits_per_byte, known_baselines, ngram_bits_per_byte
+from eval.baselines import keeping
+from eval.baselines import text as module
+from eval.baselines.text import baselines, compressor_bits_per_byte, known_baselines, ngram_bits_per_byte
 from model.errors import UserError
 
 
@@ -92,7 +93,7 @@ def test_all_of_a_dataset(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
 
 
 def test_are_computed_once_for_each_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(keeping, "cache_folder", lambda: tmp_path / "cache")
     read: list[str] = []
 
     def documents(split: str) -> list[str]:

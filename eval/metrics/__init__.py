@@ -1,0 +1,6 @@
+"""How predictions are scored, for each kind of example."""
+
+from eval.metrics.scores import scores
+from eval.metrics.spans import Answer
+
+__all__ = ["Answer", "scores"]

@@ -1,0 +1,18 @@
+"""What tasks learn from: examples by number, in splits, from the library, from TFDS, or one's own."""
+
+from train.data.examples.embedded import EMBEDDED, embedded
+from train.data.examples.own import own_examples
+from train.data.examples.public import public_examples
+from train.data.examples.types import Corpus, Labelled, Pair, Question, Tagged
+
+__all__ = [
+    "EMBEDDED",
+    "Corpus",
+    "Labelled",
+    "Pair",
+    "Question",
+    "Tagged",
+    "embedded",
+    "own_examples",
+    "public_examples",
+]
