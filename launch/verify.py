@@ -102,7 +102,8 @@ def main(argv: Sequence[str]) -> int:
     words = [word for word in argv if not word.startswith("-")]
     cli.parse(parser(), [word for word in argv if word.startswith("-")])
     if len(words) != 2:
-        raise UserError(f"{len(words)} words are given, and two are needed: the folder of a grid, and a row.")
+        given = " ".join(words) or "nothing"
+        raise UserError(f"launch.verify takes two words, the folder of a grid and a row of it, and is given {given}.")
     with stop_signals(command=True):
         found = verify(*words)
     for key, other in found.items():

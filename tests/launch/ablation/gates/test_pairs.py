@@ -113,6 +113,17 @@ def test_other_values_and_keys_are_named(plan: Plan, evidence: dict[str, Evidenc
         assert found == {gate: words}
 
 
+def test_each_two_arms_are_compared(plan: Plan, evidence: dict[str, Evidence]) -> None:
+    """Also two of which each is a pair with the one between them, which lacks what they do not share."""
+    base, (first, *_) = evidence["base"], evidence["base"].leaves
+    less = dataclasses.replace(base, leaves={name: own for name, own in base.leaves.items() if name != first})
+    other = dataclasses.replace(base, leaves={**base.leaves, first: {**base.leaves[first], 3: "other"}})
+    assert closed(gates_of_pairs(plan, {"a": base, "b": less})) == {}
+    assert closed(gates_of_pairs(plan, {"b": less, "c": other})) == {}
+    found = closed(gates_of_pairs(plan, {"a": base, "b": less, "c": other}))
+    assert found == {"init": f"the first values of {first[0]} are others in c than in a"}
+
+
 def test_all_seeds_of_a_plan_are_compared(plan: Plan, evidence: dict[str, Evidence]) -> None:
     first = {arm: dataclasses.replace(one, draws={3: one.draws[3]}) for arm, one in evidence.items()}
     with pytest.raises(ValueError, match=r"must be of seeds \(3, 4\)"):
