@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from model.axes import pin
+from model.axes import mesh_axes, pin
+from model.errors import UserError
 from model.layers import Linear, gathered, product
 from model.parameters import Module, parameter
 from model.recurrent.documents import Documents
@@ -97,7 +98,15 @@ class Cell(Module):
         """The states after each step, (B, T, H) in the dtype of products, and the carry after the last.
 
         The carry is zero where a document begins, and padding leaves it as it is.
+
+        Raises:
+            UserError: the mesh splits sequences.
         """
+        if (parts := mesh_axes("length")[1]) > 1:
+            raise UserError(
+                f"--config.mesh.context={parts} splits sequences, and a recurrent network takes one token after the "
+                "other; set it to 1."
+            )
         inputs_TBGH = pin(self.input(x_BTD.swapaxes(0, 1)), None, "batch", None, "mlp")
         inputs_TBGH, of_state = self.hidden.ready(inputs_TBGH)
         after = CELLS[self.cell].step

@@ -6,17 +6,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
+from model import UserError
 from model.axes import partition_spec
 from model.encoder_decoder import Pairs
 from model.recurrent.encoder_decoder import RecurrentEncoderDecoderConfig
 from model.recurrent.language_model import RecurrentConfig
 from tests.model.recurrent.cases import nll
 from train.devices.mesh import make_mesh, make_rules
-from train.sharding import placed
+from train.sharding import born_sharded, make_init, placed
+from train.state import parameter_key, seed_pairs
 
 V, T, B, STEPS = 24, 7, 8, 3
 SIZES: dict[str, Any] = {"vocab_size": V, "max_length": T, "num_layers": 2, "width": 16, "dropout": 0.2}
@@ -108,3 +111,28 @@ def test_a_seed_of_a_population_learns_as_alone(kind: str) -> None:
     found = losses(kind, (2, 2, 1, 1), 2)
     np.testing.assert_allclose(found[:, :1], alone(kind), rtol=1e-5)
     assert np.abs(found[:, 0] - found[:, 1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["lstm", pytest.param("pairs", marks=pytest.mark.rest)])
+def test_a_mesh_that_splits_sequences_is_refused(kind: str) -> None:
+    sentence = (
+        "--config.mesh.context=2 splits sequences, and a recurrent network takes one token after the other; set it"
+    )
+    with pytest.raises(UserError, match=f"^{sentence} to 1[.]"):
+        losses(kind, (1, 2, 1, 2), 1)
+
+
+@pytest.mark.rest
+def test_first_values_are_the_same_where_they_are_born_sharded() -> None:
+    """In one program, for each seed of a population too."""
+    config = CONFIGS["pairs"]
+    wanted = nnx.to_pure_dict(nnx.state(config.build(nnx.Rngs(params=parameter_key(jax.random.key(3)))), nnx.Param))
+    for seeds, shape in ((1, (1, 2, 4, 1)), (2, (2, 2, 2, 1))):
+        mesh = make_mesh(dict(zip(("replica", "fsdp", "tensor", "context"), shape, strict=True)))
+        with placed(mesh, make_rules(seeds)):
+            model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
+            init = make_init(config.build, optax.adamw(1e-3).init)
+            make_state, _ = born_sharded(init, model, seed_pairs(3, seeds, 0), mesh)
+            params = make_state().params
+        found = params if seeds == 1 else jax.tree.map(lambda x: x[0], params)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, wanted)
