@@ -1,7 +1,8 @@
 """Every key that all runs share, once, with its default, its meaning and its unit.
 
-A default has the type of the key: int, float, str or bool. The keys of `config.model` are those of its family, written
-in the same way in the family's dataclass (model/families.py). `--help` of each command prints the comments of both.
+A default has the type of the key: int, float, str or bool. The keys of `config.model` are those of its family,
+and those of `config.objective` those of its task, written in the same way in their dataclasses (model/families.py,
+train/tasks/table.py). `--help` of each command prints the comments of all.
 """
 
 from ml_collections import ConfigDict
@@ -10,12 +11,15 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Returns the defaults, in sections, open to changes; `launch.configs.load` checks and locks the result.
 
-    `config.model` is empty: it takes what differs from the family's defaults, which `load` adds.
+    `config.model` and `config.objective` are empty: they take what differs from the defaults, which `load` adds.
     """
-    config = ConfigDict({name: {} for name in ("model", "data", "optimizer", "train", "mesh")}, type_safe=False)
+    config = ConfigDict(
+        {name: {} for name in ("model", "objective", "data", "optimizer", "train", "mesh")}, type_safe=False
+    )
     data, optimizer, train, mesh = config.data, config.optimizer, config.train, config.mesh
 
-    config.family = "gpt"  # gpt: the kind of model (model/families.py), which has keys of its own, config.model
+    config.family = "gpt"  # gpt or bert: the kind of model (model/families.py), which has keys of its own, config.model
+    config.task = "language_model"  # language_model or masked_lm: what is learned (train/tasks), by config.objective
 
     data.name = "python_stdlib"  # a TFDS text dataset
     data.path = ""  # glob of one's own text files, such as folder/*.txt, instead of data.name

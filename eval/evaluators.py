@@ -1,24 +1,49 @@
-"""What is measured of every run while it learns: a line for each evaluator; its names are endpoints of ablations."""
+"""What is measured of a run while it learns, by its task: a line for each; the names are endpoints of ablations."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
+from eval.accuracy import Accuracy
+from eval.baselines import known_baselines
+from eval.evaluator import Evaluator
 from eval.likelihood import Likelihood
-
-# Each is made as `Likelihood` is, says its NAMES, and yields a value for each that its text has.
-EVALUATORS: tuple[type[Likelihood], ...] = (Likelihood,)
+from train.data import Data
 
 
-def endpoints() -> tuple[str, ...]:
-    """The names of all that is measured."""
-    return tuple(name for one in EVALUATORS for name in one.NAMES)
+class Measured(NamedTuple):
+    """The evaluators of a task, which of their values is its score, and what others reach on the same rows.
+
+    `baselines` gives names to scores. `lower` says that less is better.
+    """
+
+    evaluators: tuple[type[Evaluator], ...]
+    score: str
+    meaning: str
+    lower: bool
+    baselines: Callable[[Data], Mapping[str, float]]
+
+
+MEASURED: dict[str, Measured] = {
+    "language_model": Measured(
+        (Likelihood,), "val/bits_per_byte", "bits per byte of the validation text", True, known_baselines
+    ),
+    "masked_lm": Measured(
+        (Accuracy,), "val/accuracy", "share of masked tokens that are told", False, lambda data: {"nothing": 0.0}
+    ),
+}
+
+
+def endpoints(task: str | None = None) -> tuple[str, ...]:
+    """The names of all that is measured, of one task or of any."""
+    of = MEASURED.values() if task is None else [MEASURED[task]]
+    return tuple(dict.fromkeys(name for one in of for kind in one.evaluators for name in kind.NAMES))
 
 
 class Evaluators:
-    """All of them as one, made from what each of them takes."""
+    """All of a task as one, made from what each of them takes."""
 
-    def __init__(self, *given: Any):
-        self._each = [one(*given) for one in EVALUATORS]
+    def __init__(self, task: str, *given: Any):
+        self._each = [one(*given) for one in MEASURED[task].evaluators]
 
     def __call__(self, params: Any, should_stop: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, Any]]:
         """Yields the names and values of each; stopped early, nothing at all."""
@@ -29,3 +54,12 @@ class Evaluators:
                 return
             found |= values
         yield from found.items()
+
+
+def compare(task: str, score: float, baselines: Mapping[str, float]) -> str:
+    """A table of a task's scores, worst first, with the model in its place."""
+    of = MEASURED[task]
+    rows = {name: one for name, one in baselines.items() if name != "train_bytes"} | {"this model": score}
+    ordered = sorted(rows.items(), key=lambda row: row[1], reverse=of.lower)
+    lines = [f"  {name:<12} {one:.4f}" for name, one in ordered]
+    return "\n".join([f"{of.meaning} ({'less' if of.lower else 'more'} is better):", *lines])

@@ -14,7 +14,7 @@ from eval.sampling import Sampling
 from model.attention import parse_mask
 from model.attention.masks.looking import looks_ahead
 from model.errors import UserError
-from model.families import Model
+from model.families import Model, Writer
 from model.stack.caches import Caches
 from train.data import Tokenizer
 from train.devices.placing import batch_ways, on_host
@@ -181,6 +181,8 @@ def _advance(
 
 
 def _check(model: Model, tokenizer: Tokenizer) -> None:
+    if not isinstance(model, Writer):
+        raise UserError("the model is of a kind that does not write; take a run of --config.task=language_model.")
     if model.config.vocab_size != tokenizer.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens and the model {model.config.vocab_size}"
         raise UserError(f"the tokenizer has {sizes}; take both from the same run.")

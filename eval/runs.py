@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from model import UserError
 from model.attention.cores.table import anywhere
 from model.families import Model
-from train.data import Data, Tokenizer, open_data, tokenizer_of
+from train.data import Data, Tokenizer, tokenizer_of
 from train.experiment import Experiment, bind, make_experiment
 from train.run.checkpoints import Checkpoints
 from train.run.files.format import check_format
@@ -49,7 +49,7 @@ class Run:
         Raises:
             UserError: the data set cannot be had, or its text or tokens are not those that the run has learned.
         """
-        data = open_data(self.config.data, self.tokenizer, allow_overlap=True)
+        data = self.experiment.task.open(self.config, self.tokenizer, allow_overlap=True)
         passport = read_kept(self.folder, "passport.json")
         check_text(self.folder, passport["data"]["fingerprint"], data.fingerprint)
         return data

@@ -9,9 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from eval.attention_picture import attention_figure
+from eval.evaluators import MEASURED, compare
 from eval.generation import generate
 from eval.runs import Run, open_run
 from model.errors import UserError
+from model.families import Writer
 from train.devices.placing import on_host
 from train.run.command import command
 from train.run.files.json_files import read_lines
@@ -31,25 +33,18 @@ def summarize(config: ConfigDict, state: State, folder: Path, again: str, more: 
         return f"stopped at step {step} of {config.train.steps}; the same command goes on from there:\n  {again}"
     run = open_run(folder)
     parts = [
-        _comparison(folder, step, again),
+        _comparison(config.task, folder, step, again),
         _sample(run, config.train.prompt, folder),
         _places(folder, config.train.prompt, more),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def compare(bits_per_byte: float, baselines: dict[str, float]) -> str:
-    """A table of bits per byte, worst first, with the model in its place."""
-    rows = {name: bits for name, bits in baselines.items() if name != "train_bytes"} | {"this model": bits_per_byte}
-    lines = [f"  {name:<12} {bits:.4f}" for name, bits in sorted(rows.items(), key=lambda row: -row[1])]
-    return "\n".join(["bits per byte of the validation text (less is better):", *lines])
-
-
-def _comparison(folder: Path, step: int, again: str) -> str:
+def _comparison(task: str, folder: Path, step: int, again: str) -> str:
     score = last_score(folder, step)
     if score is None or score["step"] != step:  # told to stop in the last evaluation
         return f"step {step} is not evaluated yet, which this makes up for:\n  {again}"
-    table = compare(float(np.mean(score["val/bits_per_byte"])), read_kept(folder, "baselines.json"))
+    table = compare(task, float(np.mean(score[MEASURED[task].score])), read_kept(folder, "baselines.json"))
     windows, of = int(score["val/windows"]), read_kept(folder, "passport.json")["evaluation"]["of"]
     if windows == of:
         return table
@@ -60,12 +55,12 @@ def _comparison(folder: Path, step: int, again: str) -> str:
 def last_score(folder: Path, step: int) -> dict[str, Any] | None:
     """The line of metrics.jsonl of the last evaluation up to a step, with the number of windows of which it is."""
     lines, _ = read_lines(folder / "metrics.jsonl")
-    scores = [line for line in lines if line["step"] <= step and {"val/bits_per_byte", "val/windows"} <= line.keys()]
+    scores = [line for line in lines if line["step"] <= step and {"val/loss", "val/windows"} <= line.keys()]
     return scores[-1] if scores else None
 
 
 def _sample(run: Run, prompt: str, folder: Path) -> str:
-    if not prompt:
+    if not prompt or not isinstance(run.model, Writer):
         return ""
     try:
         with run.placed():

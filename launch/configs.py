@@ -22,8 +22,13 @@ from model.families import FAMILIES
 from model.layers import choose
 from train.run.files.learned import flatten
 from train.run.files.naming import check_length
+from train.tasks.table import TASKS
 
 Value = int | float | str | bool
+# What is chosen by a key of all runs, and has keys of its own in a section.
+CHOSEN: dict[str, tuple[str, dict[str, Any]]] = {"family": ("model", FAMILIES), "task": ("objective", TASKS)}
+_KEYS = {"family": "keys of its model", "task": "keys of what it learns"}
+_WHERE = {"family": "model/families.py", "task": "train/tasks/table.py"}
 _SHARED_LINE = re.compile(r"^ {4}(\w+\.\w+) = .+?  # (.+)$", re.MULTILINE)
 _FIELD_LINE = re.compile(r"^ {4}(\w+): .+? = .+?  # (.+)$", re.MULTILINE)
 _TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -51,14 +56,16 @@ def load(name: str, **overrides: Value) -> ConfigDict:
     return _resolve(flatten(config) | overrides)
 
 
-def family_defaults(family: str) -> dict[str, Value]:
-    """Returns {'model.key': default} of a family: the fields of its dataclass that have one; data give the others.
+def own_defaults(chooser: str, name: str) -> dict[str, Value]:
+    """Returns {'section.key': default} of what `family` or `task` chooses: the fields of its dataclass that have one;
+    data give the others.
 
     Raises:
-      UserError: there is no such family.
+      UserError: there is no such family or task.
     """
-    fields = dataclasses.fields(choose(FAMILIES, family, "family"))
-    return {f"model.{one.name}": one.default for one in fields if one.default is not dataclasses.MISSING}
+    section, table = CHOSEN[chooser]
+    fields = dataclasses.fields(choose(table, name, chooser))
+    return {f"{section}.{one.name}": one.default for one in fields if one.default is not dataclasses.MISSING}
 
 
 def _also_texts(family: str) -> set[str]:
@@ -72,29 +79,36 @@ def shared_comments() -> dict[str, str]:
     return {key.removeprefix("config."): text for key, text in _SHARED_LINE.findall(inspect.getsource(base))}
 
 
-def family_comments(family: str) -> dict[str, str]:
-    """Returns {'model.key': its comment} of a family, from the classes of its dataclass."""
-    kinds = [kind for kind in reversed(FAMILIES[family].__mro__) if dataclasses.is_dataclass(kind)]
+def own_comments(chooser: str, name: str) -> dict[str, str]:
+    """Returns {'section.key': its comment} of what `family` or `task` chooses, from the classes of its dataclass; one
+    that only changes a default leaves the comment of that from which it inherits.
+    """
+    section, table = CHOSEN[chooser]
+    kinds: list[Any] = [kind for kind in reversed(table[name].__mro__) if dataclasses.is_dataclass(kind)]
     lines = [line for kind in kinds for line in _FIELD_LINE.findall(inspect.getsource(kind))]
-    return {f"model.{name}": text for name, text in lines}
+    return {f"{section}.{key}": text for key, text in lines}
 
 
 def comments() -> dict[str, str]:
-    """Returns {'section.key': its comment} of every key, of whatever family."""
-    return shared_comments() | dict(line for name in FAMILIES for line in family_comments(name).items())
+    """Returns {'section.key': its comment} of every key, of whatever family and task."""
+    own = [own_comments(chooser, name) for chooser, (_, table) in CHOSEN.items() for name in table]
+    return shared_comments() | dict(line for lines in own for line in lines.items())
 
 
 def help_text() -> str:
-    """Returns one line per key, with flag, default and comment: those of all runs, then those of each family."""
+    """Returns one line per key, with flag, default and comment: those of all runs, of each family, and of each task."""
 
     def lines(defaults: Mapping[str, Value], texts: Mapping[str, str]) -> list[str]:
         return [f"  {f'--config.{key}={defaults[key]}':<44} {text}" for key, text in texts.items()]
 
     found = ["keys of a config, and their defaults (configs/base.py):"]
     found += lines(flatten(base.get_config()), shared_comments())
-    for name in FAMILIES:
-        found += ["", f"keys of its model, where --config.family={name} (model/families.py):"]
-        found += lines(family_defaults(name), family_comments(name))
+    for chooser, (_, table) in CHOSEN.items():
+        for name in table:
+            own = lines(own_defaults(chooser, name), own_comments(chooser, name))
+            found += (
+                ["", f"{_KEYS[chooser]}, where --config.{chooser}={name} ({_WHERE[chooser]}):", *own] if own else []
+            )
     return "\n".join(found)
 
 
@@ -141,17 +155,18 @@ def _module(path: Path) -> ModuleType:
 
 
 def _resolve(values: Mapping[str, Any]) -> ConfigDict:
-    """Returns the locked config of the base's keys and the family's, each checked against its type there."""
+    """Returns the locked config of the base's keys and of those of family and task, each checked against its type."""
     shared = flatten(base.get_config())
-    family = _convert("family", values.get("family", shared["family"]), shared["family"])
-    defaults, texts = family_defaults(str(family)) | shared, _also_texts(str(family))
+    chosen = {name: str(_convert(name, values.get(name, shared[name]), shared[name])) for name in CHOSEN}
+    defaults = {**own_defaults("family", chosen["family"]), **own_defaults("task", chosen["task"]), **shared}
+    family, texts = FAMILIES[chosen["family"]], _also_texts(chosen["family"])
     for key in values:
         if key not in defaults:
             raise UserError(f"--config.{key}: there is no such key{_nearest(key, defaults)}.")
-    tree: dict[str, Any] = {}
+    tree: dict[str, Any] = {section: {} for section, _ in CHOSEN.values()}
     for key, default in defaults.items():
         section, _, name = key.rpartition(".")
-        kind = FAMILIES[str(family)].LAYERED.get(name, str) if section == "model" else str
+        kind = family.LAYERED.get(name, str) if section == "model" else str
         value = values.get(key, default)
         if not (key in texts and isinstance(value, str) and value.lower() not in _BOOLS):
             value = _convert_layers(key, value, kind, default)

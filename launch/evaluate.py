@@ -5,16 +5,14 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from eval.baselines import known_baselines
-from eval.evaluators import Evaluators
-from eval.likelihood import Value
+from eval.evaluator import Value
+from eval.evaluators import MEASURED, Evaluators, compare
 from eval.runs import Run, open_run
-from eval.summary import compare, last_score
+from eval.summary import last_score
 from launch import cli, hosts
 from model.errors import UserError
 from train.devices.together import compiled_together
 from train.run.files.learned import PLACES
-from train.tasks.language_model import token_sums
 
 
 def parser() -> cli.Parser:
@@ -52,7 +50,8 @@ def _report(run: Run, workdir: str) -> str:
         few = f"of {own['val/windows']:.0f} (--config.train.evaluate_windows)"
         lines.append(f"of all {len(windows)} windows: these scores do not compare with the run's own, {few}")
     lines += [f"  {name:<24} {value:.4f}" for name, value in values.items()]
-    return "\n".join([*lines, compare(float(values["val/bits_per_byte"]), known_baselines(run.data))])
+    task, measured = run.config.task, MEASURED[run.config.task]
+    return "\n".join([*lines, compare(task, float(values[measured.score]), measured.baselines(run.data))])
 
 
 def evaluate(run: Run) -> dict[str, Value]:
@@ -62,9 +61,10 @@ def evaluate(run: Run) -> dict[str, Value]:
     """
     here = run.experiment
     graphdef, params = nnx.split(run.model)
-    sums, rows = compiled_together(jax.jit(token_sums(graphdef))), here.config.data.batch_size
+    sums, rows = compiled_together(jax.jit(here.task.sums(graphdef))), here.config.data.batch_size
     with run.placed():
-        return dict(Evaluators(sums, run.data.windows("validation"), rows, here.place, here.rows)(params))
+        validation = here.task.measured(run.data)
+        return dict(Evaluators(run.config.task, sums, validation, rows, here.place, here.rows)(params))
 
 
 if __name__ == "__main__":

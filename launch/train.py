@@ -10,14 +10,13 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from eval.baselines import known_baselines
-from eval.evaluators import Evaluators
+from eval.evaluators import MEASURED, Evaluators
 from eval.summary import summarize
 from launch import cli, hosts, output
 from launch.configs import load
 from train.attention import check_attention
 from train.collapse import Watch
-from train.data import eval_batches, open_data
+from train.data import eval_batches
 from train.devices.machine import use_compilation_cache
 from train.devices.memory import check_memory
 from train.devices.together import agree, compiled_together
@@ -60,19 +59,20 @@ def fit(
         folder = stack.enter_context(RunFolder(workdir, config, extend=extend)) if workdir else None
         stop.begin("the tokenizer")
         tokenizer = folder.tokenizer() if folder else None
-        data = open_data(config.data, tokenizer, allow_overlap=allow_overlap, while_waiting=stop.check)
+        data = experiment.task.open(config, tokenizer, allow_overlap=allow_overlap, while_waiting=stop.check)
         agree("the text of --config.data, and its tokens,", data.fingerprint)
         stop.begin("the tokens of the text")
-        windows, validation = data.windows("train"), data.measured(config.train.evaluate_windows)
+        rows = experiment.task.rows(data)
+        validation = experiment.task.measured(data, config.train.evaluate_windows)
         experiment = experiment.with_vocabulary(data.tokenizer.vocab_size)
         stack.enter_context(placed(experiment.mesh, experiment.rules))
         step, sums, place = compiled_together(experiment.step), compiled_together(experiment.sums), experiment.place
         stop.begin("the comparison of attention with its reference")
         key = jax.random.key(config.train.seed)
         errors = check_attention(experiment.model_config, experiment.attention, key)
-        evaluate = Evaluators(sums, validation, config.data.batch_size, place, experiment.rows)
+        evaluate = Evaluators(config.task, sums, validation, config.data.batch_size, place, experiment.rows)
         stop.begin("the baselines")
-        baselines = known_baselines(data) if folder else {}
+        baselines = MEASURED[config.task].baselines(data) if folder else {}
         watch = Watch(experiment, next(iter(eval_batches(validation, config.data.batch_size, experiment.rows))))
         stop.begin("the first state")
         opened = open_run(stack, experiment, folder, data, len(validation), errors, baselines)
@@ -82,7 +82,7 @@ def fit(
         state = train(
             step,
             opened.state,
-            experiment.batches(windows, opened.start),
+            experiment.batches(rows, opened.start),
             Session(experiment, opened, evaluate, recorded, stop, watch),
             start=opened.start,
             steps=config.train.steps,
@@ -96,7 +96,7 @@ def fit(
 
 def check(config: ConfigDict) -> Experiment:
     """The experiment, with the vocabulary that is asked for; refuses what can be refused before any data is read."""
-    return make_experiment(config, 256 if config.data.tokenizer == "bytes" else config.data.vocab_size)
+    return make_experiment(config)
 
 
 def parser() -> cli.Parser:

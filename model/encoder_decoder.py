@@ -15,8 +15,9 @@ from model.bounds import check_within
 from model.cycles import Cycle
 from model.errors import Range, check_range, keys_of
 from model.parameters import Module
-from model.side import Side, SideConfig
+from model.side import Side
 from model.stack.caches import PairCaches, empty_caches
+from model.stack.config import SideConfig
 from model.stack.context import Context, folded
 from model.stack.residuals import Watch
 from model.use_bias import parse_use_bias
@@ -162,8 +163,8 @@ class EncoderDecoder(Module):
         """Logits (B, T, V) of new tokens at absolute positions, and the cache with them in it; see `GPT.decode`."""
         S = cache.length
         check_within(positions_BT, S, "position", f"is outside of a cache for {S}; make it longer")
-        given = tokens_BT, None, positions_BT, None, cache.memory
-        x_BTD, contexts = self.decoder.start(self.embed, *given, decoding=True)
+        given = self.embed, self.config.vocab_size, tokens_BT, None, positions_BT
+        x_BTD, contexts = self.decoder.start(*given, memory=cache.memory, decoding=True)
         # What is written outside of the cache is lost, and with it what the token sees of itself.
         x_BTD = jnp.where(((0 <= positions_BT) & (positions_BT < S))[..., None], x_BTD, jnp.nan)
         x_BTD, own = self.decoder.stack.decode(x_BTD, contexts, cache.own, positions_BT)
@@ -195,24 +196,30 @@ class EncoderDecoder(Module):
         """
         seen: list[jax.Array] = []
         watch: Watch = lambda x_BTD: seen.append(measure(x_BTD))  # noqa: E731
-        memory_BSD, encoder = self.encoder.of_norms(measure, *self._encoder_start(pairs, watch))
+        memory_BSD, encoder = self.encoder.norms_from(measure, *self._encoder_start(pairs, watch))
         seen += encoder
-        _, decoder = self.decoder.of_norms(measure, *self._decoder_start(pairs, memory_BSD, watch))
+        _, decoder = self.decoder.norms_from(measure, *self._decoder_start(pairs, memory_BSD, watch))
         return jnp.stack([*seen, *decoder])
 
     def _encoder_start(self, pairs: Pairs, watch: Watch = lambda x_BTD: None) -> tuple[jax.Array, Cycle[Context]]:
-        given = pairs.sources_BS, pairs.source_segment_ids_BS, pairs.source_positions_BS
-        return self.encoder.start(self.embed, *given, folded(pairs.dropout_keys_B, _ENCODER_SITE), watch=watch)
+        ids_BS, keys_B = pairs.source_segment_ids_BS, folded(pairs.dropout_keys_B, _ENCODER_SITE)
+        given = pairs.sources_BS, ids_BS, pairs.source_positions_BS, keys_B, _valid(ids_BS)
+        return self.encoder.start(self.embed, self.config.vocab_size, *given, watch=watch)
 
     def _decoder_start(
         self, pairs: Pairs, memory_BSD: jax.Array | None, watch: Watch = lambda x_BTD: None
     ) -> tuple[jax.Array, Cycle[Context]]:
-        given = pairs.tokens_BT, pairs.segment_ids_BT, pairs.positions_BT, pairs.dropout_keys_B
-        return self.decoder.start(self.embed, *given, Memory(_across(pairs), memory_BSD), watch=watch)
+        ids_BT, memory = pairs.segment_ids_BT, Memory(_across(pairs), memory_BSD)
+        given = pairs.tokens_BT, ids_BT, pairs.positions_BT, pairs.dropout_keys_B, _valid(ids_BT)
+        return self.decoder.start(self.embed, self.config.vocab_size, *given, memory=memory, watch=watch)
 
     def _scaled(self, x_BTD: jax.Array) -> jax.Array:
         scale = self.config.logits_scale or self.config.width**-0.5
         return x_BTD if scale == 1 else x_BTD * jnp.asarray(scale, x_BTD.dtype)
+
+
+def _valid(ids: jax.Array | None) -> jax.Array | None:
+    return None if ids is None else ids != 0
 
 
 def _across(pairs: Pairs) -> Mask:

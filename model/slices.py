@@ -25,7 +25,8 @@ class Form(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What a loss over a vocabulary is made of: log sum exp(logits), the target's logit, and the mean of all logits.
+    """What a loss over a vocabulary is made of: log sum exp(logits), the target's logit, the mean of all logits, and
+    the largest, which has no gradient.
 
     All (B, T), float32.
     """
@@ -33,6 +34,7 @@ class Terms(NamedTuple):
     log_z_BT: jax.Array
     target_BT: jax.Array
     mean_BT: jax.Array
+    largest_BT: jax.Array
 
 
 def logits(x: jax.Array, kernel: jax.Array, form: Form, bias: jax.Array | None = None) -> jax.Array:
@@ -66,7 +68,7 @@ def _forward(x: jax.Array, weights: Weights, targets: jax.Array, form: Form, sli
     here = functools.partial(_forward_here, form=form, slices=slices)
     inputs = (_VECTORS, _TOKENS, *_names(weights, form))
     B, T = targets.shape
-    terms = on_each_device(here, inputs, (_TOKENS,) * 3, check_vma=False)(x, targets, *weights)
+    terms = on_each_device(here, inputs, (_TOKENS,) * 4, check_vma=False)(x, targets, *weights)
     terms = tuple(term[:B, :T] for term in terms)
     return terms, (x, weights, targets, terms[0])
 
@@ -76,7 +78,7 @@ def _backward(form: Form, slices: int, kept: tuple[Any, ...], grads: tuple[jax.A
     here = functools.partial(_backward_here, form=form, slices=slices)
     names = _names(weights, form)
     run = on_each_device(here, (_VECTORS, *[_TOKENS] * 5, *names), (_VECTORS, *names), check_vma=False)
-    dx, *dweights = run(x, targets, log_z, *grads, *weights)
+    dx, *dweights = run(x, targets, log_z, *grads[:3], *weights)
     B, T = targets.shape
     # As large as they were before they were filled up.
     cut = [grad[tuple(map(slice, one.shape))] for grad, one in zip(dweights, weights, strict=True)]
@@ -164,14 +166,14 @@ def _forward_here(
         sum_N, target_N, total_N = jax.lax.psum((sum_N * jnp.exp(most_N - all_N), target_N, total_N), cut.others)
         most_N = all_N
     known_N = (0 <= targets_N1[:, 0]) & (targets_N1[:, 0] < form.vocab_size)
-    terms = most_N + jnp.log(sum_N), jnp.where(known_N, target_N, jnp.nan), total_N / form.vocab_size
+    terms = most_N + jnp.log(sum_N), jnp.where(known_N, target_N, jnp.nan), total_N / form.vocab_size, most_N
     return tuple(term_N.reshape(targets_BT.shape) for term_N in terms)
 
 
 def _backward_here(x_BTD: jax.Array, *of_tokens_and_parts: jax.Array, form: Form, slices: int) -> tuple[jax.Array, ...]:
     """The gradients of a device's vectors and of its parts of kernel and bias, from those of its tokens' terms.
 
-    After the vectors come targets, log_z and the gradients of the three terms, then those parts.
+    After the vectors come targets, log_z and the gradients of the first three terms, then those parts.
     """
     of_tokens, parts = of_tokens_and_parts[:5], of_tokens_and_parts[5:]
     cut, x_ND, (axis, cap) = _Slices(parts, form, slices), _rows(x_BTD), (form.vocab_axis, form.soft_cap)

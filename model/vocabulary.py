@@ -118,7 +118,8 @@ def token_scores(x_BTD: jax.Array, readout: Readout, targets_BT: jax.Array) -> T
     # A negative one would count from the end.
     ids_BT1 = jnp.where(targets_BT < 0, V, targets_BT)[..., None]
     target_BT = jnp.take_along_axis(logits_BTV, ids_BT1, axis=-1, mode="fill")[..., 0]
-    return Terms(jax.nn.logsumexp(logits_BTV, axis=-1), target_BT, jnp.mean(logits_BTV, axis=-1))
+    largest_BT = jax.lax.stop_gradient(jnp.max(logits_BTV, axis=-1))
+    return Terms(jax.nn.logsumexp(logits_BTV, axis=-1), target_BT, jnp.mean(logits_BTV, axis=-1), largest_BT)
 
 
 def num_slices(rows: int, length: int, vocab_size: int) -> int:

@@ -14,7 +14,7 @@ from model.attention.cores.dense import dense
 from model.attention.cores.table import CORES, select_core
 from model.attention.selfcheck import errors, judge
 from model.cycles import Cycle
-from model.families import Model, ModelConfig
+from model.families import Model, ModelConfig, Writer
 from train.devices.machine import compiler_options
 from train.flops import attention_flops
 
@@ -104,7 +104,10 @@ def check_attention(config: ModelConfig, sites: Cycle[Site], key: jax.Array) -> 
 def cache_bytes(config: ModelConfig) -> Cycle[int]:
     """The bytes that one layer keeps of a row of the longest sequence while it decodes, at each place of the unit."""
     T = config.max_length
-    return jax.eval_shape(lambda: config.build(nnx.Rngs(0)).init_cache(1, T)).layer_bytes
+    model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
+    if not isinstance(model, Writer):
+        return Cycle((0,) * config.unit)
+    return jax.eval_shape(lambda: model.init_cache(1, T)).layer_bytes
 
 
 def described(asked: str, config: ModelConfig, sites: Cycle[Site], errors: Cycle[dict[str, float]]) -> dict[str, Any]:

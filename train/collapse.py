@@ -1,7 +1,6 @@
 """Whether a run has collapsed: its numbers are finite, and it no longer learns."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +30,7 @@ class Watch:
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
 
         def look(params: Params, batch: Batch) -> jax.Array:
-            model = nnx.merge(graphdef, params)
-            arrays = batch["tokens"], batch["segment_ids"], batch["positions"], batch.get("valid")
-            return model.of_norms(measure, *arrays)
+            return nnx.merge(graphdef, params).of_norms(measure, **self.experiment.task.inputs(batch))
 
         seeds = self.experiment.config.train.seeds
         all_seeds = jax.vmap(look, (0, None), spmd_axis_name="replica") if seeds > 1 else look
@@ -45,13 +42,15 @@ class Watch:
         seen = np.asarray(on_host(self._look(params, self.experiment.place(self.batch))))
         seen_NX2, losses_N = seen.reshape(-1, *seen.shape[-2:]), np.atleast_1d(loss)
         late = step >= 2 * config.optimizer.warmup_steps + 50
-        log_V = math.log(self.experiment.model_config.vocab_size)
+        worst = self.experiment.task.worst(self.experiment.model_config)
         found = []
         for number, (seen_X2, value) in enumerate(zip(seen_NX2, losses_N, strict=True)):
             who = f"seed {config.train.seed + number}: " if len(losses_N) > 1 else ""
             largest, spread = seen_X2[:, 0].max(), seen_X2[:, 1].min()
-            if late and not value < log_V:
-                found.append(f"{who}the validation loss {value:.4f} is not below ln V = {log_V:.4f}")
+            if late and not value < worst:
+                found.append(
+                    f"{who}the validation loss {value:.4f} is not below {worst:.4f}, that of who knows nothing"
+                )
             if not largest <= LARGEST:
                 found.append(
                     f"{who}the residual stream reaches {largest:.1e}, and a sound one stays below {LARGEST:.0e}"

@@ -12,12 +12,11 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from model.bounds import check_within
 from model.cycles import Cycle
 from model.families import FAMILIES, Model, ModelConfig
 from model.layers import choose
 from train.attention import Site, choose_attention
-from train.data import Windows, batches
+from train.data import Rows, batches
 from train.data.order import ORDERS
 from train.devices.mesh import Rules, check_fit, make_mesh, make_rules, sizes
 from train.devices.placing import batch_sharding, local_numbers, place_batch
@@ -27,22 +26,23 @@ from train.schedules import make_schedule
 from train.sharding import born_sharded, make_init, placed
 from train.state import Params, State, seed_pairs
 from train.step import Metrics, make_step, population
-from train.tasks.base import Batch
-from train.tasks.language_model import language_model, token_sums
+from train.tasks.base import Batch, Task
+from train.tasks.table import make_task
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """What a config stands for. `step` and `sums` are jitted and must run inside of `placed(mesh, rules)`.
 
-    step(state, batch) -> (state, metrics); sums(params, batch) -> (nats, targets), by quarters of the window;
-    make_state() -> the state before update 1. `abstract` is the state's shapes and shardings, `shape` and `sharding`
-    are those of a training batch, and `local` the numbers, along each of its leading axes, that this process loads.
+    step(state, batch) -> (state, metrics); sums(params, batch): what an evaluation of its task adds up; make_state() ->
+    the state before update 1. `abstract` is the state's shapes and shardings, `shape` and `sharding` are those of the
+    tokens of a training batch, and `local` the numbers, along each of its leading axes, that this process loads.
     `attention` is, for each layer of the unit, what training asks of it, and the core that computes it, here and in
     `step` and `sums`.
     """
 
     config: ConfigDict
+    task: Task
     model_config: ModelConfig
     attention: Cycle[Site]
     mesh: Mesh
@@ -70,15 +70,12 @@ class Experiment:
         """This process's part of a global batch, put on the mesh; all seeds share one that has no axis of seeds.
 
         Raises:
-            UserError: a token or a target outside of the vocabulary, but for padding.
+            UserError: its task refuses it.
         """
-        V, valid_BT = self.model_config.vocab_size, batch.get("valid")
-        rule = f"is outside of the vocabulary of {V}; encode with its tokenizer"
-        for name in ("tokens", "targets"):
-            check_within(batch[name], V, f"{name}:", rule, valid_BT)
+        self.task.check(batch, self.model_config)
         return place_batch(batch, self.sharding, self.shape, self.local)
 
-    def batches(self, windows: Windows, start: int) -> Iterator[Batch]:
+    def batches(self, windows: Rows, start: int) -> Iterator[Batch]:
         """Global batches on the mesh, from number `start` on."""
         data, own = self.config.data, len(self.shape) > 2
         seed = [data.seed + int(number) for number in self.local[0]] if own else data.seed
@@ -86,17 +83,18 @@ class Experiment:
         return map(self.place, read)
 
 
-def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.Device] | None = None) -> Experiment:
+def make_experiment(config: ConfigDict, vocab_size: int = 0, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """Builds model, optimizer, mesh and step; no array is made yet.
 
-    `devices` are all that this program sees, or those of a machine that is only planned for.
+    Without `vocab_size` it has as many tokens as the config asks for. `devices` are all that this program sees, or
+    those of a machine that is only planned for.
 
     Raises:
         UserError: sizes that do not fit each other or the devices, or a choice that does not exist.
     """
     check_config(config)
-    seeds, train = config.train.seeds, config.train
-    model_config = make_model_config(config, vocab_size)
+    seeds, train, task = config.train.seeds, config.train, make_task(config)
+    model_config = make_model_config(config, vocab_size or task.vocab_size(config))
     schedule = make_schedule(config.optimizer, train.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     mesh, rules = make_mesh(dict(config.mesh), devices), make_rules(seeds)
@@ -109,8 +107,7 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
     model_config = dataclasses.replace(model_config, core=cores)
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     graphdef = nnx.graphdef(model)
-    loss = language_model(graphdef, label_smoothing=train.label_smoothing, z_loss=train.z_loss)
-    step, sums = make_step(loss, optimizer, train.accumulate), token_sums(graphdef)
+    step, sums = make_step(task.loss(graphdef, train), optimizer, train.accumulate), task.sums(graphdef)
     shape: tuple[int, ...] = (config.data.batch_size, config.data.length)
     if seeds > 1:
         batch_axis = ORDERS[config.data.order]
@@ -122,6 +119,7 @@ def make_experiment(config: ConfigDict, vocab_size: int, devices: Sequence[jax.D
         sharding = batch_sharding(mesh, len(shape))
     return Experiment(
         config=config,
+        task=task,
         model_config=model_config,
         attention=attention,
         mesh=mesh,
@@ -145,7 +143,10 @@ def make_model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
         UserError: there is no such family, or its keys do not fit each other.
     """
     family = choose(FAMILIES, config.family, "family")
-    return family(**config.model, vocab_size=vocab_size, max_length=config.data.length)
+    given = {"vocab_size": vocab_size, "max_length": config.data.length, "head": make_task(config).HEAD, "labels": 0}
+    return family(
+        **config.model, **{one.name: given[one.name] for one in dataclasses.fields(family) if one.name in given}
+    )
 
 
 def bind(config: ConfigDict, params: Params, seed: int = 0) -> Model:

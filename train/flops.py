@@ -25,10 +25,11 @@ def flops_per_token(config: ModelConfig) -> float:
     (T + 1) / 2). Of a core with a state, 12 x its numbers: each is written by one product, and read by one.
     """
     model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
-    kernels = [leaf.size for path, leaf in _leaves(model.stack) if path[-1].key == "kernel"]
-    head = config.vocab_size * config.width
+    kernels = sum(leaf.size for path, leaf in _leaves(model) if path[-1].key == "kernel")
+    if model.head is not None and model.head.kernel is None:
+        kernels += config.vocab_size * config.width
     between = attention_flops(config)
-    return 6.0 * (sum(kernels) + head) + sum(between[layer] for layer in range(config.num_layers))
+    return 6.0 * kernels + sum(between[layer] for layer in range(config.num_layers))
 
 
 def attention_flops(config: ModelConfig) -> Cycle[float]:

@@ -8,6 +8,7 @@ from model.attention import parse_mask
 from model.attention.masks.looking import looks_ahead, shows
 from model.cycles import read_cycle
 from model.errors import Range, UserError, check_ranges
+from model.families import FAMILIES
 from model.layers import choose
 from train.data import check_data
 from train.data.order import ORDERS
@@ -16,6 +17,7 @@ from train.optimizers import OPTIMIZERS
 from train.optimizers import RANGES as OPTIMIZER
 from train.schedules import RANGES as SCHEDULE
 from train.schedules import SCHEDULES
+from train.tasks.table import make_task
 
 TRAIN = {
     "steps": Range(1),
@@ -36,7 +38,7 @@ def check_config(config: ConfigDict) -> None:
 
     Raises:
         UserError: a number outside of its range, a name that is not in its table, micro-batches that do not divide the
-            batch, or a mask that hides everything or shows what is to be predicted.
+            batch, a family that cannot learn the task, or a mask that hides all or shows what is to be predicted.
     """
     check_ranges("config.train", config.train, TRAIN)
     for key, bits in (("train", 32), ("data", 63)):
@@ -54,12 +56,15 @@ def check_config(config: ConfigDict) -> None:
     rows, parts = config.data.batch_size, config.train.accumulate
     if rows % parts:
         raise UserError(f"--config.train.accumulate={parts} does not divide --config.data.batch_size={rows}.")
-    length = config.data.length
-    for text in read_cycle(config.model.mask, "model.mask").values:
+    task, length = make_task(config), config.data.length
+    if task.HEAD not in choose(FAMILIES, config.family, "family").HEADS:
+        fit = ", ".join(name for name, kind in FAMILIES.items() if task.HEAD in kind.HEADS)
+        raise UserError(f"--config.family={config.family!r} cannot learn --config.task={config.task!r}; take {fit}.")
+    for text in read_cycle(config.model.mask, "model.mask").values if "mask" in config.model else ():
         mask = parse_mask(text)
         if not shows(mask, length):
             raise UserError(f"--config.model.mask={text!r} hides every token from every other; write 'causal'.")
-        if looks_ahead(mask, length):
+        if not task.LOOKS_AHEAD and looks_ahead(mask, length):
             raise UserError(
                 f"--config.model.mask={text!r} shows tokens what they are to predict; write 'causal & ...'."
             )

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import jax
+from flax import nnx
 
-from model.attention import AttentionConfig, AttentionKeys
+from model.attention import AttentionConfig, AttentionKeys, parse_bias, parse_mask
 from model.cycles import Cycle, read_cycle
-from model.errors import Range, UserError, check_ranges
+from model.errors import Range, UserError, check_range, check_ranges
 from model.layers import ACTIVATIONS, choose
 from model.norms import parse_norm
+from model.positions import parse_position
 from model.stack.residuals import NORM_PLACES
+from model.vocabulary import EMBEDDINGS
 
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
@@ -44,6 +47,8 @@ class StackConfig(AttentionKeys):
         UserError: sizes that do not fit each other, a choice that does not exist, or a cycle longer than the depth.
     """
 
+    # What a model can have for a task; `build` makes it with one of these.
+    HEADS: ClassVar[tuple[str, ...]] = ()
     # What one layer takes is of this kind; a text of a cycle of numbers is read as such.
     LAYERED: ClassVar[dict[str, type]] = {
         "core": str,
@@ -83,6 +88,10 @@ class StackConfig(AttentionKeys):
         parse_norm(self.norm)
         choose({"float32": None, "bfloat16": None, "float16": None}, self.dtype, "model.dtype")
 
+    def build(self, rngs: nnx.Rngs) -> Any:
+        """The model of these sizes and choices."""
+        raise NotImplementedError
+
     @functools.cached_property
     def cycles(self) -> dict[str, Cycle[Any]]:
         """Each key of LAYERED to what the layers take in turn."""
@@ -115,3 +124,27 @@ class StackConfig(AttentionKeys):
             f"the layers' cycle of {told}{begin} is longer than --config.model.num_layers={self.num_layers}; shorten "
             "it, or take more layers."
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SideConfig(StackConfig):
+    """A stack, and how its tokens, at most `max_length`, know where they are and what they see.
+
+    Raises:
+        UserError: as StackConfig, and for an unknown position, bias or mask.
+    """
+
+    LAYERED: ClassVar = StackConfig.LAYERED | {"position": str, "bias": str, "mask": str}
+
+    max_length: int
+    position: Any = "rope"  # rope, rope_linear, rope_ntk, rope_yarn(4, 2048), rope_llama3, learned, sinusoidal or none
+    bias: Any = "none"  # added to scores by distance: none, alibi, t5, t5_causal, kerple, kerple_power or fire
+    mask: Any = "causal"  # which keys a query sees: causal & window(128), strided(64), ... joined by &, | and ~
+    embedding: str = "plain"  # plain, scaled (times sqrt(width)) or normed (normalised before the first layer)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("config.data.length", self.max_length, Range(1, 2**24))
+        choose(EMBEDDINGS, self.embedding, "model.embedding")
+        for key, parse in (("position", parse_position), ("bias", parse_bias), ("mask", parse_mask)):
+            self.cycles[key].map(parse)

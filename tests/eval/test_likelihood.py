@@ -10,7 +10,7 @@ from flax import nnx
 from eval.likelihood import Likelihood
 from model import GPT, GPTConfig
 from train.data import Windows
-from train.tasks.language_model import token_sums
+from train.tasks.language_model import LanguageModel
 
 V, END, LENGTH = 7, 6, 11
 DOCUMENTS = [[0, 3, 1], [5], [], [2, 2, 4, 1, 0, 0, 3, 5, 1, 2, 4, 1, 3], [1, 1, 0, 5, 2, 4, 3, 3]]
@@ -43,7 +43,7 @@ def reference(graphdef: nnx.GraphDef, params: Any) -> list[list[float]]:
 def test_counts_every_target_once_and_divides_by_bytes() -> None:
     graphdef, params = models()
     windows = Windows(STREAM, END, LENGTH, NUM_BYTES)
-    sums = jax.jit(token_sums(graphdef))
+    sums = jax.jit(LanguageModel().sums(graphdef))
     # Three windows in batches of two: the last batch has a row of padding, the last window a padded end.
     found = dict(Likelihood(sums, windows, 2)(params[0]))
     by_position = reference(graphdef, params[0])
@@ -65,7 +65,7 @@ def test_counts_every_target_once_and_divides_by_bytes() -> None:
 
 def test_seeds_are_measured_apart() -> None:
     graphdef, params = models()
-    windows, sums = Windows(STREAM, END, LENGTH, NUM_BYTES), token_sums(graphdef)
+    windows, sums = Windows(STREAM, END, LENGTH, NUM_BYTES), LanguageModel().sums(graphdef)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
     found = dict(Likelihood(jax.jit(jax.vmap(sums, (0, None))), windows, 2)(both))
     singles = [dict(Likelihood(jax.jit(sums), windows, 3)(one)) for one in params]

@@ -16,7 +16,7 @@ from flax import nnx
 
 from configs import base
 from launch import cli, train
-from launch.configs import family_comments, family_defaults, help_text, load, shared_comments
+from launch.configs import CHOSEN, help_text, load, own_comments, own_defaults, shared_comments
 from model.errors import UserError
 from model.families import FAMILIES
 from tests.conftest import ROOT
@@ -24,6 +24,7 @@ from train.devices.mesh import AXES
 from train.experiment import make_model_config
 from train.run.command import interpreter
 from train.run.files.learned import flatten
+from train.tasks.table import TASKS
 
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base", "published"))
 STORIES = {
@@ -63,7 +64,8 @@ COUNTED += [("encoder_decoder", *one) for one in PARAMETERS_OF_PAIRS.items()]
 def test_every_committed_config_parses_and_tells_its_story(name: str) -> None:
     config = load(name)
     assert config.is_locked
-    assert flatten(config).keys() == flatten(base.get_config()).keys() | family_defaults(config.family).keys()
+    own = (own_defaults(chooser, config[chooser]) for chooser in CHOSEN)
+    assert flatten(config).keys() == {*flatten(base.get_config())}.union(*own)
     assert "python -m launch." in STORIES[name] or "make " in STORIES[name]
     assert not (written := re.search(r"--config=(\S+)", STORIES[name])) or written[1] == name
 
@@ -92,12 +94,15 @@ def test_the_keys_that_all_runs_share_fit_a_page() -> None:
     assert len(shared_comments()) <= 60
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_help_shows_every_key_once_with_its_default_and_meaning(family: str) -> None:
-    shared, own = flatten(base.get_config()), family_defaults(family)
-    assert family_comments(family).keys() == own.keys()
-    of_family = help_text().split(f"--config.family={family} (")[1].split("keys of its model")[0]
-    for defaults, texts, part in ((shared, shared_comments(), help_text()), (own, family_comments(family), of_family)):
+CHOICES = [(chooser, name) for chooser, (_, table) in CHOSEN.items() for name in table]
+
+
+@pytest.mark.parametrize(("chooser", "name"), CHOICES)
+def test_help_shows_every_key_once_with_its_default_and_meaning(chooser: str, name: str) -> None:
+    shared, own = flatten(base.get_config()), own_defaults(chooser, name)
+    assert own_comments(chooser, name).keys() == own.keys()
+    of_it = help_text().partition(f"--config.{chooser}={name} (")[2].partition("\n\n")[0]
+    for defaults, texts, part in ((shared, shared_comments(), help_text()), (own, own_comments(chooser, name), of_it)):
         assert all(type(value) in (int, float, str, bool) for value in defaults.values())
         for key, value in defaults.items():
             (line,) = [line for line in part.splitlines() if line.startswith(f"  --config.{key}=")]
@@ -131,15 +136,18 @@ def unread(keys: list[str]) -> list[str]:
         # A key that a site has for itself is read as the one that it is like.
         site, _, like = name.partition("_")
         name = like if section == "model" and site in ("encoder", "cross") and f"model.{like}" in keys else name
-        wanted = {f"{holder}.{name}" for holder in ("config", section, f"{section}_config")} | {f'"{name}"'}
+        wanted = {f"{holder}.{name}" for holder in ("config", "self", "_task", section, f"{section}_config")} | {
+            f'"{name}"'
+        }
         if not ({f"config.{name}"} & inside if section == "model" else wanted & outside):
             missing.append(f"{section}.{name}".removeprefix("."))
     return missing
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_key_is_read(family: str) -> None:
-    assert unread(list(flatten(load("base", family=family)))) == []
+@pytest.mark.parametrize(("chooser", "name"), CHOICES)
+def test_every_key_is_read(chooser: str, name: str) -> None:
+    family = next(one for one, kind in FAMILIES.items() if chooser == "family" or TASKS[name].HEAD in kind.HEADS)
+    assert unread(list(flatten(load("base", **{"family": family, chooser: name})))) == []
     never = ["mesh.never", "model.never", "train.never", "never"]
     assert unread(never) == never
 
@@ -193,7 +201,7 @@ def test_overrides_are_read_by_the_type_of_their_key(key: str, value: object, wa
             "--config.model.vocab_size: there is no such key; the nearest is data.vocab_size",
         ),
         ("gpt", {"famly": "gpt"}, "--config.famly: there is no such key; the nearest is family."),
-        ("gpt", {"family": "gtp"}, "--config.family='gtp' is not one of: gpt, encoder_decoder."),
+        ("gpt", {"family": "gtp"}, "--config.family='gtp' is not one of: gpt, bert, encoder_decoder."),
         ("gpt", {"family": 3}, "--config.family=3: text is needed, such as 'gpt'."),
         ("gpt", {"mesh": 9}, "there are: mesh.context, mesh.fsdp, mesh.replica, mesh.tensor."),
         ("gpt", {"train.steps": 9.0}, "--config.train.steps=9.0: a whole number is needed, such as 1000."),

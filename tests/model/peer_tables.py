@@ -151,3 +151,42 @@ def theirs(table: Table, ours: Mapping[str, Array], num_layers: int) -> dict[str
             found[name.format(n=n)] = form(*(ours[path][n] if layered else ours[path] for path in paths))
     assert used == ours.keys(), used ^ ours.keys()
     return found
+
+
+_B = "bert.encoder.layer.{n}."
+_MAPS = {"intermediate.dense": "mlp.up", "output.dense": "mlp.down"}
+_SELF = {f"attention.self.{name}": f"attention.{name}" for name in ("query", "key", "value")}
+_BODY: Table = {
+    **{
+        f"bert.embeddings.{name}_embeddings.weight": (same, (ours,))
+        for name, ours in {"word": "embed.embedding", "position": "position.table", "token_type": "types.table"}.items()
+    },
+    **_norms("bert.embeddings.", {"LayerNorm": "embedding_norm"}, bias=True),
+    **_named(_B, _SELF, turned),
+    **_named(_B, _SELF, flat, "bias", "bias"),
+    **_named(_B, {"attention.output.dense": "attention.output"}, turned_output),
+    **_named(_B, {"attention.output.dense": "attention.output"}, same, "bias", "bias"),
+    **_norms(_B, {"attention.output.LayerNorm": "attention_norm", "output.LayerNorm": "mlp_norm"}, bias=True),
+    **_named(_B, _MAPS, turned),
+    **_named(_B, _MAPS, same, "bias", "bias"),
+}
+
+
+def _map(their: str, our: str) -> Table:
+    return _named("", {their: our}, turned) | _named("", {their: our}, same, "bias", "bias")
+
+
+_ON_TOKENS = {
+    **_map("cls.predictions.transform.dense", "transform.dense"),
+    **_norms("cls.predictions.transform.", {"LayerNorm": "transform.norm"}, bias=True),
+    "cls.predictions.bias": (same, ("head.bias",)),
+}
+_POOLER = _map("bert.pooler.dense", "pooler")
+# By the heads of BERT.
+BERT_TABLES: dict[str, Table] = {
+    "token": _BODY | _ON_TOKENS,
+    "pair": _BODY | _ON_TOKENS | _POOLER | _map("cls.seq_relationship", "answer"),
+    "class": _BODY | _POOLER | _map("classifier", "answer"),
+    "tag": _BODY | _map("classifier", "answer"),
+    "span": _BODY | _map("qa_outputs", "answer"),
+}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
@@ -84,12 +85,41 @@ def recurrent(asked: dict[str, Any], arrays: Arrays) -> Arrays:
     return {"states": states.detach().numpy(), "loss": loss.detach().numpy(), **gradients}
 
 
+def bert(asked: dict[str, Any], arrays: Arrays) -> Arrays:
+    """The logits of one of BERT's classes, its loss, and the gradient of each weight, in float64."""
+    config = transformers.BertConfig(**asked["config"], hidden_dropout_prob=0, attention_probs_dropout_prob=0)
+    made = getattr(transformers, asked["class"])._from_config(config, attn_implementation="eager").eval()
+    given = {name: torch.tensor(arrays.pop(name)) for name in ("tokens", "types", "valid", "answers")}
+    follows = {"next_sentence_label": torch.tensor(arrays.pop("follows"))} if "follows" in arrays else {}
+    known = {name: torch.tensor(np.ascontiguousarray(x)) for name, x in arrays.items()}
+    missing, unknown = made.load_state_dict(known, strict=False)
+    assert not unknown, unknown
+    assert {name for name, _ in made.named_parameters()} & {*missing} == set(), missing
+    answers = given["answers"]
+    labels = {"labels": answers}
+    if asked["class"] == "BertForQuestionAnswering":
+        labels = {"start_positions": answers[:, 0], "end_positions": answers[:, 1]}
+    inputs = {"input_ids": given["tokens"], "token_type_ids": given["types"], "attention_mask": given["valid"].long()}
+    out = made.double()(**inputs, **labels, **follows)
+    out.loss.backward()
+    if "start_logits" in out:
+        logits = {"logits": torch.stack([out.start_logits, out.end_logits], 1)}
+    elif follows:
+        logits = {"logits": out.prediction_logits, "follows": out.seq_relationship_logits}
+    else:
+        logits = {"logits": out.logits}
+    found = {"loss": out.loss, **logits}
+    gradients = {name: x.grad.numpy() for name, x in made.named_parameters()}
+    return {name: x.detach().numpy() for name, x in found.items()} | gradients
+
+
 KINDS: dict[str, Callable[[dict[str, Any], Arrays], np.ndarray | Arrays]] = {
     "frequencies": frequencies,
     "buckets": buckets,
     "slopes": slopes,
     "model": model,
     "recurrent": recurrent,
+    "bert": bert,
 }
 
 

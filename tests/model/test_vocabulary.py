@@ -63,7 +63,7 @@ class Case:
         """(objective, its gradients by vectors, kernel and bias) where `terms` are made so."""
 
         def objective(x_BTD: jax.Array, weights: tuple[jax.Array, ...]) -> jax.Array:
-            log_z, target, mean = terms(x_BTD, weights, self.targets_BT)
+            log_z, target, mean, _ = terms(x_BTD, weights, self.targets_BT)
             smooth = (1 - SMOOTHING) * target + SMOOTHING * mean
             return jnp.sum((log_z - smooth + Z_LOSS * log_z**2) * self.weights_BT)
 
@@ -205,7 +205,7 @@ def both_ends(sizes: tuple[int, ...], seeds: int, tied: bool) -> tuple[Any, ...]
     def objective(params: Any, tokens_BT: jax.Array, targets_BT: jax.Array) -> jax.Array:
         x_BTD = nnx.merge(graphdef, {"embedding": params["table"]})(tokens_BT)
         kernel, axis = (params["table"], 0) if tied else (params["kernel"], 1)
-        log_z, target, mean = token_scores(x_BTD, Readout(kernel, axis, "float32", 5.0, params["bias"]), targets_BT)
+        log_z, target, mean, _ = token_scores(x_BTD, Readout(kernel, axis, "float32", 5.0, params["bias"]), targets_BT)
         return jnp.sum((log_z - 0.8 * target - 0.2 * mean) * case.weights_BT)
 
     function = jax.value_and_grad(objective)

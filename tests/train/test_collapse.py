@@ -51,7 +51,9 @@ def test_each_sign_is_told_with_its_figure(changes: dict[str, Any]) -> None:
         assert huge[0].startswith(f"{who}the residual stream reaches ")
         assert "e+1" in huge[0]
         bad = losses + 1.1 * (np.arange(seeds) == 1) if seeds > 1 else 4.1
-        assert watch.signs(LATE, params, bad) == [f"{who}the validation loss 4.1000 is not below ln V = 4.0254"]
+        assert watch.signs(LATE, params, bad) == [
+            f"{who}the validation loss 4.1000 is not below 4.0254, that of who knows nothing"
+        ]
         early = experiment.config.optimizer.warmup_steps + 9
         assert watch.signs(early, params, bad) == []
         if not changes:

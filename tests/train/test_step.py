@@ -23,7 +23,7 @@ from train.schedules import make_schedule
 from train.sharding import make_init
 from train.state import State, dropout_keys
 from train.step import Metrics, groups, make_step
-from train.tasks.language_model import language_model, token_sums
+from train.tasks.language_model import LanguageModel, language_model
 
 B, T, V, L, D, H = 12, 7, 13, 2, 22, 11
 CONFIG = GPTConfig(num_layers=L, width=D, num_heads=H, mlp_width=17, vocab_size=V, max_length=T, dropout=0.1)
@@ -145,7 +145,7 @@ def test_the_loss_is_its_formula(smoothing: float, z_loss: float) -> None:
 
 
 def test_sums_and_counts_add_over_parts_of_a_batch() -> None:
-    batch, params, sums = random_batch(2, B, T, V), first_state().params, token_sums(graphdef())
+    batch, params, sums = random_batch(2, B, T, V), first_state().params, LanguageModel().sums(graphdef())
     whole = np.array(run(sums, params, batch))
     parts = [
         np.array(run(sums, params, {name: x[rows] for name, x in batch.items()})) for rows in (slice(0, 5), slice(5, B))

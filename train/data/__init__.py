@@ -2,6 +2,7 @@
 
 from train.data.opening import Data, check_data, open_data
 from train.data.pipeline import batches, eval_batches
+from train.data.rows import Rows
 from train.data.tokenizers import BytePairTokenizer, ByteTokenizer, Tokenizer, load_tokenizer, tokenizer_of
 from train.data.windows import Windows
 
@@ -9,6 +10,7 @@ __all__ = [
     "BytePairTokenizer",
     "ByteTokenizer",
     "Data",
+    "Rows",
     "Tokenizer",
     "Windows",
     "batches",

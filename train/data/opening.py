@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +108,14 @@ def open_data(
     config: ConfigDict,
     tokenizer: Tokenizer | None = None,
     *,
+    marks: Sequence[str] = (),
     allow_overlap: bool = False,
     while_waiting: Callable[[], object] = lambda: None,
 ) -> Data:
     """Returns the data set that `config.data` names, prepared if it was not yet.
 
-    Without a `tokenizer` it has that of the config, trained if it was not yet; a run that has begun brings its own.
+    Without a `tokenizer` it has that of the config, trained if it was not yet, with these marks besides; a run that has
+    begun brings its own.
     While one is trained, or text is tokenised, `while_waiting` is called about every second, and may raise.
 
     Raises:
@@ -136,6 +138,7 @@ def open_data(
             fingerprint = source.fingerprint(config.train_split)
             documents = source.documents(config.train_split)
             tokenizer = cached_bpe(documents, config.vocab_size, fingerprint, cache, while_waiting)
+        tokenizer = tokenizer.with_marks(marks)
     splits = {"train": config.train_split, "validation": config.validation_split}
     return Data(source, splits, tokenizer, config.length, cache, while_waiting)
 

@@ -18,12 +18,17 @@ def shuffled(places: np.ndarray, length: int, seed: int) -> np.ndarray:
     permutation (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", cycle walking).
     """
     epochs, indices = np.divmod(np.asarray(places, np.uint64), length)
-    keys = _mix(_mix(np.array([seed % 2**64], np.uint64)) + epochs)
+    keys = mixed(mixed(np.array([seed % 2**64], np.uint64)) + epochs)
     bits = max(2, (length - 1).bit_length())
     indices = _permute(indices, bits, keys)
     while (outside := indices >= length).any():
         indices[outside] = _permute(indices[outside], bits, keys[outside])
     return indices.astype(np.int64)
+
+
+def draws(places: np.ndarray, seed: int) -> np.ndarray:
+    """Returns 64 random bits for each of these places of the endless row: a function of (seed, place)."""
+    return mixed(mixed(np.array([~seed % 2**64], np.uint64)) + np.asarray(places, np.uint64))
 
 
 def _permute(indices: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
@@ -32,12 +37,12 @@ def _permute(indices: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     low_mask, high_mask = 2**low_bits - 1, 2 ** (bits - low_bits) - 1
     high, low = indices >> low_bits, indices & low_mask
     for turn in range(ROUNDS):
-        high = high ^ (_mix(keys + (low << 8) + 2 * turn) & high_mask)
-        low = low ^ (_mix(keys + (high << 8) + 2 * turn + 1) & low_mask)
+        high = high ^ (mixed(keys + (low << 8) + 2 * turn) & high_mask)
+        low = low ^ (mixed(keys + (high << 8) + 2 * turn + 1) & low_mask)
     return (high << low_bits) | low
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mixed(x: np.ndarray) -> np.ndarray:
     """Returns well-mixed 64 bits (the finaliser of SplitMix64; Steele, Lea and Flood 2014); uint64 wraps around."""
     x = x + 0x9E3779B97F4A7C15
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9

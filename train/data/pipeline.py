@@ -7,14 +7,14 @@ import grain
 import numpy as np
 
 from model.errors import Range, check_range
-from train.data.order import shuffled
-from train.data.windows import Windows
+from train.data.order import draws, shuffled
+from train.data.rows import Rows
 
 THREADS = 1  # a batch is made in less than a millisecond: more threads would only fight the step for the interpreter
 
 
 def batches(
-    windows: Windows,
+    windows: Rows,
     batch_size: int,
     seed: int | Sequence[int],
     start: int = 0,
@@ -27,7 +27,7 @@ def batches(
     lost. The only state is the number of batches taken; starting anywhere costs the same.
 
     Args:
-        windows: what is shuffled, one window a row.
+        windows: what is shuffled, row by row.
         batch_size: rows B of the global batch.
         seed: fixes the order, any integer >= 0; several give arrays (N, B, T), each (B, T) of them as by its own seed.
         start: how many batches were taken before.
@@ -44,7 +44,9 @@ def batches(
     def batch(number: int) -> dict[str, np.ndarray]:
         places = number * batch_size + taken
         indices = np.concatenate([shuffled(places, len(windows), one) for one in seeds])
-        return {name: x.reshape(*lead, len(taken), -1) for name, x in windows.rows(indices).items()}
+        bits = np.concatenate([draws(places, one) for one in seeds])
+        rows = windows.rows(indices, bits)
+        return {name: x.reshape(*lead, len(taken), *x.shape[1:]) for name, x in rows.items()}
 
     iterator = iter(_read(grain.MapDataset.range(sys.maxsize // batch_size).map(batch), prefetch))
     iterator.set_state({"next_index": start})
@@ -52,7 +54,7 @@ def batches(
 
 
 def eval_batches(
-    windows: Windows, batch_size: int, rows: Sequence[int] | np.ndarray | None = None
+    windows: Rows, batch_size: int, rows: Sequence[int] | np.ndarray | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every window once, in order; the last batch is filled up with rows of weight 0."""
     _check(batch_size=batch_size)

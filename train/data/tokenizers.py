@@ -27,13 +27,19 @@ class Tokenizer:
         vocab_size: ids are 0 <= id < vocab_size.
         end: the id that closes a document and opens the next; no text encodes to it.
         fingerprint: the same for two tokenizers only if they encode alike.
+        marks: the last ids, by name: they stand for no text either, but for what a task does with it, such as masking.
     """
 
-    def __init__(self, table: Sequence[bytes], end: int, fingerprint: str) -> None:
-        self._bytes = dict(enumerate(table))  # a dict, so that a negative id is an error
-        self.vocab_size = len(table)
+    def __init__(self, table: Sequence[bytes], end: int, fingerprint: str, marks: Sequence[str] = ()) -> None:
+        self.marks = {name: len(table) + number for number, name in enumerate(marks)}
+        self._bytes = dict(enumerate([*table, *[b""] * len(marks)]))  # a dict, so that a negative id is an error
+        self.vocab_size = len(self._bytes)
         self.end = end
-        self.fingerprint = fingerprint
+        self.fingerprint = "+".join([fingerprint, *marks])
+
+    def with_marks(self, names: Sequence[str]) -> "Tokenizer":
+        """Returns the same tokenizer with these marks."""
+        return tokenizer_of(self._state() | {"marks": " ".join(names)})
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of `text`, without `end`.
@@ -59,7 +65,8 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes the tokenizer to one JSON file, which `load_tokenizer` reads."""
-        Path(path).write_text(dumps(self._state()), encoding="utf-8")
+        marks = {"marks": " ".join(self.marks)} if self.marks else {}
+        Path(path).write_text(dumps(self._state() | marks), encoding="utf-8")
 
     def _state(self) -> dict[str, str]:
         raise NotImplementedError
@@ -68,8 +75,8 @@ class Tokenizer:
 class ByteTokenizer(Tokenizer):
     """UTF-8 bytes as ids; `end` is 0xFF, which UTF-8 never uses."""
 
-    def __init__(self) -> None:
-        super().__init__([bytes([i]) for i in range(255)] + [b""], end=255, fingerprint="bytes")
+    def __init__(self, marks: Sequence[str] = ()) -> None:
+        super().__init__([bytes([i]) for i in range(255)] + [b""], end=255, fingerprint="bytes", marks=marks)
 
     def encode_batch(
         self, texts: Sequence[str], while_waiting: Callable[[], object] = lambda: None
@@ -84,7 +91,7 @@ class ByteTokenizer(Tokenizer):
 class BytePairTokenizer(Tokenizer):
     """Byte-level BPE over all 256 bytes, with neither normalisation nor special words; `end` is the last id."""
 
-    def __init__(self, state: str) -> None:
+    def __init__(self, state: str, marks: Sequence[str] = ()) -> None:
         """Takes the JSON of a `tokenizers.Tokenizer` as `train_bpe` makes it."""
         self._state_json = state
         self._tokenizer = hf.Tokenizer.from_str(state)
@@ -92,7 +99,7 @@ class BytePairTokenizer(Tokenizer):
         vocab = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
         table = [bytes(byte_of[letter] for letter in token) for token, _ in vocab]
         fingerprint = hashlib.sha256(state.encode()).hexdigest()
-        super().__init__([*table, b""], end=len(table), fingerprint=fingerprint)
+        super().__init__([*table, b""], end=len(table), fingerprint=fingerprint, marks=marks)
 
     def encode_batch(
         self, texts: Sequence[str], while_waiting: Callable[[], object] = lambda: None
@@ -138,7 +145,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 def tokenizer_of(state: Mapping[str, str]) -> Tokenizer:
     """Returns the tokenizer whose JSON `Tokenizer.save` wrote."""
-    return ByteTokenizer() if state["kind"] == "bytes" else BytePairTokenizer(state["tokenizer"])
+    marks = state.get("marks", "").split()
+    return ByteTokenizer(marks) if state["kind"] == "bytes" else BytePairTokenizer(state["tokenizer"], marks)
 
 
 def parts(text: str) -> list[str]:

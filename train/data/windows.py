@@ -42,7 +42,7 @@ class Windows:
             raise IndexError(f"window {index} of {len(self)}")
         return {name: array_BT[0] for name, array_BT in self.rows([index]).items()}
 
-    def rows(self, indices: Iterable[int] | np.ndarray) -> dict[str, np.ndarray]:
+    def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns many windows, as (B, T) arrays; an index past the last window gives a row of padding."""
         start_B = np.asarray(indices, np.int64) * self.length
         at_BS = start_B[:, None] + np.arange(self.length + 1)
@@ -79,7 +79,7 @@ class SomeWindows(Windows):
     def __len__(self) -> int:
         return self._count
 
-    def rows(self, indices: Iterable[int] | np.ndarray) -> dict[str, np.ndarray]:
+    def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns many windows, as (B, T) arrays; an index past the last window gives a row of padding."""
         asked_B = np.asarray(indices, np.int64)
         places_B = self._places[np.minimum(asked_B, self._count - 1)]

@@ -1,11 +1,82 @@
-"""The contract of a task: a loss gives sums and counts, which add over micro-batches, devices and hosts."""
+"""The contract of a task: of which rows a model learns, and a loss of sums and counts, which add over micro-batches,
+devices and hosts.
+"""
 
+import dataclasses
+import math
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
 
+from model.bounds import check_within
+from model.families import ModelConfig
+from train.data import Data, Rows, Tokenizer, open_data
 from train.state import Params
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 Loss = Callable[[Params, Batch, jax.Array | None], Sums]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is learned, one file each: a field with a default is a key of `config.objective`, its comment the meaning.
+
+    HEAD is what a model must have to learn it, MARKS are tokens that stand for no text, and LOOKS_AHEAD says whether
+    attention may see what follows.
+    """
+
+    HEAD: ClassVar[str]
+    MARKS: ClassVar[tuple[str, ...]] = ()
+    LOOKS_AHEAD: ClassVar[bool] = False
+
+    def vocab_size(self, config: ConfigDict) -> int:
+        """The tokens that the config asks for; short text may make fewer."""
+        return (256 if config.data.tokenizer == "bytes" else config.data.vocab_size) + len(self.MARKS)
+
+    def open(self, config: ConfigDict, tokenizer: Tokenizer | None = None, **how: Any) -> Data:
+        """The data set of a config, as `train.data.open_data` opens it."""
+        return open_data(config.data, tokenizer, marks=self.MARKS, **how)
+
+    def rows(self, data: Data) -> Rows:
+        """What is learned from."""
+        return data.windows("train")
+
+    def measured(self, data: Data, count: int = 0) -> Rows:
+        """What is evaluated: all (0) rows of the validation split, or `count` spread evenly over them."""
+        return data.measured(count)
+
+    def inputs(self, batch: Batch) -> dict[str, jax.Array | None]:
+        """What the model takes of a batch, by the names of its arguments."""
+        return {
+            "tokens_BT": batch["tokens"],
+            "segment_ids_BT": batch["segment_ids"],
+            "positions_BT": batch["positions"],
+            "valid_BT": batch.get("valid"),
+        }
+
+    def check(self, batch: dict[str, np.ndarray], model: ModelConfig) -> None:
+        """Refuses a batch of this process.
+
+        Raises:
+            UserError: a token or a target outside of the vocabulary, but for padding.
+        """
+        rule = f"is outside of the vocabulary of {model.vocab_size}; encode with its tokenizer"
+        for name in ("tokens", "targets"):
+            check_within(batch[name], model.vocab_size, f"{name}:", rule, batch.get("valid"))
+
+    def worst(self, model: ModelConfig) -> float:
+        """The loss of one who knows nothing, in nats: a run that stays above it has collapsed."""
+        return math.log(model.vocab_size)
+
+    def loss(self, graphdef: nnx.GraphDef, train: ConfigDict) -> Loss:
+        """`loss(params, batch, dropout_keys_B)`: sums and counts, of which `loss` is minimised."""
+        raise NotImplementedError
+
+    def sums(self, graphdef: nnx.GraphDef) -> Callable[[Params, Batch], Any]:
+        """`sums(params, batch)`: what an evaluation adds up, without dropout."""
+        raise NotImplementedError

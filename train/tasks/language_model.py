@@ -1,17 +1,36 @@
 """Next-token prediction: the task of a causal language model."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from ml_collections import ConfigDict
 
 from model.bounds import without_padding
 from model.errors import Range, check_range
 from model.vocabulary import token_scores
 from train.state import Params
-from train.tasks.base import Batch, Loss, Sums
+from train.tasks.base import Batch, Loss, Sums, Task
 from train.tasks.by_quarter import by_quarter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageModel(Task):
+    """To foretell the next token of text, from what stands before it in its document."""
+
+    HEAD: ClassVar[str] = "next_token"
+
+    def loss(self, graphdef: nnx.GraphDef, train: ConfigDict) -> Loss:
+        """As `language_model`."""
+        return language_model(graphdef, label_smoothing=train.label_smoothing, z_loss=train.z_loss)
+
+    def sums(self, graphdef: nnx.GraphDef) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
+        """(summed negative log-likelihood in nats, number of targets) by quarters of the window, (4,) each."""
+        loss = language_model(graphdef)
+        return by_quarter(lambda params, batch: loss(params, batch, None)["nll"])
 
 
 def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Loss:
@@ -34,7 +53,7 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
         arrays = batch["tokens"], batch["segment_ids"], batch["positions"]
         x_BTD = model.vectors(*arrays, dropout_keys_B, valid_BT=valid_BT)
         targets_BT, weights_BT = (without_padding(batch[name], valid_BT) for name in ("targets", "weights"))
-        log_z_BT, target_BT, mean_BT = token_scores(x_BTD, model.readout(), targets_BT)
+        log_z_BT, target_BT, mean_BT, _ = token_scores(x_BTD, model.readout(), targets_BT)
         objective_BT = nll_BT = log_z_BT - target_BT
         if label_smoothing:  # decided when the step is built: XLA does not remove a multiplication by 0
             objective_BT = (1 - label_smoothing) * nll_BT + label_smoothing * (log_z_BT - mean_BT)
@@ -44,11 +63,3 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
         return {"loss": (jnp.sum(objective_BT * weights_BT), count), "nll": (jnp.sum(nll_BT * weights_BT), count)}
 
     return loss
-
-
-def token_sums(graphdef: nnx.GraphDef) -> Callable[[Params, Batch], tuple[jax.Array, jax.Array]]:
-    """(summed negative log-likelihood in nats, number of targets) of a batch, by quarters of the window, (4,) each,
-    without dropout: what evaluation adds up.
-    """
-    loss = language_model(graphdef)
-    return by_quarter(lambda params, batch: loss(params, batch, None)["nll"])

@@ -23,6 +23,7 @@ from train.devices.together import compiled_together
 from train.experiment import Experiment, make_experiment, make_model_config
 from train.run.files.learned import flatten
 from train.sharding import placed
+from train.tasks.table import make_task
 
 _TABLES = {"vocab", "position"}  # the axes of what is looked up by a token, or by a place, and of the output head
 _STEPS = 3  # that are timed, after one that is not
@@ -97,12 +98,15 @@ def opened(config: ConfigDict) -> Experiment:
 
 def data_of(config: ConfigDict) -> Data:
     """The text that a config names, opened once, and again where a file of it was written since."""
-    return _data(tuple(sorted({**config.data, **_OF_ORDER}.items())), _written(config.data))
+    keys = tuple(sorted({**config.data, **_OF_ORDER}.items()))
+    return _data(keys, make_task(config).MARKS, _written(config.data))
 
 
 @functools.lru_cache(maxsize=8)
-def _data(keys: tuple[tuple[str, int | str], ...], written: tuple[tuple[str, int, int], ...]) -> Data:
-    return open_data(ConfigDict(dict(keys)))
+def _data(
+    keys: tuple[tuple[str, int | str], ...], marks: tuple[str, ...], written: tuple[tuple[str, int, int], ...]
+) -> Data:
+    return open_data(ConfigDict(dict(keys)), marks=marks)
 
 
 def _written(data: ConfigDict) -> tuple[tuple[str, int, int], ...]:
@@ -127,7 +131,7 @@ def _flops_per_token(keys: tuple[tuple[str, int | float | str], ...], data: Data
     config = load("base", **dict(keys))
     experiment = make_experiment(config, data.tokenizer.vocab_size)
     with placed(experiment.mesh, experiment.rules):
-        first = next(experiment.batches(data.windows("train"), 0))
+        first = next(experiment.batches(experiment.task.rows(data), 0))
         flops = products(experiment.step, experiment.abstract, given=(first,))
     return flops / math.prod((config.train.seeds, config.data.batch_size, config.data.length))
 
@@ -136,7 +140,7 @@ def _seconds(experiment: Experiment) -> float:
     """Of the median of a few steps, by the program that the run would run."""
     with placed(experiment.mesh, experiment.rules):
         first, step = experiment.make_state, compiled_together(experiment.step)
-        batch = next(experiment.batches(data_of(experiment.config).windows("train"), 0))
+        batch = next(experiment.batches(experiment.task.rows(data_of(experiment.config)), 0))
         state = compiled_together(first.func)(*first.args)
         times = []
         for _ in range(1 + _STEPS):

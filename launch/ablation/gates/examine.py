@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import by_position
+from eval.evaluators import endpoints
 from launch.ablation.gates.budget import Budget, budget_of, data_of, opened
 from launch.ablation.gates.causality import leak
 from launch.ablation.gates.pairs import evidence_of
@@ -56,19 +57,29 @@ def examine(plan: Plan, *, measured: bool = False) -> Examined:
 
 
 def _leaks(plan: Plan) -> dict[str, int | None]:
-    """By arm, what `leak` says of its model; that of one which arms share is asked once."""
+    """By arm, what `leak` says of its model, which is asked once where arms share it; not of one whose task shows what
+    follows.
+    """
     experiments = {arm: opened(config_of(plan, arm)) for arm in plan.arms}
+    experiments = {arm: one for arm, one in experiments.items() if not one.task.LOOKS_AHEAD}
     keys = {arm: (one.model_config, tuple(one.config.mesh.items())) for arm, one in experiments.items()}
     known = {key: leak(experiments[arm]) for key, arm in {key: arm for arm, key in keys.items()}.items()}
     return {arm: known[key] for arm, key in keys.items()}
 
 
 def _check_endpoint(plan: Plan) -> None:
-    """Refuses a loss at positions that no document of the validation text has.
+    """Refuses what an arm's task does not measure, and a loss at positions that no document of the text has.
 
     Raises:
         UserError: names the arm, and the length of its windows.
     """
+    for arm in plan.arms:
+        task = config_of(plan, arm).task
+        if plan.endpoint not in endpoints(task):
+            raise UserError(
+                f"plan {plan.name}: endpoint={plan.endpoint!r} is not measured of the task {task!r} of {arm}; there are"
+                f" {', '.join(endpoints(task))}."
+            )
     for arm in plan.arms if plan.endpoint in by_position.NAMES else ():
         config = config_of(plan, arm)
         if plan.endpoint in by_position.lacking(data_of(config).measured(config.train.evaluate_windows)):

@@ -11,10 +11,11 @@ import numpy as np
 
 from launch.ablation.gates.budget import data_of, opened
 from launch.ablation.plan import Plan, config_of, packs
-from train.data import Windows, batches
+from train.data import Rows, batches
 from train.devices.placing import on_host
 from train.devices.together import compiled_together
 from train.sharding import placed
+from train.tasks.table import make_task
 
 _CHUNK = 256  # windows that are read at once
 
@@ -63,16 +64,16 @@ def _evidence(plan: Plan, arm: str, seeds: tuple[int, ...], numbers: Iterable[in
             for place, seed in enumerate(pack):
                 leaves.setdefault((name, shape), {})[seed] = hashed(_of_seed(leaf, place, pack))
     config = config_of(plan, arm)
-    data = data_of(config)
-    read = {number: _batch(plan, arm, data.windows("train"), seeds, number) for number in numbers}
-    return Evidence(leaves, read, draws, _items(data.measured(config.train.evaluate_windows)))
+    task, data = make_task(config), data_of(config)
+    read = {number: _batch(plan, arm, task.rows(data), seeds, number) for number in numbers}
+    return Evidence(leaves, read, draws, _items(task.measured(data, config.train.evaluate_windows)))
 
 
 def _of_seed(x: Any, place: int, pack: tuple[int, ...]) -> np.ndarray:
     return np.asarray(on_host(x[place] if len(pack) > 1 else x))
 
 
-def _batch(plan: Plan, arm: str, windows: Windows, seeds: tuple[int, ...], number: int) -> dict[int, str]:
+def _batch(plan: Plan, arm: str, windows: Rows, seeds: tuple[int, ...], number: int) -> dict[int, str]:
     found = {}
     for seed in seeds:
         data = config_of(plan, arm, None, 1, seed).data
@@ -81,7 +82,7 @@ def _batch(plan: Plan, arm: str, windows: Windows, seeds: tuple[int, ...], numbe
     return found
 
 
-def _items(windows: Windows) -> str:
+def _items(windows: Rows) -> str:
     places = np.array_split(np.arange(len(windows)), -(-len(windows) // _CHUNK))
     rows = [windows.rows(some) for some in places]
     return hashed(*(one[name] for one in rows for name in sorted(one)))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from eval import evaluators
-from eval.likelihood import Likelihood, Value
+from eval.likelihood import Likelihood
 from eval.runs import open_run
 from launch import ablate
 from launch.ablation import programs, running
@@ -63,20 +63,19 @@ def plan(shared: dict[str, Any]) -> Plan:
 
 
 class Halved(Likelihood):
-    """An endpoint is one file, which this stands for, and one line in `EVALUATORS`."""
+    """An endpoint is one file, which this stands for, and its name in a line of `MEASURED`."""
 
     NAMES = ("val/halved",)
 
-    def __call__(self, params: Any, should_stop: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, Value]]:
-        yield from (
-            ("val/halved", value / 2) for name, value in super().__call__(params, should_stop) if name == "val/loss"
-        )
+    def values(self, totals: Any) -> Iterator[tuple[str, Any]]:
+        yield from (("val/halved", value / 2) for name, value in super().values(totals) if name == "val/loss")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_more_endpoint() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluators, "EVALUATORS", (*evaluators.EVALUATORS, Halved))
+        of = evaluators.MEASURED["language_model"]
+        patch.setitem(evaluators.MEASURED, "language_model", of._replace(evaluators=(*of.evaluators, Halved)))
         yield
 
 

@@ -170,9 +170,9 @@ def test_resuming_far_away_reads_nothing_before() -> None:
     reads: list[int] = []
 
     class Watched(Windows):
-        def rows(self, indices: object) -> dict[str, np.ndarray]:
+        def rows(self, indices: object, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
             reads.append(len(list(indices)))
-            return super().rows(indices)
+            return super().rows(indices, draws)
 
     windows = Watched(np.arange(102, dtype=np.int32), -1, 1, num_bytes=101)
     next(batches(windows, 7, seed=0, start=10**12, prefetch=0))

@@ -16,7 +16,8 @@ from train.run.files.mending import newest_copy
 #   4: a config names its family; optimizers keep the numbers of layers by how many layers have them.
 #   5: keys of optimizers (epsilon, decayed), and of what stands around attention.
 #   6: dropout may have a seed of its own (train.dropout_seed).
-FORMAT = 6
+#   7: a config names its task, which has keys of its own.
+FORMAT = 7
 
 
 def check_format(folder: Path) -> None:

@@ -1,0 +1,47 @@
+"""What all evaluators share: one pass over rows, whose sums are added up."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from train.data import Rows, eval_batches
+from train.devices.placing import on_host
+
+Value = float | np.ndarray
+
+
+class Evaluator:
+    """Adds up `sums(params, batch)` of every row once, in float64, and makes values of the totals.
+
+    `sums` gives a tree of arrays, with N seeds of leading axes N. `place` puts a host batch on the devices; `local` are
+    the rows of each batch that this process loads.
+    """
+
+    NAMES: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        sums: Callable[[Any, Any], Any],
+        rows: Rows,
+        batch_size: int,
+        place: Callable[[dict[str, np.ndarray]], Any] = lambda batch: batch,
+        local: Sequence[int] | np.ndarray | None = None,
+    ):
+        self.sums, self.rows, self.batch_size, self.place, self.local = sums, rows, batch_size, place, local
+
+    def __call__(self, params: Any, should_stop: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, Value]]:
+        """Yields names and values: floats, or (N,) with seeds; stopped early, nothing."""
+        totals: Any = None
+        for batch in eval_batches(self.rows, self.batch_size, self.local):
+            if should_stop():
+                return
+            one = jax.tree.map(lambda x: np.asarray(x, np.float64), on_host(self.sums(params, self.place(batch))))
+            totals = one if totals is None else jax.tree.map(np.add, totals, one)
+        for name, value in self.values(totals):
+            yield name, float(value) if np.ndim(value) == 0 else value
+
+    def values(self, totals: Any) -> Iterator[tuple[str, Any]]:
+        """Yields the names and values that the totals stand for."""
+        raise NotImplementedError

@@ -1,0 +1,19 @@
+"""The tasks that a config can name; what trains, evaluates and shows them knows none of them by name."""
+
+from ml_collections import ConfigDict
+
+from model.layers import choose
+from train.tasks.base import Task
+from train.tasks.language_model import LanguageModel
+from train.tasks.masked_lm import MaskedLM
+
+TASKS: dict[str, type[Task]] = {"language_model": LanguageModel, "masked_lm": MaskedLM}
+
+
+def make_task(config: ConfigDict) -> Task:
+    """The task of a config, with its keys.
+
+    Raises:
+        UserError: there is no such task, or a key is out of its range.
+    """
+    return choose(TASKS, config.task, "task")(**config.objective)
