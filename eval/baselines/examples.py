@@ -1,6 +1,8 @@
 """The baselines of each kind of example: a table of rules, and their scores on the validation split."""
 
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from eval.baselines import labels, pairs, spans, tags
@@ -8,6 +10,7 @@ from eval.baselines.keeping import kept
 from eval.metrics import scores
 from train.data.examples import Corpus, Labelled, Pair, Question, Tagged
 
+_EVAL = Path(__file__).resolve().parent.parent
 Rule = Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
 # Each learns from the examples of the train split, and predicts those of the validation split without their answers.
 BASELINES: dict[type, dict[str, Rule]] = {
@@ -32,5 +35,8 @@ def example_baselines(corpus: Corpus) -> dict[str, float]:
 
 
 def known_example_baselines(corpus: Corpus) -> dict[str, float]:
-    """The same, computed once for each corpus and then kept in the cache folder."""
-    return kept(corpus.fingerprint, lambda: example_baselines(corpus))
+    """The same, computed once for each corpus and then kept in the cache folder, until a rule or a metric changes."""
+    files = sorted(file for room in ("baselines", "metrics") for file in (_EVAL / room).glob("*.py"))
+    code = b"".join(file.read_bytes() for file in files)
+    key = hashlib.sha256(corpus.fingerprint.encode() + code).hexdigest()
+    return kept(key, lambda: example_baselines(corpus))

@@ -63,8 +63,12 @@ def embedded(name: str, cache: Path, library: Path | None = None, **options: Any
         split: [_read(made.kind, row) for _, row in read_rows(folder / f"{split}.jsonl")] for split in told["sizes"]
     }
     names = tuple(options.get("names", made.names))
+    # Of what it holds, so that other code which makes the same changes nothing.
+    digest = hashlib.sha256(repr((name, names, *splits)).encode())
+    for split in splits:
+        digest.update((folder / f"{split}.jsonl").read_bytes())
     varied = made.varied(splits["train"]) if made.varied else None
-    return Corpus(splits, key, names, told["counted"], varied)
+    return Corpus(splits, digest.hexdigest(), names, told["counted"], varied)
 
 
 def _code() -> str:

@@ -55,4 +55,6 @@ def packages(folder: Path, names: tuple[str, ...] = PACKAGES, lines: int = LINES
             split, step = ("validation", lines) if rank < first else ("train", stride)
             starts = range(0, len(kept) - lines + 1, step)
             splits[split] += [Labelled("\n".join(kept[at : at + lines]), name) for at in starts]
+    held_out = {one.text for one in splits["validation"]}  # a few lines, such as a license's, stand in several files
+    splits["train"] = [one for one in splits["train"] if one.text not in held_out]
     return Made(splits)

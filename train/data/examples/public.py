@@ -70,7 +70,8 @@ def public_examples(
         made = make_once(cache / f"kept-{_hash(kind.__name__, *hashes)[:16]}", make, _is_whole)
         counted |= _told(made)["counted"]
         found[split] = _Examples(records, named, rows, reader, np.load(made / "kept.npy"))
-    return Corpus(found, _hash(*hashes), reader.names, counted)
+    overlap = records.overlap(splits["train"], splits["validation"])
+    return Corpus(found, _hash(*hashes), reader.names, counted, by_place=overlap)
 
 
 class _Reader(NamedTuple):

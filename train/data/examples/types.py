@@ -93,7 +93,7 @@ class Made(NamedTuple):
 
 
 Example = TypeVar("Example", Labelled, Tagged, Question, Pair)
-KINDS: dict[str, type] = {"labels": Labelled, "tags": Tagged, "questions": Question, "pairs": Pair}
+KINDS = {Labelled: "labelled texts", Tagged: "tagged words", Question: "questions", Pair: "pairs"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,6 +106,7 @@ class Corpus(Generic[Example]):
         names: of labels or tags, in the order of their ids; () where there are none.
         counted: what was left out, or is worth telling, by a sentence's end: {'examples without words': 1}.
         varied: gives a training example anew from 64 random bits; None where each stays as it is.
+        by_place: the overlap of splits whose texts are too many to compare; None where they are not.
     """
 
     splits: Mapping[str, Sequence[Example]]
@@ -113,9 +114,12 @@ class Corpus(Generic[Example]):
     names: tuple[str, ...] = ()
     counted: Mapping[str, int] = dataclasses.field(default_factory=dict)
     varied: Callable[[Example, int], Example] | None = None
+    by_place: Overlap | None = None
 
     def overlap(self) -> Overlap:
         """Returns how many examples of 'validation' 'train' holds too, whatever is to be learned of them."""
+        if self.by_place:
+            return self.by_place
         learned = [asked(one) for one in self.splits["train"]]
         known, held_out = set(learned), [asked(one) for one in self.splits["validation"]]
         shared = [one for one in held_out if one in known]
@@ -126,6 +130,10 @@ class Corpus(Generic[Example]):
             example=_short(shared[0][0]) if shared else "",
             characters=(sum(map(_size, shared)), sum(map(_size, held_out))),
         )
+
+    def described(self) -> dict[str, Any]:
+        """Returns what a passport says of it."""
+        return {"fingerprint": self.fingerprint, **self.overlap().described(), "left_out": dict(self.counted)}
 
 
 def fingerprint_of(splits: Mapping[str, Iterable[Any]], names: Iterable[str]) -> str:

@@ -117,8 +117,7 @@ def test_every_corpus_is_made_once_and_is_what_was_made(name, tmp_path) -> None:
     assert first.counted == made.counted
     assert all(len(first.splits[split]) for split in ("train", "validation"))
     assert all(type(one) is entry.kind and one.fault() == "" for some in first.splits.values() for one in some)
-    if name not in ("packages",):
-        assert first.overlap().shared == 0
+    assert first.overlap().shared == 0
     assert (first.varied is not None) == (name == "questions")
     if first.names:
         assert set(first.names) >= {getattr(one, "label", "O") for one in first.splits["train"]}
