@@ -75,6 +75,8 @@ def test_pairs() -> None:
     train = [Pair("one two", "eins zwei"), Pair("two three", "zwei drei"), Pair("one three", "eins drei")]
     asked = [Pair("three one four", "drei eins vier")]
     assert dictionary(train, asked) == ["drei eins four"]
+    # A word that stands everywhere is no translation of each.
+    assert dictionary([Pair("one", "der eins"), Pair("two", "der zwei")], [Pair("two one", "")]) == ["zwei eins"]
     assert copy(train, asked) == ["three one four"]
 
 

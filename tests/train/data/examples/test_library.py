@@ -37,24 +37,25 @@ def test_the_listed_packages_are_in_this_library() -> None:
 
 
 def test_snippets_of_packages(tmp_path) -> None:
-    lines = {f"{p}/f{i}.py": [f"{p}{i} line {n}" for n in range(20)] for p in ("ab", "cd") for i in range(7)}
-    files = {path: "\n\n".join([*of, f"import {path[:2]}", f"{path[:2].upper()} = 1"]) for path, of in lines.items()}
-    # Of each package's lines two alone hold its name.
+    shared = [f"all at {n}" for n in range(8)]  # which files of both splits hold
+    own = {f"{package}/f{i}.py": f"{word}{i}" for package, word in (("ab", "x"), ("cd", "y")) for i in range(7)}
     files = {
-        path: text.replace("ab", "x").replace("cd", "y").replace("import x", "import ab")
-        for path, text in files.items()
+        path: "\n\n".join(
+            [*shared, f"import {path[:2]}", f"{path[:2].upper()} = 1", *(f"{word} at {n}" for n in range(8, 28))]
+        )
+        for path, word in own.items()
     }
     files |= {"ab/few.py": "a\nb\n", "other/f.py": files["ab/f0.py"], "ab.py": files["ab/f0.py"]}
     found = packages(write(tmp_path, files), ("ab", "cd"), lines=4, stride=3).splits
     for split, step in (("validation", 4), ("train", 3)):
         assert {one.label for one in found[split]} == {"ab", "cd"}
         for one in found[split]:
-            numbers = [int(line.split()[-1]) for line in one.text.split("\n") if "line" in line]
-            assert one.text.count("\n") == 3
-            assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+            numbers = [int(line.split()[-1]) for line in one.text.split("\n")]  # no line has the name of its package
+            assert numbers == list(range(numbers[0], numbers[0] + 4))
             assert numbers[0] % step == 0
-            assert "import ab" not in one.text
-    files_of = {split: {one.text.split()[0] + one.label for one in some} for split, some in found.items()}
+    assert not {one.text for one in found["train"]} & {one.text for one in found["validation"]}
+    assert "\n".join(shared[:4]) in {one.text for one in found["validation"]}
+    files_of = {split: {one.text.split()[-3] for one in some} - {"all"} for split, some in found.items()}
     assert not files_of["train"] & files_of["validation"]
     assert {split: len(of) for split, of in files_of.items()} == {"train": 10, "validation": 4}  # a quarter of 7, twice
     with pytest.raises(UserError, match=r"the package 'other' has 1 files of 4 lines .*: leave it out"):
@@ -77,7 +78,9 @@ async def first(one, *rest, key=TOP, **more) -> Kind:
 class Thing(where.Base):
     def inner(self):
         def nested(y):
+            w = y
             return y, self, two, lambda z: (z, y)
+        y = w
         try:
             import json
         except json.Bad as error:
@@ -94,8 +97,9 @@ with open/B-called ( two/B-local ) as file/B-local , lock :
 return f"{two}" + [ x/B-local for x/B-local in more/B-parameter if sys/B-module . flags/B-attribute ]
 class Thing/B-class ( where/B-module . Base/B-attribute ) :
 def inner/B-function ( self/B-parameter ) : def nested/B-function ( y/B-parameter ) :
+w/B-local = y/B-parameter
 return y/B-parameter , self/B-parameter , two , lambda z/B-parameter : ( z/B-parameter , y/B-parameter )
-try : import json/B-module except json/B-module . Bad/B-attribute as error :
+y/B-local = w try : import json/B-module except json/B-module . Bad/B-attribute as error :
 print/B-called ( error/B-local , '...' ) for i/B-local , ( j/B-local , self/B-parameter . k/B-attribute ) in
 nested/B-called ( ) : i/B-local . j/B-attribute
 """
