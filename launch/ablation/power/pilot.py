@@ -35,7 +35,7 @@ def foresee(grid: Grid) -> dict[str, Any]:
     records = grid.run("pilot", grid.cells(rates), plan.pilot_seeds)
     every = [record for own in by_arm(records).values() for record in own]
     others = others_of(plan, records)
-    measured = {plan.endpoint: results_of(plan, records), **others}
+    measured = {plan.judged: results_of(plan, records), **others}
     # What may have failed has no spread by which one could decide: some learning rates, or runs where success decides.
     sensitivity = {*others} if plan.contrast == "sensitivity" else set()
     optional = sensitivity if plan.success is None else {*measured}
@@ -69,7 +69,7 @@ Found = tuple[dict[float, int], dict[int, tuple[float, float]]]  # effect to see
 
 def _effects(plan: Plan, smallest: float, spreads: Sequence[Spread]) -> Found:
     """At the pilot's spread of the endpoint and at its upper limit."""
-    arms, own = len(plan.contrasts), next(one for one in spreads if one.metric == plan.endpoint)
+    arms, own = len(plan.contrasts), next(one for one in spreads if one.metric == plan.judged)
     needed = seeds_by_effect([smallest * one for one in EFFECTS], own.upper, plan.looks, arms, plan.alpha)
     seen = effects_by_seeds(SEEDS, arms, plan.alpha)
     return needed, {seeds: (effect * own.spread, effect * own.upper) for seeds, effect in seen.items()}
@@ -111,7 +111,7 @@ def table(found: Mapping[str, Any], plan: Plan) -> str:
         ]
         for spread in one["metrics"]:
             rho = "-" if spread["correlation"] is None else f"{spread['correlation']:.2f}"
-            mark = " (endpoint)" if spread["metric"] == plan.endpoint else ""
+            mark = " (endpoint)" if spread["metric"] == plan.judged else ""
             lines.append(
                 f"  {spread['metric']}{mark}: mean {spread['mean']:.4g}, spread {spread['spread']:.4g} (80 % upper"
                 f" limit {spread['upper']:.4g}), correlation {rho}"

@@ -10,6 +10,7 @@ from scipy import stats
 
 from launch import ablate
 from launch.ablation.plan import Plan, make_plan
+from launch.verify import verify
 from tests.tiny import metrics, write_text
 from train.run.files.json_files import loads
 
@@ -75,6 +76,7 @@ def test_an_interaction_is_a_difference_of_two_differences(tmp_path: Path) -> No
     assert np.all(d)
     (page,) = (tmp_path / "grid").glob("plans/*/verdict.md")
     assert "interaction: val/loss by step" in page.read_text()
+    assert [*verify(tmp_path / "grid", "interaction").values()] == 4 * [[]]  # the programs of all of its arms
 
 
 def test_a_sensitivity_is_of_every_learning_rate(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from eval.runs import open_run
 from launch import ablate
 from launch.ablation import programs, running
 from launch.ablation.gates.examine import examined_at
+from launch.ablation.grid import place_of
 from launch.ablation.ledger import Ledger
 from launch.ablation.measures import results_of
 from launch.ablation.plan import Plan, config_of, make_plan
@@ -348,6 +349,24 @@ def test_what_the_gates_found_is_found_again_where_it_may_be_another(plan: Plan,
         write(file, values | {"found_by": values["found_by"] | changed})
         assert examined_at(plan, file.parent) is None
     assert values["found_by"]["code"] != code_digest()
+
+
+@pytest.mark.rest
+def test_success_at_a_threshold_is_judged_of_the_same_runs(plan: Plan, grid: Path, tmp_path: Path) -> None:
+    """Between the largest value of all and the next: one of the four runs has none."""
+    shutil.copytree(grid, tmp_path / "grid")
+    rows = [*csv.DictReader(the_file(grid, "seeds.csv").decode().splitlines())]
+    *_, last, largest = sorted(rows, key=lambda row: float(row["value"]))
+    threshold = (float(last["value"]) + float(largest["value"])) / 2
+    change = {"shared": plan.shared, "success": threshold}
+    asking = make_plan("decay", DECAY | change)
+    (row,) = ablate.ablate(asking, tmp_path / "grid").rows
+    rates = {"free": row.plus_rate.successes, "decayed": row.minus_rate.successes}
+    assert rates == {"free": 2, "decayed": 2} | {largest["arm"]: 1}
+    assert (row.test, row.word) == ("McNemar", "NOT DISTINGUISHABLE")
+    assert len([*(tmp_path / "grid").glob("store/*/record.json")]) == 2
+    page = (place_of(asking, tmp_path / "grid") / "verdict.html").read_text()
+    assert f">success: at most {threshold:.4g}</text>" in page
 
 
 @pytest.mark.rest

@@ -45,12 +45,15 @@ def test_a_file_that_is_edited_is_read_anew(tmp_path: Path) -> None:
 
 def test_the_hash_is_of_all_that_is_declared() -> None:
     first = make_plan("mine", PLAN)
-    assert first.hash == make_plan("other", PLAN | {"shared": {"data.path": "here/*.txt"}}).hash
+    for key, value in {"data.path": "here/*.txt", "train.checkpoint_every": 9, "train.keep_last": 1}.items():
+        assert first.hash == make_plan("other", PLAN | {"shared": {key: value}}).hash
     changes: list[dict[str, Any]] = [
         {"smallest": 0.02},
         {"seeds": range(1, 9)},
         {"arms": PLAN["arms"] | {"double": {"model.scale": 2.0}}},
         {"shared": {"train.steps": 9}},
+        {"shared": {"train.log_every": 9}},  # of which the curves are
+        {"shared": {"train.evaluate_every": 9}},
         {"waived": {"edge": "so"}},
         {"question": "Does it?"},
     ]
