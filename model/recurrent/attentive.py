@@ -8,11 +8,17 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from model.axes import pin
-from model.bounds import rows_of
-from model.layers import Linear
+from model.bounds import rows_of, without_padding
+from model.layers import Linear, dropout
 from model.parameters import Module
 from model.recurrent.cells import CELLS, Carry, Cell, kept
+from model.recurrent.config import RecurrentKeys
 from model.recurrent.documents import Documents
+from model.recurrent.layers import Layers
+from model.stack.context import folded
+
+# What keys of dropout are folded with, beside the numbers of layers; no network is that deep.
+_LAST, _FIRST = 2**31, 2**31 + 1
 
 
 class Memory(NamedTuple):
@@ -99,6 +105,42 @@ class AttentiveCell(Module):
         back_BSH = memory.values_BSD[..., self.first.kernel.shape[0] :]
         place_BT = jnp.argmax(memory.ids_BS[:, None] == ids_BT[..., None], axis=2)
         return jnp.tanh(self.first(jax.vmap(rows_of)(back_BSH, place_BT), jnp.float32))
+
+
+class Decoder(Module):
+    """An attentive cell, the layers above it, and what of both is read: tanh(kernel [s; c; x] + bias), of the last
+    state, the context and the token's vector, the same three as in the paper's maxout (appendix A.2.2).
+    """
+
+    def __init__(self, config: RecurrentKeys, hidden: int, rngs: nnx.Rngs):
+        D, keys, above, self.rate = config.width, config.cell_keys(rngs), config.num_layers - 1, config.dropout
+        self.first = AttentiveCell(config.cell, D, hidden, **keys)
+        self.stack = Layers(above, lambda: Cell(config.cell, D, D, **keys), self.rate) if above else None
+        self.joined = Linear({"embed": 3 * D}, {"mlp": D}, bias=True, dtype=keys["dtype"], rngs=rngs)
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        documents: Documents,
+        ids_BT: jax.Array,
+        memory: Memory,
+        carry: tuple[Carry, Carry | None],
+        dropout_keys_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, Attended, tuple[Carry, Carry | None]]:
+        """(vectors of all steps, what had been attended to, the carries after the last)."""
+        keys_B = folded(dropout_keys_B, _FIRST)
+        x_BTD = without_padding(dropout(x_BTD, self.rate, keys_B, 0), documents.valid_BT)
+        attended, first = self.first(x_BTD, documents, ids_BT, memory, carry[0])
+        y_BTD, upper = attended.states_BTD, None
+        if self.stack is not None:
+            y_BTD, upper = self.stack(y_BTD, documents, carry[1], dropout_keys_B)
+        joined_BTC = jnp.concatenate([y_BTD, attended.contexts_BTD, x_BTD], axis=-1)
+        y_BTD = dropout(jnp.tanh(self.joined(joined_BTC)), self.rate, folded(dropout_keys_B, _LAST), 0)
+        return pin(y_BTD, "batch", "length", None), attended, (first, upper)
+
+    def empty(self, rows: int) -> tuple[Carry, Carry | None]:
+        """The carries of so many rows before their first step, which then begins with what their sources tell."""
+        return self.first.cell.empty(rows), None if self.stack is None else self.stack.empty(rows)
 
 
 def _softmax(scores_BS: jax.Array, visible_BS: jax.Array) -> jax.Array:

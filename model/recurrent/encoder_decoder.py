@@ -7,22 +7,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.attention.cache import in_order
-from model.axes import pin
 from model.bounds import check_tokens, without_padding
 from model.encoder_decoder import Pairs
 from model.errors import Range, UserError, check_ranges
-from model.layers import Linear, dropout
 from model.parameters import Module
-from model.recurrent.attentive import Attended, AttentiveCell, Memory
-from model.recurrent.cells import CELLS, Carry, Cell
+from model.recurrent.attentive import Attended, Decoder, Memory
+from model.recurrent.cells import CELLS, Carry
 from model.recurrent.config import RecurrentKeys
 from model.recurrent.documents import Documents, find_documents
-from model.recurrent.layers import BothWays, Layers
+from model.recurrent.layers import Encoder
 from model.stack.context import folded
 from model.vocabulary import Embedding, Head, Readout
 
-# What keys of dropout are folded with, beside the numbers of layers; no network is that deep.
-_LAST, _FIRST, _ENCODER = 2**31, 2**31 + 1, 2**31 + 2
+_ENCODER = 2**31 + 2  # what its keys of dropout are folded with; those of the decoder are, with smaller numbers
 _RANGES = {
     "encoder_num_layers": Range(1, 10_000, zero="as many as num_layers"),
     "cross_width": Range(1, 2**20, zero="width"),
@@ -102,14 +99,9 @@ class RecurrentEncoderDecoder(Module):
 
     def __init__(self, config: RecurrentEncoderDecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
-        D, V, cell, keys = config.width, config.vocab_size, config.cell, config.cell_keys(rngs)
-        dtype, upper = keys["dtype"], config.num_layers - 1
-        self.embed = Embedding(V, D, dtype=dtype, rngs=rngs, scaled=True)
-        self.encoder = Layers(config.E, lambda: BothWays(cell, D, **keys), config.dropout)
-        self.first = AttentiveCell(cell, D, config.A, **keys)
-        self.upper = Layers(upper, lambda: Cell(cell, D, D, **keys), config.dropout) if upper else None
-        # Of the same three as the paper's maxout (appendix A.2.2), but with a tanh.
-        self.joined = Linear({"embed": 3 * D}, {"mlp": D}, bias=True, dtype=dtype, rngs=rngs)
+        D, V = config.width, config.vocab_size
+        self.embed = Embedding(V, D, dtype=jnp.dtype(config.dtype), rngs=rngs, scaled=True)
+        self.encoder, self.decoder = Encoder(config, config.E, rngs), Decoder(config, config.A, rngs)
         self.head = Head(D, V, tied=config.tied, bias=False, rngs=rngs)
 
     def __call__(self, pairs: Pairs) -> jax.Array:
@@ -136,8 +128,7 @@ class RecurrentEncoderDecoder(Module):
         valid_BS = None if ids_BS is None else ids_BS != 0
         check_tokens(sources_BS, ids_BS, None, self.config.vocab_size, None, valid_BS)
         documents, keys_B = find_documents(sources_BS.shape, ids_BS, valid_BS), folded(pairs.dropout_keys_B, _ENCODER)
-        x_BSD, carry = without_padding(self.embed(sources_BS), valid_BS), self.encoder.empty(len(sources_BS))
-        return pin(self.encoder(x_BSD, documents, carry, keys_B)[0], "batch", None, None)
+        return self.encoder(without_padding(self.embed(sources_BS), valid_BS), documents, keys_B)
 
     def init_cache(
         self, memory_BSD: jax.Array, source_segment_ids_BS: jax.Array | None, length: int
@@ -146,8 +137,8 @@ class RecurrentEncoderDecoder(Module):
         not 0; it is as large for every `length`.
         """
         ids_BS = _ones(memory_BSD) if source_segment_ids_BS is None else jnp.sign(source_segment_ids_BS)
-        carry, rows = self._empty(len(ids_BS)), len(ids_BS)
-        return RecurrentPairCache(self.first.remember(memory_BSD, ids_BS), *carry, jnp.full(rows, -1, jnp.int32))
+        carry, none_yet_B = self.decoder.empty(len(ids_BS)), jnp.full(len(ids_BS), -1, jnp.int32)
+        return RecurrentPairCache(self.decoder.first.remember(memory_BSD, ids_BS), *carry, none_yet_B)
 
     def decode(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, cache: RecurrentPairCache
@@ -161,7 +152,7 @@ class RecurrentEncoderDecoder(Module):
         documents = Documents(positions_BT == 0, jnp.zeros_like(fits_BT), positions_BT >= 0)
         x_BTD = jnp.where(fits_BT[..., None], self.embed(tokens_BT), jnp.nan)
         ids_BT, carry = documents.valid_BT.astype(jnp.int32), (cache.first, cache.upper)
-        x_BTD, _, carry = self._steps(x_BTD, documents, ids_BT, cache.memory, carry, None)
+        x_BTD, _, carry = self.decoder(x_BTD, documents, ids_BT, cache.memory, carry)
         x_BTD = jnp.where(documents.valid_BT[..., None], x_BTD, jnp.nan)
         return self.readout()(x_BTD), RecurrentPairCache(cache.memory, *carry, newest_B)
 
@@ -173,30 +164,9 @@ class RecurrentEncoderDecoder(Module):
         valid_BT = ids_BT != 0
         check_tokens(pairs.tokens_BT, ids_BT, None, self.config.vocab_size, None, valid_BT)
         documents = find_documents(ids_BT.shape, ids_BT, valid_BT)
-        x_BTD, memory = self.embed(pairs.tokens_BT), self.first.remember(memory_BSD, source_ids_BS)
-        return self._steps(x_BTD, documents, ids_BT, memory, self._empty(len(ids_BT)), pairs.dropout_keys_B)[:2]
-
-    def _steps(
-        self,
-        x_BTD: jax.Array,
-        documents: Documents,
-        ids_BT: jax.Array,
-        memory: Memory,
-        carry: tuple[Carry, Carry | None],
-        keys_B: jax.Array | None,
-    ) -> tuple[jax.Array, Attended, tuple[Carry, Carry | None]]:
-        rate = self.config.dropout
-        x_BTD = without_padding(dropout(x_BTD, rate, folded(keys_B, _FIRST), 0), documents.valid_BT)
-        attended, first = self.first(x_BTD, documents, ids_BT, memory, carry[0])
-        y_BTD, upper = attended.states_BTD, None
-        if self.upper is not None:
-            y_BTD, upper = self.upper(y_BTD, documents, carry[1], keys_B)
-        joined_BTC = jnp.concatenate([y_BTD, attended.contexts_BTD, x_BTD], axis=-1)
-        y_BTD = dropout(jnp.tanh(self.joined(joined_BTC)), rate, folded(keys_B, _LAST), 0)
-        return pin(y_BTD, "batch", "length", None), attended, (first, upper)
-
-    def _empty(self, rows: int) -> tuple[Carry, Carry | None]:
-        return self.first.cell.empty(rows), None if self.upper is None else self.upper.empty(rows)
+        x_BTD, memory = self.embed(pairs.tokens_BT), self.decoder.first.remember(memory_BSD, source_ids_BS)
+        carry = self.decoder.empty(len(ids_BT))
+        return self.decoder(x_BTD, documents, ids_BT, memory, carry, pairs.dropout_keys_B)[:2]
 
 
 def _ones(x: jax.Array) -> jax.Array:

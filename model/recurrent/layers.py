@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from model.axes import pin
 from model.layers import dropout
 from model.parameters import Module, Path, flat_params, stack_layers
 from model.recurrent.cells import Carry, Cell
+from model.recurrent.config import RecurrentKeys
 from model.recurrent.documents import Documents
 from model.stack.context import folded
 
@@ -79,3 +81,16 @@ class Layers(Module):
     def _block(self, rows: dict[Path, Any]) -> Any:
         state: Any = nnx.from_flat_state(rows)  # type: ignore[arg-type]
         return nnx.merge(self.kind, state)
+
+
+class Encoder(Module):
+    """Layers that read a sequence in both directions."""
+
+    def __init__(self, config: RecurrentKeys, count: int, rngs: nnx.Rngs):
+        keys = config.cell_keys(rngs)
+        self.stack = Layers(count, lambda: BothWays(config.cell, config.width, **keys), config.dropout)
+
+    def __call__(self, x_BSD: jax.Array, documents: Documents, dropout_keys_B: jax.Array | None = None) -> jax.Array:
+        """What is known at each place of all of its document, (B, S, D)."""
+        x_BSD, _ = self.stack(x_BSD, documents, self.stack.empty(len(x_BSD)), dropout_keys_B)
+        return pin(x_BSD, "batch", None, None)

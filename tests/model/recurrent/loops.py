@@ -96,10 +96,10 @@ def cross_entropy(logits_TV: np.ndarray, targets_T: np.ndarray) -> float:
 
 def encoder_decoder(p: Any, config: Any, source_S: np.ndarray, tokens_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(logits (T, V), attention weights (T, S)) of one pair."""
-    cell, forget, first = config.cell, config.forget_bias, p["first"]
+    cell, forget, first = config.cell, config.forget_bias, p["decoder"]["first"]
     x_SD = embedded(p, source_S)
     for number in range(config.E):
-        x_SD = both_ways(cell, row(p["encoder"]["blocks"], number), x_SD, forget)
+        x_SD = both_ways(cell, row(p["encoder"]["stack"]["blocks"], number), x_SD, forget)
     keys_SA, D = x_SD @ first["attention"]["key"]["kernel"], config.width
     h_D = np.tanh(x_SD[0, D // 2 :] @ first["first"]["kernel"] + first["first"]["bias"])
     state, states, contexts, looks = (h_D, *zeros(cell, D)[1:]), [], [], []
@@ -116,6 +116,7 @@ def encoder_decoder(p: Any, config: Any, source_S: np.ndarray, tokens_T: np.ndar
             kept.append(new)
     y_TD = np.stack(states)
     for number in range(config.num_layers - 1):
-        y_TD, _ = through(cell, row(p["upper"]["blocks"], number), y_TD, forget)
+        y_TD, _ = through(cell, row(p["decoder"]["stack"]["blocks"], number), y_TD, forget)
     joined_TC = np.concatenate([y_TD, np.stack(contexts), embedded(p, tokens_T)], axis=-1)
-    return logits(p, np.tanh(joined_TC @ p["joined"]["kernel"] + p["joined"]["bias"])), np.stack(looks)
+    joined = p["decoder"]["joined"]
+    return logits(p, np.tanh(joined_TC @ joined["kernel"] + joined["bias"])), np.stack(looks)
