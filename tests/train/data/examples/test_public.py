@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from model.errors import UserError
 from train.data.examples import Corpus, Labelled, Pair, Question, Tagged, public_examples
+from train.data.files import quiet
 
 Record = dict[str, Any]
 SPLITS = {"train": "train", "validation": "validation"}
@@ -72,6 +73,7 @@ def test_numbers_tags_questions_and_pairs(tmp_path) -> None:
 
 
 SST2 = {"sentence": b"a", "label": 0, "idx": 0}
+IOB1 = {"tokens": [b"a", b"b"], "ner": [0, 2], "pos": [0, 0], "chunks": [0, 0]}
 MISPLACED = {"question": b"q", "context": b"abc", "answers": {"text": [b"c"], "answer_start": [1]}}
 BAD = [
     (
@@ -123,3 +125,72 @@ def test_an_unprepared_set_is_refused_with_what_to_do(name, tmp_path) -> None:
     assert ("where TensorFlow is installed (it unpacks" in sentence) == (name not in ("glue/mrpc", "squad/v1.1"))
     assert ("import tensorflow_datasets.text, " in sentence) == (name.startswith(("glue", "conll")))
     assert ("import tensorflow_datasets.translate, " in sentence) == (name.startswith("wmt"))
+
+
+class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Sets with the features of public ones, of which TFDS itself writes and reads the records."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    text = tfds.features.Text()
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("conll", "squad", "wmt", "glue", "stsb")]
+    FEATURES: dict[str, Any] = {
+        "conll": tfds.features.FeaturesDict(
+            {
+                "tokens": tfds.features.Sequence(text),
+                "ner": tfds.features.Sequence(tfds.features.ClassLabel(names=["O", "B-X", "I-X"])),
+            }
+        ),
+        "squad": tfds.features.FeaturesDict(
+            {
+                "question": text,
+                "context": text,
+                "answers": tfds.features.Sequence({"text": text, "answer_start": np.int32}),
+            }
+        ),
+        "wmt": tfds.features.Translation(("de", "en")),
+        "glue": tfds.features.FeaturesDict({"sentence": text, "label": tfds.features.ClassLabel(names=["no", "yes"])}),
+        "stsb": tfds.features.FeaturesDict({"sentence1": text, "sentence2": text, "label": np.float32}),
+    }
+    RECORDS: dict[str, list[Record]] = {
+        "conll": [{"tokens": ["ß", "b"], "ner": ["B-X", "I-X"]}, {"tokens": [], "ner": []}],
+        "squad": [
+            {"question": "wo?", "context": "ß da", "answers": {"text": ["da"], "answer_start": [2]}},
+            {"question": "wo?", "context": "ß da", "answers": {"text": [], "answer_start": []}},
+        ],
+        "wmt": [{"de": "Größe", "en": "size"}],
+        "glue": [{"sentence": "ß", "label": "yes"}],
+        "stsb": [{"sentence1": "ß", "sentence2": "b", "label": 2.5}],
+    }
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=self.FEATURES[self.builder_config.name])
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples() for split in SPLITS}
+
+    def _generate_examples(self):
+        yield from enumerate(self.RECORDS[self.builder_config.name])
+
+
+WRITTEN = {
+    "conll": (Tagged, [Tagged(("ß", "b"), ("B-X", "I-X"))]),
+    "squad": (Question, [Question("wo?", "ß da", ("da",), (2,)), Question("wo?", "ß da")]),
+    "wmt": (Pair, [Pair("Größe", "size")]),
+    "glue": (Labelled, [Labelled("ß", "yes")]),
+    "stsb": (Labelled, [Labelled("ß", 2.5, "b")]),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_records_that_tfds_itself_wrote(name, tmp_path) -> None:
+    with quiet():
+        Prepared(config=name, data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    kind, expected = WRITTEN[name]
+    found = public_examples(kind, f"prepared/{name}", tmp_path, SPLITS)
+    for split in SPLITS:
+        assert list(found.splits[split]) == expected
+        assert found.splits[split][-1] == expected[-1]
+    assert (found.overlap().shared, found.overlap().validation) == (0, len(Prepared.RECORDS[name]))
+    assert list(found.counted.values()) == ([1, 1] if name == "conll" else [])
+    with pytest.raises(UserError, match="has no split 'dev', it has train, validation "):
+        public_examples(kind, f"prepared/{name}", tmp_path, SPLITS | {"validation": "dev"})
