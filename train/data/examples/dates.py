@@ -1,6 +1,7 @@
 """Translation: dates in two languages or forms, by babel."""
 
 import datetime
+from collections.abc import Callable
 
 import numpy as np
 from babel import UnknownLocaleError
@@ -15,7 +16,11 @@ FORMS = ("full", "long", "medium", "short")
 HELD_OUT = 1000  # days that are validation
 
 
-def dates(forms: tuple[str, str] = ("en:full", "de:full"), train: int = 30_000) -> Made:
+def dates(
+    forms: tuple[str, str] = ("en:full", "de:full"),
+    train: int = 30_000,
+    while_waiting: Callable[[], object] = lambda: None,
+) -> Made:
     """Returns days of 1900 to 2099, each written in two forms `LANGUAGE:FORM`, drawn by a fixed permutation.
 
     Raises:
@@ -25,7 +30,10 @@ def dates(forms: tuple[str, str] = ("en:full", "de:full"), train: int = 30_000) 
     if not 1 <= train <= size - HELD_OUT:
         raise UserError(f"{train} days to learn are not from 1 to {size - HELD_OUT}: change their number.")
     days = FIRST.toordinal() + shuffled(np.arange(HELD_OUT + train), size, seed=0)
-    pairs = [Pair(*(_written(datetime.date.fromordinal(day), form) for form in forms)) for day in days.tolist()]
+    pairs = []
+    for day in days.tolist():
+        while_waiting()
+        pairs.append(Pair(*(_written(datetime.date.fromordinal(day), form) for form in forms)))
     return Made({"train": pairs[HELD_OUT:], "validation": pairs[:HELD_OUT]})
 
 

@@ -40,13 +40,21 @@ EMBEDDED = {
 }
 
 
-def embedded(name: str, cache: Path, library: Path | None = None, **options: Any) -> Corpus:
-    """Returns the corpus `name`, made the first time; `options` are those of the function that makes it.
+def embedded(
+    name: str,
+    cache: Path,
+    library: Path | None = None,
+    while_waiting: Callable[[], object] = lambda: None,
+    **options: Any,
+) -> Corpus:
+    """Returns the corpus `name`, made the first time.
 
     Args:
         name: of `EMBEDDED`.
         cache: a folder for what is made, named by a hash of what it was made from.
         library: the standard library to read; None for this Python's.
+        while_waiting: is called often while it is made, and may raise.
+        options: of the function that makes it.
 
     Raises:
         UserError: there is no such corpus, or it cannot be made of these options.
@@ -56,8 +64,8 @@ def embedded(name: str, cache: Path, library: Path | None = None, **options: Any
     made_from = [name, sorted(options.items()), _code(), fingerprint(library) if made.of_library else _versions()]
     key = hashlib.sha256(repr(made_from).encode()).hexdigest()
     make_folder(cache)
-    write_it = functools.partial(_write, functools.partial(made.make, *[library][: made.of_library], **options))
-    folder = make_once(cache / f"examples-{name}-{key[:16]}", write_it, _is_whole)
+    make = functools.partial(made.make, *[library][: made.of_library], while_waiting=while_waiting, **options)
+    folder = make_once(cache / f"examples-{name}-{key[:16]}", functools.partial(_write, make), _is_whole)
     told = _told(folder)
     splits = {
         split: [_read(made.kind, row) for _, row in read_rows(folder / f"{split}.jsonl")] for split in told["sizes"]

@@ -1,7 +1,7 @@
 """Translation: numbers written out in two languages, by num2words."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from num2words import num2words
@@ -16,7 +16,12 @@ HELD_OUT = 250  # numbers of each number of digits that are validation, at most 
 SMALL = 100  # numbers below are all learned: they are the words that the others are made of
 
 
-def numbers(languages: tuple[str, str] = ("en", "de"), digits: int = DIGITS, train: int = TRAIN) -> Made:
+def numbers(
+    languages: tuple[str, str] = ("en", "de"),
+    digits: int = DIGITS,
+    train: int = TRAIN,
+    while_waiting: Callable[[], object] = lambda: None,
+) -> Made:
     """Returns numbers below 10 ** `digits` in two languages, and as 'longer' some with one digit more.
 
     Which numbers are held out is drawn by a permutation of the numbers of each number of digits, so it depends on the
@@ -37,10 +42,11 @@ def numbers(languages: tuple[str, str] = ("en", "de"), digits: int = DIGITS, tra
         chosen["validation"] += itertools.islice(drawn, held_out)
         chosen["train"] += itertools.islice(drawn, max(quota, 0))
     chosen["longer"] += itertools.islice(_drawn(digits + 1), 2 * HELD_OUT)
-    splits = {
-        split: [Pair(*(_written(number, language) for language in languages)) for number in some]
-        for split, some in chosen.items()
-    }
+    splits: dict[str, list[Pair]] = {split: [] for split in chosen}
+    for split, some in chosen.items():
+        for number in some:
+            while_waiting()
+            splits[split].append(Pair(*(_written(number, language) for language in languages)))
     return Made(splits)
 
 

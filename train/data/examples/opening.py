@@ -1,6 +1,6 @@
 """One call from a config to the examples of a task: `open_corpus(kind, config.data)`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,6 +22,7 @@ def open_corpus(
     form: str = "one",
     names: Sequence[str] = (),
     allow_overlap: bool = False,
+    while_waiting: Callable[[], object] = lambda: None,
     **options: Any,
 ) -> Corpus[Example]:
     """Returns the examples that `config.data` names: its `path`, or by `name` an embedded corpus or a TFDS set.
@@ -31,6 +32,7 @@ def open_corpus(
         config: `config.data`; its `feature` may be several, 'en,de', in the order of the kind's fields.
         form: of labels, as `own_examples` takes it.
         names: of labels or tags that are known, as those of a checkpoint; () for those of the data.
+        while_waiting: is called often while examples are made or looked at, and may raise.
         allow_overlap: whether 'validation' may hold much of what 'train' holds.
         options: of an embedded corpus, as the function that makes it takes them.
 
@@ -42,7 +44,7 @@ def open_corpus(
     made = make_folder(folder)
     made = make_folder(cache) + made
     try:
-        corpus = _corpus(kind, config, form, names, options)
+        corpus = _corpus(kind, config, form, names, while_waiting, options)
         corpus.overlap().check(allow_overlap)
     except UserError:
         remove_empty(made)
@@ -51,7 +53,12 @@ def open_corpus(
 
 
 def _corpus(
-    kind: type[Example], config: ConfigDict, form: str, names: Sequence[str], options: dict[str, Any]
+    kind: type[Example],
+    config: ConfigDict,
+    form: str,
+    names: Sequence[str],
+    while_waiting: Callable[[], object],
+    options: dict[str, Any],
 ) -> Corpus:
     folder = data_folder(config.dir)
     if config.path:
@@ -59,11 +66,11 @@ def _corpus(
     if config.name not in EMBEDDED:
         splits = {"train": config.train_split, "validation": config.validation_split}
         features = [one.strip() for one in config.feature.split(",")] if "," in config.feature else []
-        return public_examples(kind, config.name, folder, splits, features, names)
+        return public_examples(kind, config.name, folder, splits, features, names, while_waiting)
     if EMBEDDED[config.name].kind is not kind:
         known = {name for name, one in EMBEDDED.items() if one.kind is kind}
         raise UserError(
             f"--config.data.name={config.name!r} has no {KINDS[kind]}, which the task takes: give "
             f"{' or '.join(sorted(known))}, a TFDS set of such, or your own with --config.data.path."
         )
-    return embedded(config.name, folder / "heed", **options)
+    return embedded(config.name, folder / "heed", None, while_waiting, **options)

@@ -1,6 +1,7 @@
 """Classification: which package of the standard library is this snippet from?"""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from model.errors import UserError
@@ -26,7 +27,13 @@ STRIDE = 2  # lines between the beginnings of two snippets of training; those of
 VALIDATION = 0.25  # of the files of each package
 
 
-def packages(folder: Path, names: tuple[str, ...] = PACKAGES, lines: int = LINES, stride: int = STRIDE) -> Made:
+def packages(
+    folder: Path,
+    names: tuple[str, ...] = PACKAGES,
+    lines: int = LINES,
+    stride: int = STRIDE,
+    while_waiting: Callable[[], object] = lambda: None,
+) -> Made:
     """Returns snippets of the library in `folder`, each labelled by the package that it is from.
 
     Within each package the files are ordered by the sha256 of their path, and the first quarter, of those that hold a
@@ -37,6 +44,7 @@ def packages(folder: Path, names: tuple[str, ...] = PACKAGES, lines: int = LINES
     """
     files: dict[str, list[tuple[str, list[str]]]] = {name: [] for name in names}
     for path, text in source_files(folder):
+        while_waiting()
         name = path.split("/")[0]
         if "/" in path and name in files:
             kept = [line for line in text.split("\n") if line.strip() and name not in line.lower()]

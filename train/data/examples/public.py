@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from train.data.files import make_folder, make_once
 from train.data.records import Records, find_builder
 from train.run.files.json_files import read_checked, write
 
+log = logging.getLogger("heed")
 # The features of each kind of example, in the order of its fields: the first of these that a set has are read.
 FEATURES: dict[type, tuple[tuple[str, ...], ...]] = {
     Labelled: (
@@ -29,6 +31,7 @@ FEATURES: dict[type, tuple[tuple[str, ...], ...]] = {
     Tagged: (("tokens", "ner"),),
     Question: (("question", "context", "answers"),),
 }
+MANY = 200_000  # examples, from which on looking at all takes long enough to be told
 ALLOWED = 0.01  # of a split may have faults: such examples are left out and counted
 
 
@@ -39,6 +42,7 @@ def public_examples(
     splits: Mapping[str, str],
     features: Sequence[str] = (),
     names: Sequence[str] = (),
+    while_waiting: Callable[[], object] = lambda: None,
 ) -> Corpus[Example]:
     """Returns a prepared TFDS set as examples, which are read as they are asked for.
 
@@ -52,6 +56,7 @@ def public_examples(
         features: in the order of the kind's fields; () for those of `FEATURES`, or of a translation set its two
             languages in the order of its name.
         names: of the labels or tags in the order of their ids, where the set does not say them.
+        while_waiting: is called for each example that is looked at, and may raise.
 
     Raises:
         UserError: the set cannot be had, has not these features, has no labels, or many examples have a fault.
@@ -66,7 +71,7 @@ def public_examples(
         rows = records.rows(named)
         raw = functools.partial(_raw, records, named, rows, reader.features)
         hashes.append(records.fingerprint(named, repr(reader.features), raw))
-        make = functools.partial(_look, records, named, rows, reader)
+        make = functools.partial(_look, records, named, rows, reader, while_waiting)
         made = make_once(cache / f"kept-{_hash(kind.__name__, *hashes)[:16]}", make, _is_whole)
         counted |= _told(made)["counted"]
         found[split] = _Examples(records, named, rows, reader, np.load(made / "kept.npy"))
@@ -125,13 +130,26 @@ def _parts(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) else [value]
 
 
-def _look(records: Records, split: str, rows: Sequence[dict[str, Any]], reader: _Reader, folder: Path) -> None:
+def _look(
+    records: Records,
+    split: str,
+    rows: Sequence[dict[str, Any]],
+    reader: _Reader,
+    while_waiting: Callable[[], object],
+    folder: Path,
+) -> None:
     """Writes which examples have no fault.
 
     Raises:
         UserError: too many have one.
     """
-    faults = {i: fault for i in range(len(rows)) if (fault := _read(records, split, rows, reader, i).fault())}
+    if len(rows) > MANY:
+        log.warning("each of the %d examples of %r of %s is looked at, once.", len(rows), split, records.name)
+    faults: dict[int, str] = {}
+    for i in range(len(rows)):
+        while_waiting()
+        if fault := _read(records, split, rows, reader, i).fault():
+            faults[i] = fault
     first = next((f"number {i}: {fault}" for i, fault in faults.items()), "")
     if len(faults) > max(1, ALLOWED * len(rows)):
         raise UserError(

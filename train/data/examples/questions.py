@@ -31,14 +31,14 @@ class Argument(NamedTuple):
         return slice(self.named.start, self.default.stop)
 
 
-def questions(folder: Path) -> Made:
+def questions(folder: Path, while_waiting: Callable[[], object] = lambda: None) -> Made:
     """Returns a question for each argument with a default, of functions with at least two different defaults.
 
     Files are split as `python_stdlib` is. A header is asked about once, whatever functions have it, and in
     'validation' alone where both splits have it.
     """
     splits: dict[str, dict[str, list[Question]]] = {"validation": {}, "train": {}}
-    for path, text, tree in parsed_files(folder):
+    for path, text, tree in parsed_files(folder, while_waiting):
         split, places = split_of(path), Places(text)
         for node in ast.walk(tree):
             if split in splits and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -4,7 +4,7 @@ import ast
 import io
 import itertools
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from train.data.examples.scopes import roles_of
@@ -26,7 +26,7 @@ _OPENS, _CLOSES = (
 Word = tuple[int, str]  # its place among the characters of the text, and itself
 
 
-def roles(folder: Path, words: int = WORDS) -> Made:
+def roles(folder: Path, words: int = WORDS, while_waiting: Callable[[], object] = lambda: None) -> Made:
     """Returns the words of the library in `folder`, tagged by the roles of names, and what was left out.
 
     An example is the beginning of a function or method, whole lines of at most `words` words (what follows does not
@@ -36,7 +36,7 @@ def roles(folder: Path, words: int = WORDS) -> Made:
     """
     found: dict[str, dict[tuple[str, ...], Tagged]] = {"train": {}, "validation": {}}
     counted = {BEYOND: 0, TOO_LONG: 0}
-    for path, text, tree in parsed_files(folder):
+    for path, text, tree in parsed_files(folder, while_waiting):
         split = split_of(path)
         if split not in found:
             continue

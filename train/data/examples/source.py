@@ -2,18 +2,20 @@
 
 import ast
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from train.data.stdlib import source_files
 
 
-def parsed_files(folder: Path) -> Iterator[tuple[str, str, ast.Module]]:
+def parsed_files(folder: Path, while_waiting: Callable[[], object]) -> Iterator[tuple[str, str, ast.Module]]:
     """Yields (path, text, tree) of each file of the library in `folder`.
 
-    One of a newer grammar is left out, and so are the tables of `encodings`.
+    One of a newer grammar is left out, and so are the tables of `encodings`. For each file `while_waiting` is
+    called, and may raise.
     """
     for path, text in source_files(folder):
+        while_waiting()
         if path.startswith("encodings/"):
             continue
         tree = parsed(text)

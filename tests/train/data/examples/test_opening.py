@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from configs.base import get_config
 from model.errors import UserError
-from train.data.examples import Labelled, Pair, Tagged, embedded, open_corpus, own_examples
+from train.data.examples import EMBEDDED, Labelled, Pair, Tagged, embedded, open_corpus, own_examples
 
 
 def config_of(folder: Path, **values: object) -> ConfigDict:
@@ -64,3 +64,25 @@ def test_a_refusal_leaves_nothing(kind, values, sentence, tmp_path) -> None:
     assert not (tmp_path / "data").exists()
     if "path" in values:
         assert open_corpus(kind, config_of(tmp_path, **values), allow_overlap=True).overlap().share == 1.0
+
+
+class Stopped(Exception):
+    """What a user's Ctrl-C becomes."""
+
+
+EVERY = [*((one.kind, name) for name, one in EMBEDDED.items()), (Pair, "wmt16_translate/de-en")]
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_whoever_waits_can_stop_it(kind, name, tmp_path) -> None:
+    calls = []
+
+    def stop() -> None:
+        calls.append(name)
+        if len(calls) == 2:
+            raise Stopped
+
+    records = [{"de": b"eins", "en": b"one"}] * 3
+    with tfds.testing.mock_data(as_data_source_fn=lambda self, split, **_: records), pytest.raises(Stopped):
+        open_corpus(kind, config_of(tmp_path, name=name), while_waiting=stop)
+    assert not list((tmp_path / "data" / "heed").glob("*-*[0-9a-f]"))  # nothing half made
