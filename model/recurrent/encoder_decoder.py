@@ -136,7 +136,7 @@ class RecurrentEncoderDecoder(Module):
         """The cache before the first token of each row, with what `encode` has made of its source, where the ids are
         not 0; it is as large for every `length`.
         """
-        ids_BS = _ones(memory_BSD) if source_segment_ids_BS is None else jnp.sign(source_segment_ids_BS)
+        ids_BS = jnp.sign(_ids(source_segment_ids_BS, memory_BSD))
         carry, none_yet_B = self.decoder.empty(len(ids_BS)), jnp.full(len(ids_BS), -1, jnp.int32)
         return RecurrentPairCache(self.decoder.first.remember(memory_BSD, ids_BS), *carry, none_yet_B)
 
@@ -158,9 +158,8 @@ class RecurrentEncoderDecoder(Module):
 
     def _taught(self, pairs: Pairs) -> tuple[jax.Array, Attended]:
         """(vectors, what was attended to) where all tokens of the targets are known."""
-        memory_BSD, source_ids_BS, ids_BT = self.encode(pairs), pairs.source_segment_ids_BS, pairs.segment_ids_BT
-        source_ids_BS = _ones(memory_BSD) if source_ids_BS is None else source_ids_BS
-        ids_BT = _ones(pairs.tokens_BT) if ids_BT is None else ids_BT
+        memory_BSD, ids_BT = self.encode(pairs), _ids(pairs.segment_ids_BT, pairs.tokens_BT)
+        source_ids_BS = _ids(pairs.source_segment_ids_BS, memory_BSD)
         valid_BT = ids_BT != 0
         check_tokens(pairs.tokens_BT, ids_BT, None, self.config.vocab_size, None, valid_BT)
         documents = find_documents(ids_BT.shape, ids_BT, valid_BT)
@@ -169,6 +168,6 @@ class RecurrentEncoderDecoder(Module):
         return self.decoder(x_BTD, documents, ids_BT, memory, carry, pairs.dropout_keys_B)[:2]
 
 
-def _ones(x: jax.Array) -> jax.Array:
-    """Ids of rows that are one pair each."""
-    return jnp.ones(x.shape[:2], jnp.int32)
+def _ids(ids: jax.Array | None, x: jax.Array) -> jax.Array:
+    """Of which pair of its row each place of x is, (B, length); without ids, all are of one."""
+    return jnp.ones(x.shape[:2], jnp.int32) if ids is None else jnp.broadcast_to(ids, x.shape[:2])

@@ -118,6 +118,19 @@ def test_decoding_token_by_token_is_teacher_forcing(cell: str) -> None:
     np.testing.assert_allclose(logits_B1V[1, 0], expected_BTV[2, 3], rtol=1e-5, atol=1e-5)
 
 
+def test_ids_of_one_row_are_those_of_all() -> None:
+    m, rng = model("lstm"), np.random.default_rng(3)
+    sources_BS, tokens_BT, source_ids_1S = rng.integers(0, V, (3, S)), rng.integers(0, V, (3, T)), np.ones((1, S), int)
+
+    def run() -> Any:
+        pairs = Pairs(sources_BS, tokens_BT, source_ids_1S, np.ones((1, T), int))
+        merged = m.merge()
+        cache = merged.init_cache(merged.encode(pairs), source_ids_1S, T)
+        return merged(pairs), merged.decode(tokens_BT[:, :1], np.zeros((3, 1), int), cache)[0]
+
+    assert jax.tree.map(jnp.shape, jax.eval_shape(run)) == ((3, T, V), (3, 1, V))
+
+
 def test_the_formula_is_what_the_program_multiplies() -> None:
     m = made(config(width=24, num_layers=3, cross_width=10, tied=False))
     rng = np.random.default_rng(3)
