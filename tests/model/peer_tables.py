@@ -139,6 +139,67 @@ TABLES: dict[str, Table] = {
     "gemma3_1b": _GEMMA2 | _norms(_L, _QK_NORM, bias=False),
 }
 
+# Those of encoder-decoders, whose sides have tables of their own, and what both share another one.
+_T5_MLPS = {
+    "relu": {"wi": "mlp.up", "wo": "mlp.down"},
+    "geglu": {"wi_0": "mlp.gate", "wi_1": "mlp.up", "wo": "mlp.down"},
+}
+_T5_BIAS = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+
+
+def _t5(side: str, mlp: str) -> Table:
+    parts = {"attention": "SelfAttention"} | ({"cross": "EncDecAttention"} if side == "decoder" else {})
+    found: Table = {f"{side}.{_T5_BIAS}": (same, ("attention_bias.table",))}
+    found |= _norms(f"{side}.", {"final_layer_norm": "norm"}, bias=False)
+    for number, (ours, their) in enumerate(parts.items()):
+        layer = f"{side}.block.{{n}}.layer.{number}."
+        found |= _norms(layer, {"layer_norm": f"{ours}_norm"}, bias=False)
+        found |= _named(layer, {f"{their}.{one[0]}": f"{ours}.{one}" for one in ("query", "key", "value")}, turned)
+        found |= _named(layer, {f"{their}.o": f"{ours}.output"}, turned_output)
+    last = f"{side}.block.{{n}}.layer.{len(parts)}."
+    found |= _norms(last, {"layer_norm": "mlp_norm"}, bias=False)
+    return found | _named(last, {f"DenseReluDense.{name}": our for name, our in _T5_MLPS[mlp].items()}, turned)
+
+
+def _marian(side: str) -> Table:
+    layer, found = f"model.{side}.layers.{{n}}.", dict[str, tuple[Form, tuple[str, ...]]]()
+    for ours, their in {"attention": "self_attn", **({"cross": "encoder_attn"} if side == "decoder" else {})}.items():
+        found |= _norms(layer, {f"{their}_layer_norm": f"{ours}_norm"}, bias=True)
+        three = {f"{their}.{one[0]}_proj": f"{ours}.{one}" for one in ("query", "key", "value")}
+        found |= _named(layer, three, turned) | _named(layer, three, flat, "bias", "bias")
+        out = {f"{their}.out_proj": f"{ours}.output"}
+        found |= _named(layer, out, turned_output) | _named(layer, out, same, "bias", "bias")
+    linear = {"fc1": "mlp.up", "fc2": "mlp.down"}
+    found |= _named(layer, linear, turned) | _named(layer, linear, same, "bias", "bias")
+    return found | _norms(layer, {"final_layer_norm": "mlp_norm"}, bias=True)
+
+
+_SHARED: Table = {"shared.weight": (same, ("embed.embedding",))}
+# By the variants of configs/encoder_decoder.py: {side: table}.
+PAIR_TABLES: dict[str, dict[str, Table]] = {
+    "t5_small": {"": _SHARED, **{side: _t5(side, "relu") for side in ("encoder", "decoder")}},
+    "t5_v1_1_small": {
+        "": _SHARED | {"lm_head.weight": (turned, ("head.kernel",))},
+        **{side: _t5(side, "geglu") for side in ("encoder", "decoder")},
+    },
+    "transformer_base": {
+        "": {"model.shared.weight": (same, ("embed.embedding",))},
+        **{side: _marian(side) for side in ("encoder", "decoder")},
+    },
+}
+
+
+def theirs_of_pairs(
+    tables: Mapping[str, Table], ours: Mapping[str, Array], layers: Mapping[str, int]
+) -> dict[str, Array]:
+    """`theirs` of both sides of an encoder-decoder, which have so many layers, and of what they share."""
+    found = dict[str, Array]()
+    for side, table in tables.items():
+        sides = {path: path.partition(".")[0] if path.partition(".")[0] in layers else "" for path in ours}
+        own = {path.removeprefix(f"{side}.") if side else path: x for path, x in ours.items() if sides[path] == side}
+        found |= theirs(table, own, layers.get(side, 0))
+    return found
+
 
 def theirs(table: Table, ours: Mapping[str, Array], num_layers: int) -> dict[str, Array]:
     """Their weights, or gradients, from all of ours by their paths, such as `stack.blocks.mlp.up.kernel`."""

@@ -1,4 +1,4 @@
-"""What `transformers` and torch compute, for tests/model/test_peers.py, test_published.py and recurrent/test_torch.py:
+"""What `transformers` and torch compute, for tests/model/test_peers.py, test_published*.py and recurrent/test_torch.py:
 run by the Python of `.cache/oracle`, which lacks jax.
 
     python tests/model/peers.py QUESTIONS ANSWERS
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.t5.modeling_t5 import T5Attention
@@ -50,19 +50,36 @@ def model(asked: dict[str, Any], arrays: Arrays) -> Arrays:
 
     In float64, as far as it does not ask for float32 itself, so that what differs is the other's rounding.
     """
+    inputs, targets = torch.tensor(arrays.pop("tokens")), arrays.pop("targets")
+    made = _made(AutoModelForCausalLM, asked, arrays)
+    return _answer(made, made(inputs, use_cache=False).logits, targets)
+
+
+def pairs(asked: dict[str, Any], arrays: Arrays) -> Arrays:
+    """The same of an encoder-decoder, for sources where `mask` is 1, and targets that count where they are not -100."""
+    inputs = {name: torch.tensor(arrays.pop(name)) for name in ("input_ids", "attention_mask", "decoder_input_ids")}
+    targets, made = arrays.pop("targets"), _made(AutoModelForSeq2SeqLM, asked, arrays)
+    return _answer(made, made(**inputs, use_cache=False).logits, targets)
+
+
+def _made(kind: Any, asked: dict[str, Any], arrays: Arrays) -> torch.nn.Module:
     settings = dict(asked["config"])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    made = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    inputs, targets = torch.tensor(arrays.pop("tokens")), torch.tensor(arrays.pop("targets"))
+    made = kind.from_config(config, attn_implementation="eager").eval()
+    if settings.get("tie_word_embeddings") is False:  # which T5 reads as something else, and ties all the same
+        made.lm_head.weight = torch.nn.Parameter(torch.empty_like(made.lm_head.weight))
     known = {name: torch.tensor(np.ascontiguousarray(x)) for name, x in arrays.items()}
     missing, unknown = made.load_state_dict(known, strict=False)
     assert not unknown, unknown
-    # A tied head, and buffers that hold no parameter, are all that may be missing.
-    assert {name for name, _ in made.named_parameters()} & {*missing} == set(), missing
-    logits = made.double()(inputs, use_cache=False).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    # A tied head, and what is fixed and no parameter, are all that may be missing.
+    assert {name for name, x in made.named_parameters() if x.requires_grad} & {*missing} == set(), missing
+    return made.double()
+
+
+def _answer(made: torch.nn.Module, logits: torch.Tensor, targets: np.ndarray) -> Arrays:
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
     loss.backward()
-    gradients = {name: x.grad.numpy() for name, x in made.named_parameters()}
+    gradients = {name: x.grad.numpy() for name, x in made.named_parameters() if x.requires_grad}
     return {"logits": logits.detach().numpy(), "loss": loss.detach().numpy(), **gradients}
 
 
@@ -120,6 +137,7 @@ KINDS: dict[str, Callable[[dict[str, Any], Arrays], np.ndarray | Arrays]] = {
     "model": model,
     "recurrent": recurrent,
     "bert": bert,
+    "pairs": pairs,
 }
 
 
