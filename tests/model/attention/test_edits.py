@@ -1,6 +1,7 @@
 """Edits around the core: against NumPy's plain loop over layers, and what they promise beside numbers."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,8 +12,11 @@ from flax import nnx
 
 from model import GPT, GPTConfig, UserError
 from model.attention import AttentionConfig, Edit, MultiHeadAttention, causal, edit, parse_edits
+from model.attention.edits.base import nothing_handed
 from model.attention.edits.exclusive import Exclusive
-from model.attention.edits.qk_norm import qk_norm
+from model.attention.edits.output_gate import OutputGate
+from model.attention.edits.qk_norm import QKNorm, qk_norm
+from model.attention.edits.value_residual import ValueResidual
 from model.cycles import cycle
 from tests.model import reference
 from tests.model.test_cycles import assert_is_the_plain_loop
@@ -68,6 +72,69 @@ def test_a_value_residual_of_zero_begins_as_if_it_were_not_there() -> None:
     mixes_L = np.asarray(gradient["stack"]["blocks"]["attention"]["value_residual"]["mix"][...])
     assert mixes_L[0] == 0
     assert np.all(mixes_L[1:] != 0)
+
+
+@pytest.mark.parametrize("per", ["channel", "head"])
+def test_a_gate_is_a_sigmoid_of_x_for_each_channel_or_head(per: str) -> None:
+    layer, rng = OutputGate(attention(), nnx.Rngs(0), per=per), np.random.default_rng(0)
+    o_BTHK, x_BTD = (jnp.asarray(rng.standard_normal(size), jnp.float32) for size in ((B, T, 6, K), (B, T, 24)))
+    logits = np.tensordot(np.float64(x_BTD), np.float64(layer.gate.kernel[...]), 1)
+    gates = 1 / (1 + np.exp(-logits)).reshape(B, T, 6, -1)
+    assert gates.shape[-1] == (K if per == "channel" else 1)
+    np.testing.assert_allclose(layer.after(o_BTHK, o_BTHK, x_BTD), o_BTHK * gates, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("over", ["head", "all"])
+def test_queries_and_keys_are_normalised_with_scales_and_the_epsilon_of_their_own(over: str) -> None:
+    layer, rng = QKNorm(attention(), nnx.Rngs(0), norm="rms", over=over, epsilon=0.5), np.random.default_rng(0)
+    for norm in (layer.query, layer.key):
+        norm.scale[...] = jnp.asarray(rng.standard_normal(norm.scale.shape), jnp.float32)
+    given = [jnp.asarray(rng.standard_normal((B, T, heads, K)), jnp.float32) for heads in (6, G)]
+    found = layer.before(given[0], given[1], given[1], jnp.zeros((B, T, 24)), {})[:2]
+    for x, y, norm in zip(given, found, (layer.query, layer.key), strict=True):
+        rows = np.float64(x).reshape(B, T, *((-1, K) if over == "head" else (1, -1)))
+        wanted = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + 0.5) * np.float64(norm.scale[...])
+        np.testing.assert_allclose(y, wanted.reshape(x.shape), rtol=1e-5, atol=1e-6)
+
+
+class Plus(Edit):
+    """Adds one, where it may."""
+
+    def before(self, q_BTHK: Any, k_BSGK: Any, v_BSGK: Any, x_BTD: Any, handed: Any) -> Any:
+        return q_BTHK + 1, k_BSGK + 1, v_BSGK + 1, handed
+
+    def after(self, o_BTHK: jax.Array, v_BSGK: jax.Array, x_BTD: jax.Array) -> jax.Array:
+        return o_BTHK + 1
+
+
+class Twice(Edit):
+    """Doubles, where it may."""
+
+    def before(self, q_BTHK: Any, k_BSGK: Any, v_BSGK: Any, x_BTD: Any, handed: Any) -> Any:
+        return 2 * q_BTHK, 2 * k_BSGK, 2 * v_BSGK, handed
+
+    def after(self, o_BTHK: jax.Array, v_BSGK: jax.Array, x_BTD: jax.Array) -> jax.Array:
+        return 2 * o_BTHK
+
+
+def test_edits_act_in_their_order_before_and_after_the_core() -> None:
+    layer = SimpleNamespace(plus=Plus(attention(), nnx.Rngs(0)), twice=Twice(attention(), nnx.Rngs(0)))
+    one, (plus, twice) = jnp.ones((1, 1, 1, 1)), (edit("plus", Plus), edit("twice", Twice))
+    for edits, wanted in ((plus & twice, 4), (twice & plus, 3)):
+        *found, _ = edits.before(layer, one, one, one, one, {})
+        assert [float(x.item()) for x in (*found, edits.after(layer, one, one, one))] == 4 * [wanted]
+
+
+def test_every_later_layer_mixes_with_the_values_of_the_first_as_it_made_them() -> None:
+    """By hand, for layers in a row: what one has mixed is not what the next one gets."""
+    config = attention(edits="value_residual(0.25)")
+    layer, rng = ValueResidual(config, nnx.Rngs(0), mix=0.25), np.random.default_rng(0)
+    q_BTHK, x_BTD = jnp.zeros((B, T, 6, K)), jnp.zeros((B, T, 24))
+    values = [jnp.asarray(rng.standard_normal((B, T, G, K)), jnp.float32) for _ in range(4)]
+    handed = nothing_handed([config.edited], config, x_BTD)
+    for v_BTGK in values:
+        _, _, mixed_BTGK, handed = layer.before(q_BTHK, v_BTGK, v_BTGK, x_BTD, handed)
+        np.testing.assert_allclose(mixed_BTGK, 0.75 * v_BTGK + 0.25 * values[0], rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_exclusive_is_orthogonal_to_the_tokens_own_value() -> None:
