@@ -38,9 +38,13 @@ class Evaluator:
             if should_stop():
                 return
             one = jax.tree.map(lambda x: np.asarray(x, np.float64), on_host(self.sums(params, self.place(batch))))
-            totals = one if totals is None else jax.tree.map(np.add, totals, one)
+            totals = one if totals is None else self.added(totals, one)
         for name, value in self.values(totals):
             yield name, float(value) if np.ndim(value) == 0 else value
+
+    def added(self, totals: Any, one: Any) -> Any:
+        """The totals with those of one batch."""
+        return jax.tree.map(np.add, totals, one)
 
     def values(self, totals: Any) -> Iterator[tuple[str, Any]]:
         """Yields the names and values that the totals stand for."""

@@ -4,31 +4,51 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from eval.accuracy import Accuracy
-from eval.baselines import known_baselines
+from eval.baselines.examples import known_example_baselines
+from eval.baselines.masked import known_neighbours
+from eval.baselines.text import known_baselines
 from eval.evaluator import Evaluator
 from eval.likelihood import Likelihood
-from train.data import Data
+from eval.scored import Classes
+from train.tasks.base import Task
 
 
 class Measured(NamedTuple):
     """The evaluators of a task, which of their values is its score, and what others reach on the same rows.
 
-    `baselines` gives names to scores. `lower` says that less is better.
+    `baselines` gives names to scores, of a task and its data. `lower` says that less is better.
     """
 
     evaluators: tuple[type[Evaluator], ...]
     score: str
     meaning: str
     lower: bool
-    baselines: Callable[[Data], Mapping[str, float]]
+    baselines: Callable[[Task, Any], Mapping[str, float]]
+
+
+def _examples(metric: str) -> Callable[[Task, Any], Mapping[str, float]]:
+    """What each rule reaches by a metric."""
+
+    def baselines(task: Task, data: Any) -> Mapping[str, float]:
+        known = {name.rpartition("/"): value for name, value in known_example_baselines(data.corpus).items()}
+        return {rule: value for (rule, _, name), value in known.items() if name == metric}
+
+    return baselines
 
 
 MEASURED: dict[str, Measured] = {
     "language_model": Measured(
-        (Likelihood,), "val/bits_per_byte", "bits per byte of the validation text", True, known_baselines
+        (Likelihood,),
+        "val/bits_per_byte",
+        "bits per byte of the validation text",
+        True,
+        lambda task, data: known_baselines(data),
     ),
     "masked_lm": Measured(
-        (Accuracy,), "val/accuracy", "share of masked tokens that are told", False, lambda data: {"nothing": 0.0}
+        (Accuracy,), "val/accuracy", "share of the masked tokens that are told", False, known_neighbours
+    ),
+    "classification": Measured(
+        (Classes,), "val/accuracy", "share of the texts whose class is told", False, _examples("accuracy")
     ),
 }
 

@@ -68,12 +68,12 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
     folder = Path(workdir)
     check_length("--workdir", folder)
     check_format(folder)
-    _, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
+    passport, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
     config = ConfigDict(config)
     config.update_from_flattened_dict(places)
     config.model.core = anywhere(config.model.core)  # the machine that trained may have had another that is fastest
     tokenizer = tokenizer_of(state)
-    experiment = _experiment(config, tokenizer.vocab_size)
+    experiment = _experiment(config, tokenizer.vocab_size, len(passport["data"].get("names", ())))
     found = None
     if (folder / "checkpoints").is_dir():
         with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -84,7 +84,7 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
     return Run(folder, config, experiment, bind(config, params["params"]), tokenizer, step)
 
 
-def _experiment(config: ConfigDict, vocab_size: int) -> Experiment:
+def _experiment(config: ConfigDict, vocab_size: int, labels: int) -> Experiment:
     """The run as it lies on the devices that read it, with batches that divide over them.
 
     As many devices as divide its width share the parameters, the others hold copies.
@@ -95,4 +95,4 @@ def _experiment(config: ConfigDict, vocab_size: int) -> Experiment:
     here.mesh = ConfigDict({"replica": len(devices) // fsdp, "fsdp": fsdp, "tensor": 1, "context": 1})
     here.train.accumulate = 1
     here.data.batch_size = -(-config.data.batch_size // len(devices)) * len(devices)
-    return make_experiment(here, vocab_size, devices)
+    return make_experiment(here, vocab_size, devices, labels)

@@ -40,18 +40,19 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _report(run: Run, workdir: str) -> str:
-    values, windows = evaluate(run), run.data.windows("validation")
+    values, rows = evaluate(run), run.experiment.task.measured(run.data)
     lines = []
     if run.config.train.seeds > 1:
         lines.append(f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}")
-    lines.append(f"{workdir}, step {run.step}, {windows.num_tokens} tokens, {windows.num_bytes} bytes:")
+    lines.append(f"{workdir}, step {run.step}, {rows.told()}:")
     own = last_score(run.folder, run.step)
-    if own is not None and own["val/windows"] < len(windows):
+    if own is not None and own["val/windows"] < len(rows):
         few = f"of {own['val/windows']:.0f} (--config.train.evaluate_windows)"
-        lines.append(f"of all {len(windows)} windows: these scores do not compare with the run's own, {few}")
+        lines.append(f"of all {len(rows)} windows: these scores do not compare with the run's own, {few}")
     lines += [f"  {name:<24} {value:.4f}" for name, value in values.items()]
     task, measured = run.config.task, MEASURED[run.config.task]
-    return "\n".join([*lines, compare(task, float(values[measured.score]), measured.baselines(run.data))])
+    baselines = measured.baselines(run.experiment.task, run.data)
+    return "\n".join([*lines, compare(task, float(values[measured.score]), baselines)])
 
 
 def evaluate(run: Run) -> dict[str, Value]:

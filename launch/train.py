@@ -64,7 +64,7 @@ def fit(
         stop.begin("the tokens of the text")
         rows = experiment.task.rows(data)
         validation = experiment.task.measured(data, config.train.evaluate_windows)
-        experiment = experiment.with_vocabulary(data.tokenizer.vocab_size)
+        experiment = experiment.with_data(data)
         stack.enter_context(placed(experiment.mesh, experiment.rules))
         step, sums, place = compiled_together(experiment.step), compiled_together(experiment.sums), experiment.place
         stop.begin("the comparison of attention with its reference")
@@ -72,7 +72,7 @@ def fit(
         errors = check_attention(experiment.model_config, experiment.attention, key)
         evaluate = Evaluators(config.task, sums, validation, config.data.batch_size, place, experiment.rows)
         stop.begin("the baselines")
-        baselines = MEASURED[config.task].baselines(data) if folder else {}
+        baselines = MEASURED[config.task].baselines(experiment.task, data) if folder else {}
         watch = Watch(experiment, next(iter(eval_batches(validation, config.data.batch_size, experiment.rows))))
         stop.begin("the first state")
         opened = open_run(stack, experiment, folder, data, len(validation), errors, baselines)

@@ -61,10 +61,11 @@ class Experiment:
         """The numbers of the rows of a batch that this process loads."""
         return self.local[-1]
 
-    def with_vocabulary(self, vocab_size: int) -> "Experiment":
-        """The same for as many tokens as there really are: a short text makes fewer than asked for."""
-        same = vocab_size == self.model_config.vocab_size
-        return self if same else make_experiment(self.config, vocab_size, self.mesh.devices.ravel().tolist())
+    def with_data(self, data: Any) -> "Experiment":
+        """The same for as many tokens and labels as there really are: a short text makes fewer than asked for."""
+        given = {"vocab_size": data.tokenizer.vocab_size, "labels": len(data.names)}
+        same = all(getattr(self.model_config, name, size) == size for name, size in given.items())
+        return self if same else make_experiment(self.config, devices=self.mesh.devices.ravel().tolist(), **given)
 
     def place(self, batch: dict[str, np.ndarray]) -> Batch:
         """This process's part of a global batch, put on the mesh; all seeds share one that has no axis of seeds.
@@ -83,7 +84,9 @@ class Experiment:
         return map(self.place, read)
 
 
-def make_experiment(config: ConfigDict, vocab_size: int = 0, devices: Sequence[jax.Device] | None = None) -> Experiment:
+def make_experiment(
+    config: ConfigDict, vocab_size: int = 0, devices: Sequence[jax.Device] | None = None, labels: int = 0
+) -> Experiment:
     """Builds model, optimizer, mesh and step; no array is made yet.
 
     Without `vocab_size` it has as many tokens as the config asks for. `devices` are all that this program sees, or
@@ -94,7 +97,7 @@ def make_experiment(config: ConfigDict, vocab_size: int = 0, devices: Sequence[j
     """
     check_config(config)
     seeds, train, task = config.train.seeds, config.train, make_task(config)
-    model_config = make_model_config(config, vocab_size or task.vocab_size(config))
+    model_config = make_model_config(config, vocab_size or task.vocab_size(config), labels)
     schedule = make_schedule(config.optimizer, train.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     mesh, rules = make_mesh(dict(config.mesh), devices), make_rules(seeds)
@@ -136,14 +139,15 @@ def make_experiment(config: ConfigDict, vocab_size: int = 0, devices: Sequence[j
     )
 
 
-def make_model_config(config: ConfigDict, vocab_size: int) -> ModelConfig:
+def make_model_config(config: ConfigDict, vocab_size: int, labels: int = 0) -> ModelConfig:
     """The sizes and choices of the family's model: its keys, and what the data say.
 
     Raises:
         UserError: there is no such family, or its keys do not fit each other.
     """
     family = choose(FAMILIES, config.family, "family")
-    given = {"vocab_size": vocab_size, "max_length": config.data.length, "head": make_task(config).HEAD, "labels": 0}
+    given = {"vocab_size": vocab_size, "max_length": config.data.length, "labels": labels}
+    given |= {"head": make_task(config).HEAD}
     return family(
         **config.model, **{one.name: given[one.name] for one in dataclasses.fields(family) if one.name in given}
     )
@@ -153,6 +157,7 @@ def bind(config: ConfigDict, params: Params, seed: int = 0) -> Model:
     """A model to call, with the parameters of a state; of a population, those of seed number `seed`."""
     if config.train.seeds > 1:
         params = jax.jit(lambda tree: jax.tree.map(lambda x: x[seed], tree))(params)  # also across processes
-    model_config = make_model_config(config, len(params["embed"]["embedding"]))
+    labels = len(params["answer"]["kernel"].T) if "answer" in params else 0
+    model_config = make_model_config(config, len(params["embed"]["embedding"]), labels)
     abstract = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     return nnx.merge(nnx.graphdef(abstract), params)

@@ -1,8 +1,16 @@
 """Masked pieces without a model: the piece that stands most often beside the neighbours that are seen."""
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
+
+from eval.baselines.keeping import kept
+from train.data import Data, eval_batches
+from train.tasks.base import Task
+
+MAX_TRAIN_TOKENS = 20_000_000  # that are counted: the first ones
+_TOGETHER = 256  # rows that are asked at once
 
 
 class Neighbours:
@@ -62,6 +70,22 @@ class Neighbours:
         known, pieces = self._tables[name]
         at_BT = np.minimum(np.searchsorted(known, contexts_BT), len(known) - 1)
         return np.where(known[at_BT] == contexts_BT, pieces[at_BT], otherwise_BT)
+
+
+def known_neighbours(task: Task, data: Data) -> dict[str, float]:
+    """The accuracy of each rule on the rows that a task measures, computed once and then kept in the cache folder."""
+
+    def accuracies() -> dict[str, float]:
+        marks, rows = data.tokenizer.marks, task.measured(data)
+        counted = Neighbours(data.tokens("train")[:MAX_TRAIN_TOKENS], data.tokenizer.vocab_size - len(marks))
+        found: dict[str, np.ndarray] = {}
+        for batch in eval_batches(rows, _TOGETHER):
+            one = counted.accuracy_sums(batch["tokens"], batch["targets"], batch["weights"])
+            found = {name: found.get(name, 0) + np.array(pair) for name, pair in one.items()}
+        return {name: float(right / count) for name, (right, count) in found.items()}
+
+    digest = hashlib.sha256(f"{data.fingerprint} {data.length} {task}".encode()).hexdigest()
+    return kept(digest, accuracies)
 
 
 def _table(contexts_N: np.ndarray, pieces_N: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,8 @@ class Data:
         overlap: what of it is told twice.
     """
 
+    names: tuple[str, ...] = ()  # of labels, which text has not
+
     def __init__(
         self,
         source: Source,
@@ -82,6 +84,10 @@ class Data:
             return windows
         bytes_V = np.array([len(self.tokenizer.token_bytes(token)) for token in range(self.tokenizer.vocab_size)])
         return SomeWindows(windows, count, bytes_V)
+
+    def tokens(self, split: str) -> np.ndarray:
+        """Returns the tokens `E d1 E d2 E ...` of 'train' or 'validation'."""
+        return self._tokens(split).stream
 
     def documents(self, split: str) -> Iterator[str]:
         """Yields the documents of 'train' or 'validation' in their order."""

@@ -12,6 +12,9 @@ class Rows(Protocol):
     def __len__(self) -> int:
         """How many there are."""
 
+    def told(self) -> str:
+        """Returns how much they hold, in words."""
+
     def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns many rows, as arrays with a leading axis B; an index past the last gives padding of weight 0.
 

@@ -36,6 +36,10 @@ class Windows:
     def __len__(self) -> int:
         return -(-self.num_tokens // self.length)
 
+    def told(self) -> str:
+        """Returns how much they hold, in words."""
+        return f"{self.num_tokens} tokens, {self.num_bytes} bytes"
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Returns window `index`: int32 tokens, targets, segment_ids and positions, float32 weights, all (T)."""
         if not 0 <= index < len(self):

@@ -12,29 +12,33 @@ from model.axes import partition_spec
 
 
 def batch_sharding(mesh: Mesh, axes: int) -> NamedSharding:
-    """How a batch (B, T), or (N, B, T) where each seed has its own, is spread, by the ambient rules."""
+    """How tokens (B, T), or (N, B, T) where each seed has its own, are spread, by the ambient rules."""
     return NamedSharding(mesh, PartitionSpec(*("replica",) * (axes - 2), *partition_spec(("batch", "length"))))
 
 
 def place_batch(
     batch: dict[str, np.ndarray], sharding: NamedSharding, shape: tuple[int, ...], local: tuple[np.ndarray, ...]
 ) -> dict[str, jax.Array]:
-    """A global batch of this shape on the mesh, of whose leading axes this process has loaded the numbers `local`.
+    """A global batch on the mesh, whose `tokens` have this shape, and of whose leading axes this process has loaded the
+    numbers `local`.
 
-    A batch without the axis of seeds is one that they share.
+    A batch without the axis of seeds is one that they share. Other arrays have the same leading axes; one with an axis
+    of the tokens' length behind them is spread along it too.
     """
-    axes = next(iter(batch.values())).ndim
-    shape, local = shape[-axes:], local[1 - axes :]
-    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[-axes:]))
-    where = [np.full(size, -1) for size in shape[:-1]]
+    lead = batch["tokens"].ndim - 1
+    length, leading, local, specs = shape[-1], shape[-lead - 1 : -1], local[-lead:], sharding.spec[-lead - 1 :]
+    where = [np.full(size, -1) for size in leading]
     for place, numbers in zip(where, local, strict=True):
         place[numbers] = np.arange(len(numbers))
 
     def put(x: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
-            return x[np.ix_(*(place[one] for place, one in zip(where, index[:-1], strict=True)))][..., index[-1]]
+            rows = x[np.ix_(*(place[one] for place, one in zip(where, index[:lead], strict=True)))]
+            return rows[(..., *index[lead:])] if index[lead:] else rows
 
-        return jax.make_array_from_callback(shape, sharding, part)
+        along = specs if x.shape[lead : lead + 1] == (length,) else specs[:lead]
+        whole = (*leading, *x.shape[lead:])
+        return jax.make_array_from_callback(whole, NamedSharding(sharding.mesh, PartitionSpec(*along)), part)
 
     return {name: put(x) for name, x in batch.items()}
 

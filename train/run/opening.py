@@ -61,7 +61,7 @@ def open_run(
     attention = described(config.model.core, experiment.model_config, experiment.attention, errors)
     stable, checkpoints, found = decay_start(config.optimizer, config.train.steps), None, None
     if folder is not None:
-        measured = {"windows": windows, "of": len(data.windows("validation"))}
+        measured = {"windows": windows, "of": len(experiment.task.measured(data))}
         folder.write_passport(passport(config, data.described(), attention) | {"evaluation": measured})
         folder.write("baselines.json", baselines)
         folder.write_with("tokenizer.json", data.tokenizer.save)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from model.bounds import check_within
 from model.families import ModelConfig
-from train.data import Data, Rows, Tokenizer, open_data
+from train.data import Rows, Tokenizer, open_data
 from train.state import Params
 
 Batch = dict[str, jax.Array]
@@ -38,15 +38,15 @@ class Task:
         """The tokens that the config asks for; short text may make fewer."""
         return (256 if config.data.tokenizer == "bytes" else config.data.vocab_size) + len(self.MARKS)
 
-    def open(self, config: ConfigDict, tokenizer: Tokenizer | None = None, **how: Any) -> Data:
+    def open(self, config: ConfigDict, tokenizer: Tokenizer | None = None, **how: Any) -> Any:
         """The data set of a config, as `train.data.open_data` opens it."""
         return open_data(config.data, tokenizer, marks=self.MARKS, **how)
 
-    def rows(self, data: Data) -> Rows:
+    def rows(self, data: Any) -> Rows:
         """What is learned from."""
         return data.windows("train")
 
-    def measured(self, data: Data, count: int = 0) -> Rows:
+    def measured(self, data: Any, count: int = 0) -> Rows:
         """What is evaluated: all (0) rows of the validation split, or `count` spread evenly over them."""
         return data.measured(count)
 

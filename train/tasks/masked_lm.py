@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from model.bounds import without_padding
 from model.errors import Range, UserError, check_range
 from model.vocabulary import token_scores
-from train.data import Data, Rows, Tokenizer
+from train.data import Rows, Tokenizer
 from train.data.order import mixed
 from train.state import Params
 from train.tasks.base import Batch, Loss, Sums, Task
@@ -48,11 +48,11 @@ class MaskedLM(Task):
                 "than 1; lower one of them."
             )
 
-    def rows(self, data: Data) -> Rows:
+    def rows(self, data: Any) -> Rows:
         """Windows of which other tokens are masked in each epoch, by `data.seed`."""
         return MaskedRows(super().rows(data), data.tokenizer, self)
 
-    def measured(self, data: Data, count: int = 0) -> Rows:
+    def measured(self, data: Any, count: int = 0) -> Rows:
         """Windows whose masks are fixed: the same in every evaluation of every run with these keys."""
         return MaskedRows(super().measured(data, count), data.tokenizer, self)
 

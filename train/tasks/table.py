@@ -4,10 +4,15 @@ from ml_collections import ConfigDict
 
 from model.layers import choose
 from train.tasks.base import Task
+from train.tasks.classification import Classification
 from train.tasks.language_model import LanguageModel
 from train.tasks.masked_lm import MaskedLM
 
-TASKS: dict[str, type[Task]] = {"language_model": LanguageModel, "masked_lm": MaskedLM}
+TASKS: dict[str, type[Task]] = {
+    "language_model": LanguageModel,
+    "masked_lm": MaskedLM,
+    "classification": Classification,
+}
 
 
 def make_task(config: ConfigDict) -> Task:

@@ -1,0 +1,40 @@
+"""Answers beside examples: the mean loss, and what `eval.metrics` says of the likeliest answers."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from eval.evaluator import Evaluator
+from eval.metrics import scores
+
+
+class Scored(Evaluator):
+    """Adds up the `sums` of a task of examples, and collects its `answers`, of which its rows make predictions."""
+
+    def added(self, totals: Any, one: Any) -> Any:
+        """The totals with those of one batch."""
+        rows = np.ndim(totals["sums"]["nll"][0])  # behind an axis of seeds, where there is one
+        answers = np.concatenate([totals["answers"], one["answers"]], axis=rows)
+        return {"sums": jax.tree.map(np.add, totals["sums"], one["sums"]), "answers": answers}
+
+    def values(self, totals: Any) -> Iterator[tuple[str, Any]]:
+        """Yields val/loss per answer, and the metrics of the examples' kind."""
+        total, count = totals["sums"]["nll"]
+        yield "val/loss", total / count
+        found = [scores(predicted, self.rows.examples) for predicted in self.predicted(totals)]  # type: ignore[attr-defined]
+        for name in found[0]:
+            each_N = np.array([one[name] for one in found])
+            yield f"val/{name}", each_N if np.ndim(total) else each_N[0]
+
+    def predicted(self, totals: Any) -> list[Any]:
+        """The predictions of each seed, for all rows."""
+        answers = totals["answers"] if np.ndim(totals["sums"]["nll"][0]) else totals["answers"][None]
+        return [self.rows.predicted(one[: len(self.rows)]) for one in answers]  # type: ignore[attr-defined]
+
+
+class Classes(Scored):
+    """Of classes."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/macro_f1", "val/mcc")

@@ -1,0 +1,145 @@
+"""Classes of texts: rows, loss and scores beside plain Python, the names of labels through a run, and mistakes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from eval.scored import Classes
+from launch import evaluate, generate, train
+from launch.configs import load
+from model import UserError
+from model.bert import BERT, BERTConfig
+from tests.tiny import SIZES, call, words
+from train.data import ByteTokenizer
+from train.data.examples import Corpus, Labelled
+from train.data.examples.opened import ExampleData
+from train.tasks.classification import Classification, LabelledRows, of_labels
+
+T, NAMES = 17, ("cat", "dog", "eel")
+TEXTS = ["a", "bb", "a much longer text than fits", "d", "ee"]
+TOKENIZER = ByteTokenizer(["start", "separator"])
+START, SEP = TOKENIZER.marks["start"], TOKENIZER.marks["separator"]
+
+
+def data() -> ExampleData:
+    examples = [
+        Labelled(text, NAMES[number % 3], "a pair of its own" * (number % 2)) for number, text in enumerate(TEXTS)
+    ]
+    return ExampleData(Corpus({"train": examples, "validation": examples}, "f", NAMES), TOKENIZER, T)
+
+
+def test_rows_are_cut_and_filled() -> None:
+    rows = LabelledRows(data(), "train")
+    found = rows.rows([0, 2, 5, 1])
+    first, long, beyond, pair = ({name: x[number] for name, x in found.items()} for number in range(4))
+    assert first["tokens"][:3].tolist() == [START, ord("a"), SEP]
+    assert (first["valid"].sum(), first["labels"], first["weights"]) == (3, 0, 1)
+    assert long["tokens"].tolist() == [START, *TEXTS[2].encode()[: T - 2], SEP]
+    assert (long["valid"].all(), long["labels"], long["types"].any()) == (True, 2, False)
+    assert not any(x.any() for x in beyond.values())
+    # The longer of two texts is cut.
+    expected = [START, *b"bb", SEP, *b"a pair of its own"[: T - 5], SEP]
+    assert pair["tokens"].tolist() == expected
+    assert pair["types"].tolist() == [0] * 4 + [1] * (T - 4)
+    np.testing.assert_array_equal(found["segment_ids"], found["valid"])
+    some = LabelledRows(data(), "validation", 2)
+    assert [one.text for one in some.examples] == ["a", TEXTS[2]]
+    np.testing.assert_array_equal(some.rows([1])["tokens"][0], long["tokens"])
+
+
+def test_sums_and_scores_are_those_of_numpy() -> None:
+    config = BERTConfig(
+        vocab_size=258, max_length=T, head="class", labels=3, num_layers=1, width=6, num_heads=1, types=2
+    )
+    rows, task = LabelledRows(data(), "validation"), Classification()
+    both = [nnx.split(BERT(config, rngs=nnx.Rngs(seed))) for seed in (0, 1)]
+    graphdef, params_N = both[0][0], jax.tree.map(lambda *x: jnp.stack([3 * one for one in x]), both[0][1], both[1][1])
+    sums = jax.jit(jax.vmap(task.sums(graphdef), (0, None)))
+    found = dict(Classes(sums, rows, 2)(params_N))  # the last batch has a row of padding
+    for seed in range(2):
+        params = jax.tree.map(lambda x, seed=seed: x[seed], params_N)
+        nats, right = [], []
+        for number in range(5):  # one by one, without its padding
+            row = rows.rows([number])
+            size = int(row["valid"].sum())
+            tokens, types = row["tokens"][:, :size], row["types"][:, :size]
+            logits = np.asarray(nnx.merge(graphdef, params)(tokens, types_BT=types)[0], np.float64)
+            label = int(row["labels"][0])
+            nats.append(np.log(np.exp(logits).sum()) - logits[label])
+            right.append(logits.argmax() == label)
+        assert found["val/loss"][seed] == pytest.approx(np.mean(nats), rel=1e-5)
+        assert found["val/accuracy"][seed] == pytest.approx(np.mean(right))
+    assert set(found) == set(Classes.NAMES)
+
+
+def test_smoothed_labels_are_mixed_with_all_alike() -> None:
+    logits_BC, labels_B = np.random.default_rng(0).standard_normal((7, 5)), np.arange(7) % 5
+    found = of_labels(jnp.asarray(logits_BC, jnp.float32), jnp.asarray(labels_B), 0.2)
+    log_p = logits_BC - np.log(np.exp(logits_BC).sum(-1, keepdims=True))
+    target_BC = 0.8 * np.eye(5)[labels_B] + 0.2 / 5
+    np.testing.assert_allclose(found["loss"], -(target_BC * log_p).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(found["nll"], -log_p[np.arange(7), labels_B], rtol=1e-5)
+
+
+def own(folder: Path, count: int = 60) -> dict[str, Any]:
+    """A run on a file of one's own, whose class is the letter that its text begins with."""
+    rows = [{"text": f"{'xyz'[n % 3]} and {n}", "label": NAMES[n % 3]} for n in range(count)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-9]))
+    (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[-9:]))
+    keys = {"family": "bert", "task": "classification", "data.path": f"{folder}/*.jsonl", "data.dir": f"{folder}/data"}
+    return SIZES | keys | {"data.length": 16, "data.batch_size": 8, "optimizer.learning_rate": 0.02, "train.prompt": ""}
+
+
+def test_a_run_learns_and_is_evaluated_with_its_names(tmp_path: Path) -> None:
+    keys, run = (
+        own(tmp_path) | {"train.steps": 30, "train.evaluate_every": 30, "model.norm_place": "pre"},
+        tmp_path / "run",
+    )
+    trained = call(train.main, words(run, keys))
+    assert trained.status == 0, trained.err
+    assert "share of the texts whose class is told (more is better):" in trained.out
+    assert "naive_bayes" in trained.out
+    passport = json.loads((run / "passport.json").read_text())
+    assert sorted(passport["data"]["names"]) == sorted(NAMES)
+    told = call(evaluate.main, [f"--workdir={run}"])
+    assert "9 examples:" in told.out, told.err
+    lines = dict(line.split() for line in told.out.splitlines() if line.startswith("  val/"))
+    assert float(lines["val/accuracy"]) > 0.9
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert float(lines["val/loss"]) == pytest.approx(last["val/loss"], abs=1e-3)
+    refused = call(generate.main, [f"--workdir={run}", "--prompt=x"])
+    assert refused.status == 2
+    assert "does not write" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ({"text": "x", "label": "bat"}, "bat"),
+        ({"text": "", "label": "cat"}, "empty"),
+        ({"text": "x"}, "label"),
+        ({"txt": "x", "label": "cat"}, "txt"),
+    ],
+)
+def test_a_bad_line_is_told(tmp_path: Path, line: dict[str, str], sentence: str) -> None:
+    keys = own(tmp_path, 20)
+    with (tmp_path / "validation.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    outcome = call(train.main, words(tmp_path / "run", keys))
+    assert outcome.status == 2
+    assert "validation.jsonl" in outcome.err
+    assert sentence in outcome.err
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_text_and_other_examples_are_refused() -> None:
+    for name in ("python_stdlib", "roles"):
+        config = load("base", family="bert", task="classification", **{"data.name": name})
+        with pytest.raises(UserError, match=f"--config.data.name='{name}' holds no labelled texts, .* take packages, "):
+            Classification().open(config)
