@@ -70,7 +70,7 @@ def embedded(
     splits = {
         split: [_read(made.kind, row) for _, row in read_rows(folder / f"{split}.jsonl")] for split in told["sizes"]
     }
-    names = tuple(options.get("names", made.names))
+    names = tuple(options.get("among", made.names))
     # Of what it holds, so that other code which makes the same changes nothing.
     digest = hashlib.sha256(repr((name, names, *splits)).encode())
     for split in splits:

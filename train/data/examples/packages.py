@@ -29,12 +29,12 @@ VALIDATION = 0.25  # of the files of each package
 
 def packages(
     folder: Path,
-    names: tuple[str, ...] = PACKAGES,
+    among: tuple[str, ...] = PACKAGES,
     lines: int = LINES,
     stride: int = STRIDE,
     while_waiting: Callable[[], object] = lambda: None,
 ) -> Made:
-    """Returns snippets of the library in `folder`, each labelled by the package that it is from.
+    """Returns snippets of the library in `folder`, each labelled by which package `among` some it is from.
 
     Within each package the files are ordered by the sha256 of their path, and the first quarter, of those that hold a
     snippet, is validation: so every package is in both splits.
@@ -42,7 +42,7 @@ def packages(
     Raises:
         UserError: a package has not enough files.
     """
-    files: dict[str, list[tuple[str, list[str]]]] = {name: [] for name in names}
+    files: dict[str, list[tuple[str, list[str]]]] = {name: [] for name in among}
     for path, text in source_files(folder):
         while_waiting()
         name = path.split("/")[0]

@@ -97,7 +97,7 @@ def library(folder: Path) -> Path:
 
 
 OPTIONS = {
-    "packages": {"names": ("a", "b"), "lines": 5},
+    "packages": {"among": ("a", "b"), "lines": 5},
     "roles": {"words": 11},
     "questions": {},
     "numbers": {"digits": 3, "train": 200},

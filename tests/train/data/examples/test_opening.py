@@ -32,6 +32,8 @@ def test_each_source_by_its_name(tmp_path) -> None:
         "repeated": 0,
         "left_out": {},
     }
+    few = open_corpus(Labelled, config_of(tmp_path, name="packages"), among=("wsgiref", "urllib"))
+    assert (few.names, {one.label for one in few.splits["train"]}) == (("wsgiref", "urllib"), {"wsgiref", "urllib"})
     rows = [json.dumps({"text": f"t{i}", "label": i % 3}) for i in range(20)]
     (tmp_path / "own.jsonl").write_text("\n".join(rows))
     own = open_corpus(Labelled, config_of(tmp_path, path=f"{tmp_path}/*.jsonl"))
