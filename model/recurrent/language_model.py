@@ -1,7 +1,7 @@
 """A causal language model without attention: layers of LSTM or GRU (Mikolov et al. 2010; Zaremba et al. 2014)."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,9 @@ _OUTPUT_SITE = 2**31  # the layer number under which the last states draw their 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecurrentConfig(RecurrentKeys):
-    """Layers of cells, each of which reads the states of the one below."""
+    """Layers of cells, each of which reads the states of the one below, and a head for the next token."""
+
+    HEADS: ClassVar = ("next_token",)
 
     def build(self, rngs: nnx.Rngs) -> "Recurrent":
         """The model of these sizes and choices."""
