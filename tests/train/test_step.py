@@ -144,6 +144,24 @@ def test_the_loss_is_its_formula(smoothing: float, z_loss: float) -> None:
     np.testing.assert_allclose(sums["nll"], [(nll_BT * batch["weights"]).sum(), count], rtol=1e-5)
 
 
+def test_the_gradient_is_that_of_the_formula() -> None:
+    """Of every term, also of those of smoothing and z_loss: jax.grad of the formula, written out."""
+    batch, params, smoothing, z_loss = random_batch(1, B, T, V), first_state().params, 0.2, 0.3
+    target_BTV = (1 - smoothing) * np.eye(V, dtype=np.float32)[batch["targets"]] + np.float32(smoothing / V)
+
+    def formula(params: Any, batch: Any) -> jax.Array:
+        logits_BTV = logits(params, batch)
+        log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+        objective_BT = log_z_BT - (target_BTV * logits_BTV).sum(axis=-1) + z_loss * log_z_BT**2
+        return jnp.sum(objective_BT * batch["weights"])
+
+    loss = language_model(graphdef(), label_smoothing=smoothing, z_loss=z_loss)
+    found = run(jax.grad(lambda params, batch: loss(params, batch, None)["loss"][0]), params, batch)
+    wanted = run(jax.grad(formula), params, batch)
+    for one, other in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
 def test_sums_and_counts_add_over_parts_of_a_batch() -> None:
     batch, params, sums = random_batch(2, B, T, V), first_state().params, LanguageModel().sums(graphdef())
     whole = np.array(run(sums, params, batch))

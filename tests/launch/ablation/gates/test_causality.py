@@ -53,3 +53,11 @@ def test_a_leak_is_found(monkeypatch: pytest.MonkeyPatch, text: str, cut: int) -
     """Also through a gate that begins closed, and in one layer only."""
     monkeypatch.setitem(EDITS, "peek", peek)
     assert leak(small_experiment(**{"model.core": "dense", "model.edits": text})) == cut
+
+
+def test_gradients_that_are_all_zero_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither from behind nor from ahead, as where a kernel has no gradient."""
+    none = lambda config, rows, cuts, key: (jnp.zeros(len(cuts)), jnp.zeros(len(cuts)))  # noqa: E731
+    monkeypatch.setattr("launch.ablation.gates.causality._norms", none)
+    with pytest.raises(RuntimeError, match="no output depends on an input"):
+        leak(small_experiment())
