@@ -62,6 +62,16 @@ def pairs(asked: dict[str, Any], arrays: Arrays) -> Arrays:
     return _answer(made, made(**inputs, use_cache=False).logits, targets)
 
 
+def beams(asked: dict[str, Any], arrays: Arrays) -> Arrays:
+    """The tokens behind the start, and the scores, of the k hypotheses that its beam search returns for each row."""
+    inputs = {name: torch.tensor(arrays.pop(name)) for name in ("input_ids", "attention_mask")}
+    made = _made(AutoModelForSeq2SeqLM, asked, arrays)
+    settings = {"early_stopping": True, "return_dict_in_generate": True, "output_scores": True}
+    # Its cache has as many layers as the encoder.
+    found = made.generate(**inputs, **asked["search"], **settings, do_sample=False, use_cache=False)
+    return {"tokens": found.sequences[:, 1:].numpy(), "scores": found.sequences_scores.numpy()}
+
+
 def _made(kind: Any, asked: dict[str, Any], arrays: Arrays) -> torch.nn.Module:
     settings = dict(asked["config"])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
@@ -138,6 +148,7 @@ KINDS: dict[str, Callable[[dict[str, Any], Arrays], np.ndarray | Arrays]] = {
     "recurrent": recurrent,
     "bert": bert,
     "pairs": pairs,
+    "beams": beams,
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from configs import encoder_decoder
+from eval.beam import Beam, search
 from launch.configs import load
 from model.encoder_decoder import EncoderDecoderConfig, Pairs
 from tests.model import reference
@@ -56,6 +57,7 @@ class Case(NamedTuple):
 
 # Marian has biases in attention, which the paper's has not.
 _MARIAN = {"model_type": "marian", "activation_function": "relu", "scale_embedding": True, "pad_token_id": None}
+_MARIAN |= {"forced_eos_token_id": None}
 CASES = [
     Case("t5_small", {"model_type": "t5", "feed_forward_proj": "relu"}),
     Case(
@@ -64,6 +66,9 @@ CASES = [
     Case("transformer_base", _MARIAN, 24, 8, {"model.use_bias": True, "model.norm": "layer(1e-5)"}),
 ]
 NAMES = [case.variant for case in CASES]
+BEAM, LIMIT, START, END = Beam(3, 1.3, "huggingface"), 12, 1, 2
+SEARCH = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 1.3, "max_new_tokens": LIMIT}
+SEARCH |= {"decoder_start_token_id": START, "eos_token_id": END, "pad_token_id": 0}
 
 
 def parameters(case: Case) -> Any:
@@ -90,6 +95,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
         asked[case.variant] = {"kind": "pairs", "config": case.theirs()}
         given = theirs_of_pairs(PAIR_TABLES[case.variant], by_path(parameters(case)), LAYERS) | batch()
         arrays |= {f"{case.variant}/{part}": x for part, x in given.items()}
+        # The same weights and sources, of which it writes.
+        left_out = ("decoder_input_ids", "targets")
+        arrays |= {f"beams of {case.variant}/{part}": x for part, x in given.items() if part not in left_out}
+        asked[f"beams of {case.variant}"] = {"kind": "beams", "config": case.theirs(), "search": SEARCH}
     return ask(asked, arrays, tmp_path_factory.mktemp("published"))
 
 
@@ -119,6 +128,31 @@ def test_a_published_shape_is_its_namesake(answers: dict[str, np.ndarray], case:
             assert np.abs(wanted).max() < 1e-12 < 1e-6 > np.abs(ours[name]).max()
         else:
             compared(name, ours[name], wanted)
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_a_beam_search_is_its_namesakes(answers: dict[str, np.ndarray], case: Case) -> None:
+    """All k hypotheses of each row and their scores, those that have not ended among them."""
+    graphdef, given = nnx.graphdef(nnx.eval_shape(lambda: case.ours().build(nnx.Rngs(0)))), batch()
+
+    @jax.jit
+    def start(params: Any) -> Any:
+        model = nnx.merge(graphdef, params)
+        pairs = Pairs(given["input_ids"], given["decoder_input_ids"], given["attention_mask"])
+        return model.init_cache(model.encode(pairs), pairs.source_segment_ids_BS, LIMIT)
+
+    starts = np.full(B, START), np.zeros(B, np.int32)
+    params = parameters(case)
+    ours = search(graphdef, params, start(params), *starts, beam=BEAM, end=END, limit=LIMIT)
+    tokens_NT, scores_N = (answers[f"beams of {case.variant}/{part}"] for part in ("tokens", "scores"))
+    np.testing.assert_allclose(np.ravel(ours.score_BK), scores_N, rtol=1e-4)
+    lengths = np.ravel(ours.length_BK)
+    for tokens_T, theirs_T, length in zip(
+        np.asarray(ours.tokens_BKT).reshape(-1, LIMIT), tokens_NT, lengths, strict=True
+    ):
+        assert tokens_T[:length].tolist() == theirs_T[:length].tolist()
+        assert {*theirs_T[length:].tolist()} <= {0, END}
+    np.testing.assert_array_equal(np.ravel(ours.finished_BK), [END in tokens_T for tokens_T in tokens_NT])
 
 
 def test_every_kind_of_published_shape_is_compared() -> None:
