@@ -34,7 +34,7 @@ def packages(
     stride: int = STRIDE,
     while_waiting: Callable[[], object] = lambda: None,
 ) -> Made:
-    """Returns snippets of the library in `folder`, each labelled by which package `among` some it is from.
+    """Returns snippets of the library in `folder`, each labelled by the one `among` these packages that it is from.
 
     Within each package the files are ordered by the sha256 of their path, and the first quarter, of those that hold a
     snippet, is validation: so every package is in both splits.
