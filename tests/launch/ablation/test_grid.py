@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from eval import evaluators
@@ -220,6 +221,25 @@ def test_a_disk_that_fills_up_is_told(plan: Plan, tmp_path: Path, monkeypatch: p
     (store.place(program.key) / "log.txt").symlink_to("/dev/full")
     with pytest.raises(FullDisk, match="the disk under .* is full"):
         store.run(program)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_of_several_processes_alone_writes_the_log_of_a_program(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int
+) -> None:
+    """What the others have to say stands on their own standard error, as that of a run does."""
+
+    def diverging(*_: object) -> None:
+        sys.stderr.write(f"from {rank}")
+        raise Diverged("it diverged")
+
+    monkeypatch.setattr(programs, "fit", diverging)
+    monkeypatch.setattr(jax, "process_index", lambda: rank)
+    store, program = Store(tmp_path), programs.address(config_of(plan, "free"))
+    assert store.run(program).failed == {"0": "it diverged"}
+    assert capsys.readouterr().err == rank * "from 1"
+    logs = [file.read_text() for file in tmp_path.glob("*/log.txt")]
+    assert logs == ["from 0"] * (1 - rank)
 
 
 def test_runs_that_were_not_made_alike_make_a_verdict_invalid(plan: Plan, grid: Path, tmp_path: Path) -> None:
