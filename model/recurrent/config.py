@@ -1,7 +1,7 @@
 """The keys that all recurrent families share."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -28,6 +28,8 @@ class RecurrentKeys:
     Raises:
         UserError: a size out of its range, or a choice that does not exist.
     """
+
+    LAYERED: ClassVar[dict[str, type]] = {}  # all layers take the same
 
     vocab_size: int
     max_length: int
