@@ -55,9 +55,11 @@ def test_a_leak_is_found(monkeypatch: pytest.MonkeyPatch, text: str, cut: int) -
     assert leak(small_experiment(**{"model.core": "dense", "model.edits": text})) == cut
 
 
-def test_gradients_that_are_all_zero_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither from behind nor from ahead, as where a kernel has no gradient."""
-    none = lambda config, rows, cuts, key: (jnp.zeros(len(cuts)), jnp.zeros(len(cuts)))  # noqa: E731
-    monkeypatch.setattr("launch.ablation.gates.causality._norms", none)
+def test_the_faintest_gradient_is_a_leak_and_none_at_all_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither from behind nor from ahead, as where a kernel has no gradient; cuts are at all places of a short text."""
+    given = jnp.zeros(15).at[4].set(1e-30), jnp.ones(15)
+    monkeypatch.setattr("launch.ablation.gates.causality._norms", lambda *_: given)
+    assert leak(small_experiment()) == 5
+    given = jnp.zeros(15), jnp.zeros(15)
     with pytest.raises(RuntimeError, match="no output depends on an input"):
         leak(small_experiment())
