@@ -40,7 +40,40 @@ def packages(config: ConfigDict) -> None:
     train.steps, train.evaluate_every, train.checkpoint_every = 1500, 250, 500
 
 
-VARIANTS = {"mlm": mlm, "packages": packages}
+def base_(config: ConfigDict) -> None:
+    """BERT base, uncased, for masked tokens (Devlin et al. 2019, section 3): 109,514,298 parameters, T=512. Without the
+    pooler and next sentences, and with heed's first values and optimizer. Not yet run.
+
+    .venv/bin/python -m launch.train --config=configs/bert.py:base --workdir=runs/bert_base \\
+      --config.data.name=wikipedia --config.data.validation_split='train[99%:]' --config.data.train_split='train[:99%]'
+    """
+    _published(config, layers=12, width=768, heads=12)
+
+
+def large(config: ConfigDict) -> None:
+    """BERT large, uncased, for masked tokens (Devlin et al. 2019, section 3): 335,174,458 parameters, T=512. As `base`.
+    Not yet run.
+
+    .venv/bin/python -m launch.train --config=configs/bert.py:large --workdir=runs/bert_large \\
+      --config.data.name=wikipedia --config.data.validation_split='train[99%:]' --config.data.train_split='train[:99%]'
+    """
+    _published(config, layers=24, width=1024, heads=16)
+
+
+def _published(config: ConfigDict, layers: int, width: int, heads: int) -> None:
+    config.family, config.task = "bert", "masked_lm"
+    model, data, optimizer, train = config.model, config.data, config.optimizer, config.train
+    model.num_layers, model.width, model.num_heads = layers, width, heads
+    model.types, model.dropout, model.dtype, model.remat = 2, 0.1, "bfloat16", "dots"
+    data.vocab_size, data.length, data.batch_size = 30521, 512, 256  # and the mask: 30522 tokens
+    optimizer.learning_rate, optimizer.schedule, optimizer.warmup_steps = 1e-4, "linear", 10_000
+    optimizer.epsilon, optimizer.beta2, optimizer.weight_decay = 1e-6, 0.999, 0.01
+    optimizer.decayed, optimizer.final_fraction = "~(bias | scale)", 0.0
+    train.steps, train.evaluate_every, train.checkpoint_every = 1_000_000, 10_000, 10_000
+    train.evaluate_windows = 4096
+
+
+VARIANTS = {"mlm": mlm, "packages": packages, "base": base_, "large": large}
 
 
 def get_config(variant: str = "mlm") -> ConfigDict:

@@ -24,7 +24,7 @@ from train.devices.mesh import AXES
 from train.experiment import make_model_config
 from train.run.command import interpreter
 from train.run.files.learned import flatten
-from train.tasks.table import TASKS
+from train.tasks.table import TASKS, make_task
 
 FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base", "published"))
 STORIES = {
@@ -56,7 +56,10 @@ PARAMETERS_OF_PAIRS = {
     "transformer_base": 63_045_632,
     "transformer_big": 214_171_648,
 }
+# By the formulas of the paper, which give the numbers of its checkpoints (with the pooler 109,482,240 and 335,141,888).
+PARAMETERS_OF_BERT = {"base": 109_514_298, "large": 335_174_458}
 COUNTED = [("gpt", *one) for one in PARAMETERS.items()]
+COUNTED += [("bert", *one) for one in PARAMETERS_OF_BERT.items()]
 COUNTED += [("encoder_decoder", *one) for one in PARAMETERS_OF_PAIRS.items()]
 
 
@@ -79,7 +82,7 @@ def test_every_published_shape_is_counted() -> None:
 @pytest.mark.parametrize(("file", "name", "count"), COUNTED)
 def test_a_published_shape_has_the_published_number_of_parameters(file: str, name: str, count: int) -> None:
     config = load(f"{file}:{name}")
-    model_config = make_model_config(config, config.data.vocab_size)
+    model_config = make_model_config(config, make_task(config).vocab_size(config))
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == count
     assert f"{count:,} parameters" in STORIES[f"configs/{file}.py:{name}"].replace("\n", " ")
