@@ -7,17 +7,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from model.errors import UserError
-from train.data.examples.embedded import EMBEDDED, embedded
-from train.data.examples.own import own_examples
-from train.data.examples.public import public_examples
-from train.data.examples.types import KINDS, Corpus, asked
-from train.data.files import make_folder
+from train.data.examples.opening import open_corpus
+from train.data.examples.types import Corpus, asked
 from train.data.opening import check_data, data_folder
 from train.data.overlap import Overlap
 from train.data.tokenizers import ByteTokenizer, Tokenizer
 from train.data.training import cached_bpe
-from train.run.files.disk import remove_empty
 
 
 class ExampleData:
@@ -43,8 +38,7 @@ class ExampleData:
 
     def described(self) -> dict[str, Any]:
         """Returns what a passport says of it."""
-        told = {"names": list(self.names), "left_out": dict(self.corpus.counted)}
-        return {"fingerprint": self.fingerprint, **self.overlap.described(), **told}
+        return {**self.corpus.described(), "fingerprint": self.fingerprint, "names": list(self.names)}
 
 
 def open_examples(
@@ -63,37 +57,12 @@ def open_examples(
             from and may not be.
     """
     check_data(config)
-    folder = data_folder(config.dir)
-    cache = folder / "heed"
-    made = make_folder(folder)
-    made = make_folder(cache) + made
-    try:
-        corpus = _corpus(kind, config)
-        corpus.overlap().check(allow_overlap)
-    except UserError:
-        remove_empty(made)
-        raise
+    corpus = open_corpus(kind, config, allow_overlap=allow_overlap, while_waiting=while_waiting)
     if tokenizer is None:
         tokenizer = ByteTokenizer()
         if config.tokenizer == "bpe":
             texts = (text for one in corpus.splits["train"] for text in asked(one) if text)
+            cache = data_folder(config.dir) / "heed"
             tokenizer = cached_bpe(texts, config.vocab_size, corpus.fingerprint, cache, while_waiting)
         tokenizer = tokenizer.with_marks(marks)
     return ExampleData(corpus, tokenizer, config.length)
-
-
-def _corpus(kind: type, config: ConfigDict) -> Corpus[Any]:
-    folder = data_folder(config.dir)
-    if config.path:
-        return own_examples(kind, config.path, apart=folder / "heed")
-    if config.name in EMBEDDED or config.name == "python_stdlib":
-        fit = [name for name, one in EMBEDDED.items() if one.kind is kind]
-        if config.name not in fit:
-            wanted = KINDS[kind]
-            raise UserError(
-                f"--config.data.name={config.name!r} holds no {wanted}, from which the task learns; take"
-                f" {', '.join(fit)}, a TFDS set, or files of your own (--config.data.path)."
-            )
-        return embedded(config.name, folder / "heed")
-    splits = {"train": config.train_split, "validation": config.validation_split}
-    return public_examples(kind, config.name, folder, splits)
