@@ -14,6 +14,9 @@ def mlm(config: ConfigDict) -> None:
     """Masked tokens of the standard library's source: 0.9M parameters, 2.0M tokens.
 
     .venv/bin/python -m launch.train --config=configs/bert.py:mlm --workdir=runs/mlm
+
+    Two cores of an AMD EPYC, jax 0.10.2, 2026-11-26: .308 of the masked tokens are told after 4 minutes (the commonest
+    token beside the left neighbour .119, beside the right one .113, between both .384, on the same rows).
     """
     config.family, config.task = "bert", "masked_lm"
     model, data, optimizer = config.model, config.data, config.optimizer
@@ -27,7 +30,7 @@ def mlm(config: ConfigDict) -> None:
 
 
 def packages(config: ConfigDict) -> None:
-    """Which package of the standard library is a snippet from? 0.9M parameters.
+    """Which package of the standard library is a snippet from? 0.7M parameters.
 
     .venv/bin/python -m launch.train --config=configs/bert.py:packages --workdir=runs/packages
     """
@@ -40,7 +43,7 @@ def packages(config: ConfigDict) -> None:
     train.steps, train.evaluate_every, train.checkpoint_every = 1500, 250, 500
 
 
-def base_(config: ConfigDict) -> None:
+def bert_base(config: ConfigDict) -> None:
     """BERT base, uncased, for masked tokens (Devlin et al. 2019, section 3): 109,514,298 parameters, T=512. Without the
     pooler and next sentences, and with heed's first values and optimizer. Not yet run.
 
@@ -73,7 +76,7 @@ def _published(config: ConfigDict, layers: int, width: int, heads: int) -> None:
     train.evaluate_windows = 4096
 
 
-VARIANTS = {"mlm": mlm, "packages": packages, "base": base_, "large": large}
+VARIANTS = {"mlm": mlm, "packages": packages, "base": bert_base, "large": large}
 
 
 def get_config(variant: str = "mlm") -> ConfigDict:

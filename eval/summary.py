@@ -35,7 +35,7 @@ def summarize(config: ConfigDict, state: State, folder: Path, again: str, more: 
     parts = [
         _comparison(config.task, folder, step, again),
         _sample(run, config.train.prompt, folder),
-        _places(folder, config.train.prompt, more),
+        _places(run, config.train.prompt, more),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -60,7 +60,7 @@ def last_score(folder: Path, step: int) -> dict[str, Any] | None:
 
 
 def _sample(run: Run, prompt: str, folder: Path) -> str:
-    if not prompt or not isinstance(run.model, Writer):
+    if not prompt or not _writes(run):
         return ""
     try:
         with run.placed():
@@ -76,12 +76,17 @@ def _sample(run: Run, prompt: str, folder: Path) -> str:
     return f"sample (temperature 0.8, top_p 0.95):\n{prompt}{text}"
 
 
-def _places(folder: Path, prompt: str, more: str) -> str:
+def _places(run: Run, prompt: str, more: str) -> str:
+    folder, prompt = run.folder, prompt or "def main("
     rows = {
         "everything": f"{folder}",
         "curves": f"{folder}/metrics.jsonl, tensorboard --logdir={shlex.quote(f'{folder}/tensorboard')}",
         "attention": f"{folder}/attention.png" if (folder / "attention.png").exists() else "",
-        "more text": command("generate", f"--workdir={folder}", f"--prompt={prompt or 'def main('}"),
+        "more text": command("generate", f"--workdir={folder}", f"--prompt={prompt}") if _writes(run) else "",
         "go on": more,
     }
     return "\n".join(f"{name:<11} {text}" for name, text in rows.items() if text)
+
+
+def _writes(run: Run) -> bool:
+    return isinstance(run.model, Writer)
