@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 
 _LEARNED = (
     "family",
+    "task",
+    "objective",
     "model",
     "data",
     "optimizer",

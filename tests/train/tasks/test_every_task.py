@@ -1,0 +1,80 @@
+"""What holds of every task, with a family that can learn it: the same on every mesh, and after a stop, bit for bit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from launch import train
+from launch.configs import load
+from launch.train import fit
+from model.families import FAMILIES
+from tests.tiny import SIZES, call, words, write_text
+from train.tasks.table import TASKS
+
+MESHES: list[dict[str, int]] = [
+    {"mesh.fsdp": 8},
+    {"mesh.fsdp": 2, "mesh.tensor": 2, "mesh.context": 2},
+    {"mesh.replica": 2, "mesh.fsdp": 4},
+]
+pytestmark = pytest.mark.rest
+
+
+def keys_of(task: str, folder: Path) -> dict[str, Any]:
+    """A run of this task on a few lines of one's own."""
+    family = next(name for name, kind in FAMILIES.items() if TASKS[task].HEAD in kind.HEADS)
+    keys = write_text(folder) | {"family": family, "task": task, "data.batch_size": 16, "train.steps": 4}
+    if task == "masked_lm":  # with the mask 264 tokens, which two devices can share
+        keys |= {"data.tokenizer": "bpe", "data.vocab_size": 263}
+    if task == "classification":
+        rows = [{"text": f"{'xyz'[n % 3]} and {n}", "label": f"kind {n % 3}"} for n in range(60)]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        keys |= {"data.path": f"{folder}/rows.jsonl", "data.length": 16}
+    more = {"optimizer.schedule": "constant", "optimizer.warmup_steps": 1, "train.evaluate_every": 2}
+    return SIZES | keys | more | {"train.checkpoint_every": 2}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_losses_and_scores_do_not_depend_on_the_mesh(task: str, tmp_path: Path) -> None:
+    keys = keys_of(task, tmp_path)
+
+    def history(mesh: dict[str, int]) -> list[dict[str, float]]:
+        found = fit(load("base", **keys | mesh))[1]
+        return [{name: x for name, x in one.items() if name in ("train/loss", "val/loss")} for one in found]
+
+    one = history({"mesh.fsdp": 1})
+    assert sum("val/loss" in line for line in one) == 2
+    for mesh in MESHES:
+        for line, wanted in zip(history(mesh), one, strict=True):
+            assert line == pytest.approx(wanted, rel=1e-5), mesh
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(task: str, tmp_path: Path) -> None:
+    keys = keys_of(task, tmp_path)
+    whole = fit(load("base", **keys), str(tmp_path / "whole"))[0]
+    fit(load("base", **keys | {"train.steps": 2}), str(tmp_path / "parts"))
+    parts = fit(load("base", **keys), str(tmp_path / "parts"), extend=True)[0]
+    for one, other in zip(jax.tree.leaves(parts.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_population_learns_as_its_seeds(task: str, tmp_path: Path) -> None:
+    keys = keys_of(task, tmp_path)
+    both = fit(load("base", **keys | {"train.seeds": 2}))[1][-1]
+    for seed in range(2):
+        own = fit(load("base", **keys | {"train.seed": seed, "data.seed": seed}))[1][-1]
+        assert both["val/loss"][seed] == pytest.approx(own["val/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert:mlm", "bert:packages"])
+def test_a_committed_config_begins(name: str, tmp_path: Path) -> None:
+    keys = {"train.steps": 2, "train.evaluate_windows": 16, "optimizer.warmup_steps": 1}
+    argv = [f"--config={name}", *words(tmp_path / "run", keys)[1:]]
+    outcome = call(train.main, argv)
+    assert outcome.status == 0, outcome.err
+    assert "this model" in outcome.out
