@@ -97,7 +97,7 @@ def test_power_then_a_verdict_then_its_rows_again(shared: dict[str, Any], tmp_pa
     record = typed.folder / "store" / key / "record.json"
     record.write_text(record.read_text().replace('"bits": "', '"bits": "0'))
     assert said(call(verify.main, [run, "free"]), 1) == f"{key}: not the same: bits\n"
-    assert "1 words are given, and two are needed" in call(verify.main, [run]).err
+    assert "takes two words, the folder of a grid and a row of it" in call(verify.main, [run]).err
     assert "none: the verdict has no such row; there are: decayed, free" in call(verify.main, [run, "none"]).err
     said(call(ablate.main, [*typed.words, "--config.train.log_every=3"]), judged.status)
     assert f"{run}: it holds several plans: give one of {run}/plans/mine-" in call(verify.main, [run, "free"]).err
