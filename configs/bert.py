@@ -43,6 +43,20 @@ def packages(config: ConfigDict) -> None:
     train.steps, train.evaluate_every, train.checkpoint_every = 1500, 250, 500
 
 
+def roles(config: ConfigDict) -> None:
+    """Which role has a name of source code: function, class, parameter, attribute, module, local or called? 0.9M
+    parameters.
+
+    .venv/bin/python -m launch.train --config=configs/bert.py:roles --workdir=runs/roles
+    """
+    mlm(config)
+    config.task, config.data.name = "tagging", "roles"
+    model, data, train = config.model, config.data, config.train
+    model.num_layers, model.dropout = 4, 0.1
+    data.vocab_size, data.batch_size, data.length = 2048, 32, 160
+    train.steps, train.evaluate_every, train.checkpoint_every = 1000, 250, 500
+
+
 def bert_base(config: ConfigDict) -> None:
     """BERT base, uncased, for masked tokens (Devlin et al. 2019, section 3): 109,514,298 parameters, T=512. Without the
     pooler and next sentences, and with heed's first values and optimizer. Not yet run.
@@ -76,7 +90,7 @@ def _published(config: ConfigDict, layers: int, width: int, heads: int) -> None:
     train.evaluate_windows = 4096
 
 
-VARIANTS = {"mlm": mlm, "packages": packages, "base": bert_base, "large": large}
+VARIANTS = {"mlm": mlm, "packages": packages, "roles": roles, "base": bert_base, "large": large}
 
 
 def get_config(variant: str = "mlm") -> ConfigDict:

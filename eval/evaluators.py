@@ -9,7 +9,7 @@ from eval.baselines.masked import known_neighbours
 from eval.baselines.text import known_baselines
 from eval.evaluator import Evaluator
 from eval.likelihood import Likelihood
-from eval.scored import Classes
+from eval.scored import Classes, Tags
 from train.tasks.base import Task
 
 
@@ -50,6 +50,7 @@ MEASURED: dict[str, Measured] = {
     "classification": Measured(
         (Classes,), "val/accuracy", "share of the texts whose class is told", False, _examples("accuracy")
     ),
+    "tagging": Measured((Tags,), "val/f1", "F1 of entities, strict IOB2", False, _examples("f1")),
 }
 
 

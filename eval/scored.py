@@ -34,6 +34,12 @@ class Scored(Evaluator):
         return [self.rows.predicted(one[: len(self.rows)]) for one in answers]  # type: ignore[attr-defined]
 
 
+class Tags(Scored):
+    """Of tags of words, and the entities that they make."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("val/loss", "val/precision", "val/recall", "val/f1", "val/tag_accuracy")
+
+
 class Classes(Scored):
     """Of classes."""
 

@@ -27,10 +27,11 @@ class Classification(Task):
     HEAD: ClassVar[str] = "class"
     MARKS: ClassVar[tuple[str, ...]] = ("start", "separator")
     LOOKS_AHEAD: ClassVar[bool] = True
+    KIND: ClassVar[type] = Labelled
 
     def open(self, config: ConfigDict, tokenizer: Tokenizer | None = None, **how: Any) -> ExampleData:
         """The labelled examples of a config."""
-        return open_examples(Labelled, config.data, tokenizer, marks=self.MARKS, **how)
+        return open_examples(self.KIND, config.data, tokenizer, marks=self.MARKS, **how)
 
     def rows(self, data: Any) -> Rows:
         """What is learned from."""

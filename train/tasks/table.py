@@ -7,11 +7,13 @@ from train.tasks.base import Task
 from train.tasks.classification import Classification
 from train.tasks.language_model import LanguageModel
 from train.tasks.masked_lm import MaskedLM
+from train.tasks.tagging import Tagging
 
 TASKS: dict[str, type[Task]] = {
     "language_model": LanguageModel,
     "masked_lm": MaskedLM,
     "classification": Classification,
+    "tagging": Tagging,
 }
 
 

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from flax import nnx
@@ -15,7 +16,6 @@ from launch.ablation.gates.products import products
 from launch.configs import load
 from model.families import ModelConfig
 from model.parameters import flat_params
-from train.data import Data, open_data
 from train.data.finding import find_files
 from train.data.opening import data_folder
 from train.devices.memory import device_bytes
@@ -23,6 +23,7 @@ from train.devices.together import compiled_together
 from train.experiment import Experiment, make_experiment, make_model_config
 from train.run.files.learned import flatten
 from train.sharding import placed
+from train.tasks.base import Task
 from train.tasks.table import make_task
 
 _TABLES = {"vocab", "position"}  # the axes of what is looked up by a token, or by a place, and of the output head
@@ -92,21 +93,23 @@ def budget_of(config: ConfigDict, *, measured: bool = False) -> Budget:
 
 
 def opened(config: ConfigDict) -> Experiment:
-    """The experiment of a config, with the vocabulary of its text."""
-    return make_experiment(config, data_of(config).tokenizer.vocab_size)
+    """The experiment of a config, with the vocabulary and the labels of its data."""
+    return _opened(config, data_of(config))
 
 
-def data_of(config: ConfigDict) -> Data:
-    """The text that a config names, opened once, and again where a file of it was written since."""
+def _opened(config: ConfigDict, data: Any) -> Experiment:
+    return make_experiment(config, data.tokenizer.vocab_size, labels=len(data.names))
+
+
+def data_of(config: ConfigDict) -> Any:
+    """The data that a config names, as its task opens them, once, and again where a file of them was written since."""
     keys = tuple(sorted({**config.data, **_OF_ORDER}.items()))
-    return _data(keys, make_task(config).MARKS, _written(config.data))
+    return _data(keys, make_task(config), _written(config.data))
 
 
 @functools.lru_cache(maxsize=8)
-def _data(
-    keys: tuple[tuple[str, int | str], ...], marks: tuple[str, ...], written: tuple[tuple[str, int, int], ...]
-) -> Data:
-    return open_data(ConfigDict(dict(keys)), marks=marks)
+def _data(keys: tuple[tuple[str, int | str], ...], task: Task, written: tuple[tuple[str, int, int], ...]) -> Any:
+    return task.open(ConfigDict({"data": dict(keys)}))
 
 
 def _written(data: ConfigDict) -> tuple[tuple[str, int, int], ...]:
@@ -126,10 +129,10 @@ def parameters_of(config: ModelConfig) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _flops_per_token(keys: tuple[tuple[str, int | float | str], ...], data: Data) -> float:
+def _flops_per_token(keys: tuple[tuple[str, int | float | str], ...], data: Any) -> float:
     """Of the config of these keys on this text, counted once however long it is trained."""
     config = load("base", **dict(keys))
-    experiment = make_experiment(config, data.tokenizer.vocab_size)
+    experiment = _opened(config, data)
     with placed(experiment.mesh, experiment.rules):
         first = next(experiment.batches(experiment.task.rows(data), 0))
         flops = products(experiment.step, experiment.abstract, given=(first,))

@@ -1,5 +1,6 @@
 """What holds of every task, with a family that can learn it: the same on every mesh, and after a stop, bit for bit."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ import jax
 import numpy as np
 import pytest
 
+from eval.evaluators import MEASURED
 from launch import train
+from launch.ablate import ablate
+from launch.ablation.plan import make_plan
 from launch.configs import load
 from launch.train import fit
 from model.families import FAMILIES
@@ -29,6 +33,10 @@ def keys_of(task: str, folder: Path) -> dict[str, Any]:
     keys = write_text(folder) | {"family": family, "task": task, "data.batch_size": 16, "train.steps": 4}
     if task == "masked_lm":  # with the mask 264 tokens, which two devices can share
         keys |= {"data.tokenizer": "bpe", "data.vocab_size": 263}
+    if task == "tagging":
+        lines = [{"words": ["x", f"w{n}", "y"], "tags": ["O", "B-X", "O"]} for n in range(60)]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        keys |= {"data.path": f"{folder}/rows.jsonl", "data.length": 16}
     if task == "classification":
         rows = [{"text": f"{'xyz'[n % 3]} and {n}", "label": f"kind {n % 3}"} for n in range(60)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -71,10 +79,35 @@ def test_a_population_learns_as_its_seeds(task: str, tmp_path: Path) -> None:
         assert both["val/loss"][seed] == pytest.approx(own["val/loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bert:mlm", "bert:packages"])
+@pytest.mark.parametrize("name", ["bert:mlm", "bert:packages", "bert:roles"])
 def test_a_committed_config_begins(name: str, tmp_path: Path) -> None:
     keys = {"train.steps": 2, "train.evaluate_windows": 16, "optimizer.warmup_steps": 1}
     argv = [f"--config={name}", *words(tmp_path / "run", keys)[1:]]
     outcome = call(train.main, argv)
     assert outcome.status == 0, outcome.err
     assert "this model" in outcome.out
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_judge_takes_its_score(task: str, tmp_path: Path) -> None:
+    keys = keys_of(task, tmp_path) | {"train.steps": 2, "train.accumulate": 1, "model.dropout": 0.0}
+    of = MEASURED[task]
+    declared = {
+        "question": "Does decay matter?",
+        "factor": "optimizer.weight_decay",
+        "arms": {"decayed": {}, "free": {"optimizer.weight_decay": 0.0}},
+        "endpoint": of.score,
+        "direction": "lower" if of.lower else "higher",
+        "smallest": 0.01,
+        "seeds": [0, 1],
+        "waived": {"seeds": "two are quick"},
+        "shared": keys,
+    }
+    ablate(make_plan(task, declared), tmp_path / "grid")
+    (file,) = (tmp_path / "grid").glob("plans/*/seeds.csv")
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for arm in ("decayed", "free") for seed in "01"]
+    for row in rows[:2]:  # the score that a run of its own has
+        own = keys | {"train.seed": int(row["seed"]), "data.seed": int(row["seed"])}
+        score = fit(load("base", **own))[1][-1][of.score]
+        assert float(row["value"]) == pytest.approx(score, rel=1e-5)

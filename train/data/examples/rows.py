@@ -17,12 +17,8 @@ class ExampleRows:
     """
 
     def __init__(self, data: ExampleData, split: str, count: int = 0) -> None:
-        self._all, self._tokenizer, self.names, self.length = (
-            data.corpus.splits[split],
-            data.tokenizer,
-            data.names,
-            data.length,
-        )
+        self._all, self._varied = data.corpus.splits[split], data.corpus.varied
+        self._tokenizer, self.names, self.length = data.tokenizer, data.names, data.length
         some = 0 < count < len(self._all)
         self._places = np.arange(count) * len(self._all) // count if some else np.arange(len(self._all))
 
@@ -43,6 +39,8 @@ class ExampleRows:
         indices_B = np.asarray(indices, np.int64)
         there_B = indices_B < len(self)
         some = [self._all[int(place)] for place in self._places[indices_B[there_B]]] or [self._all[0]]
+        if draws is not None and self._varied is not None:
+            some = [self._varied(one, int(bits)) for one, bits in zip(some, draws[there_B], strict=False)]
         made = self.arrays(some)
         found = {name: np.zeros((len(indices_B), *x.shape[1:]), x.dtype) for name, x in made.items()}
         for name, x in made.items():
