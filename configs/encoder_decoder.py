@@ -2,7 +2,8 @@
 
 The shapes of the original Transformer and of T5: the numbers that a checkpoint of theirs needs. Each has the number of
 parameters that its story names, and the logits, loss and gradients of its namesake in `transformers`
-(tests/model/test_published_pairs.py). How they are trained here is a start, not what their authors did.
+(tests/model/test_published_pairs.py). How they are trained here is a start, not what their authors did;
+and `launch.train` refuses them until there is a task of pairs (train/tasks).
 """
 
 from ml_collections import ConfigDict

@@ -82,5 +82,6 @@ def compare(task: str, score: float, baselines: Mapping[str, float]) -> str:
     of = MEASURED[task]
     rows = {name: one for name, one in baselines.items() if name != "train_bytes"} | {"this model": score}
     ordered = sorted(rows.items(), key=lambda row: row[1], reverse=of.lower)
-    lines = [f"  {name:<12} {one:.4f}" for name, one in ordered]
+    width = max(12, *map(len, rows))
+    lines = [f"  {name:<{width}} {one:.4f}" for name, one in ordered]
     return "\n".join([f"{of.meaning} ({'less' if of.lower else 'more'} is better):", *lines])

@@ -12,12 +12,15 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from model.bounds import check_within
+from model.errors import Range, check_range
 from train.data import Rows, Tokenizer
 from train.data.examples import Labelled
 from train.data.examples.opened import ExampleData, open_examples
 from train.data.examples.rows import ExampleRows
 from train.state import Params
 from train.tasks.base import Batch, Loss, Sums, Task
+
+SHORTEST = 5  # start, text, separator, second text, separator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,15 @@ class Classification(Task):
     MARKS: ClassVar[tuple[str, ...]] = ("start", "separator")
     LOOKS_AHEAD: ClassVar[bool] = True
     KIND: ClassVar[type] = Labelled
+
+    def vocab_size(self, config: ConfigDict) -> int:
+        """The tokens that the config asks for.
+
+        Raises:
+            UserError: the length has no room for two texts between their marks.
+        """
+        check_range("config.data.length", config.data.length, Range(SHORTEST))
+        return super().vocab_size(config)
 
     def open(self, config: ConfigDict, tokenizer: Tokenizer | None = None, **how: Any) -> ExampleData:
         """The labelled examples of a config."""

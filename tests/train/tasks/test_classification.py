@@ -13,6 +13,7 @@ from flax import nnx
 from eval.scored import Classes
 from launch import evaluate, generate, train
 from launch.configs import load
+from launch.train import check
 from model import UserError
 from model.bert import BERT, BERTConfig
 from tests.tiny import SIZES, call, words
@@ -136,6 +137,12 @@ def test_a_bad_line_is_told(tmp_path: Path, line: dict[str, str], sentence: str)
     assert "validation.jsonl" in outcome.err
     assert sentence in outcome.err
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("task", ["classification", "tagging"])
+def test_rows_without_room_for_text_are_refused(task: str) -> None:
+    with pytest.raises(UserError, match=r"--config.data.length=4 must be at least 5 "):
+        check(load("base", family="bert", task=task, **{"data.length": 4}))
 
 
 def test_text_and_other_examples_are_refused() -> None:

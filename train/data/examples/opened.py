@@ -1,6 +1,5 @@
 """Examples as a data set of a run: a corpus by its name in a config, and a tokenizer of its texts."""
 
-import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +9,6 @@ from ml_collections import ConfigDict
 from train.data.examples.opening import open_corpus
 from train.data.examples.types import Corpus, asked
 from train.data.opening import check_data, data_folder
-from train.data.overlap import Overlap
 from train.data.tokenizers import ByteTokenizer, Tokenizer
 from train.data.training import cached_bpe
 
@@ -22,7 +20,6 @@ class ExampleData:
         corpus: the examples.
         tokenizer: text to ids and back, with the marks of the task.
         fingerprint: a hash of both splits and of the tokenizer.
-        overlap: what of validation is learned from too.
         names: of labels or tags, in the order of their ids.
         length: T, the tokens of a row.
     """
@@ -30,11 +27,6 @@ class ExampleData:
     def __init__(self, corpus: Corpus[Any], tokenizer: Tokenizer, length: int) -> None:
         self.corpus, self.tokenizer, self.names, self.length = corpus, tokenizer, corpus.names, length
         self.fingerprint = hashlib.sha256((corpus.fingerprint + tokenizer.fingerprint).encode()).hexdigest()
-
-    @functools.cached_property
-    def overlap(self) -> Overlap:
-        """What the two splits share."""
-        return self.corpus.overlap()
 
     def described(self) -> dict[str, Any]:
         """Returns what a passport says of it."""
