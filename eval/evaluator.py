@@ -33,12 +33,22 @@ class Evaluator:
 
     def __call__(self, params: Any, should_stop: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, Value]]:
         """Yields names and values: floats, or (N,) with seeds; stopped early, nothing."""
+        totals = self.totals(params, should_stop)
+        if totals is not None:
+            yield from self.named(totals)
+
+    def totals(self, params: Any, should_stop: Callable[[], bool] = lambda: False) -> Any:
+        """The sums of all rows; None where it was stopped early."""
         totals: Any = None
         for batch in eval_batches(self.rows, self.batch_size, self.local):
             if should_stop():
-                return
+                return None
             one = jax.tree.map(lambda x: np.asarray(x, np.float64), on_host(self.sums(params, self.place(batch))))
             totals = one if totals is None else self.added(totals, one)
+        return totals
+
+    def named(self, totals: Any) -> Iterator[tuple[str, Value]]:
+        """Yields the values of totals: floats, or (N,) with seeds."""
         for name, value in self.values(totals):
             yield name, float(value) if np.ndim(value) == 0 else value
 
@@ -49,3 +59,9 @@ class Evaluator:
     def values(self, totals: Any) -> Iterator[tuple[str, Any]]:
         """Yields the names and values that the totals stand for."""
         raise NotImplementedError
+
+    def records(self, totals: Any) -> Iterator[dict[str, Any]]:
+        """Yields what was answered of each example, in their order, as `eval.metrics.records` has it; nothing where
+        what is measured are no answers to examples.
+        """
+        yield from ()

@@ -76,6 +76,12 @@ class Evaluators:
             found |= values
         yield from found.items()
 
+    def answered(self, params: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The values of each by name, and a record of each example; none where the task has no answers to examples."""
+        found = [(each, each.totals(params)) for each in self._each]
+        values = {name: value for each, totals in found for name, value in each.named(totals)}
+        return values, [record for each, totals in found for record in each.records(totals)]
+
 
 def compare(task: str, score: float, baselines: Mapping[str, float]) -> str:
     """A table of a task's scores, worst first, with the model in its place."""

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from eval.evaluator import Evaluator
-from eval.metrics import scores
+from eval.metrics import records, scores
 
 
 class Scored(Evaluator):
@@ -27,6 +27,10 @@ class Scored(Evaluator):
         for name in found[0]:
             each_N = np.array([one[name] for one in found])
             yield f"val/{name}", each_N if np.ndim(total) else each_N[0]
+
+    def records(self, totals: Any) -> Iterator[dict[str, Any]]:
+        """Yields each example with what the first seed predicts of it."""
+        yield from records(self.predicted(totals)[0], self.rows.examples)  # type: ignore[attr-defined]
 
     def predicted(self, totals: Any) -> list[Any]:
         """The predictions of each seed, for all rows."""

@@ -1,6 +1,11 @@
-"""Measures a run's newest checkpoint on its text: `.venv/bin/python -m launch.evaluate --workdir=runs/try`."""
+"""Measures a run's newest checkpoint on its text: `.venv/bin/python -m launch.evaluate --workdir=runs/try`.
+
+Where a task has answers to examples (classes, tags, ...) it also writes predictions-STEP.jsonl into the run's folder: a
+line for each example of the validation split, in their order, with the columns of the data, `predicted` and `right`.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -12,6 +17,7 @@ from eval.summary import last_score
 from launch import cli, hosts
 from model.errors import UserError
 from train.devices.together import compiled_together
+from train.run.files.json_files import write_lines
 from train.run.files.learned import PLACES
 
 
@@ -23,8 +29,8 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints loss, perplexity and bits per byte, beside those of n-grams and compressors on the same text, and loss by
-    position.
+    """Prints what is measured, such as loss, perplexity and bits per byte, beside what rules without a model reach on
+    the same rows; writes the predictions.
     """
     flags, overrides = cli.parse(parser(), argv)
     if others := [key for key in overrides if key not in PLACES]:
@@ -36,11 +42,13 @@ def main(argv: Sequence[str]) -> None:
         overrides = {"data.path": ""} | overrides
     with hosts.joined(flags):
         run = open_run(flags.workdir, overrides)
-        cli.say(_report(run, flags.workdir))
+        values, records = answered(run)
+        cli.say(_report(run, flags.workdir, values))
+        cli.say(_write(run, records))
 
 
-def _report(run: Run, workdir: str) -> str:
-    values, rows = evaluate(run), run.experiment.task.measured(run.data)
+def _report(run: Run, workdir: str, values: dict[str, Value]) -> str:
+    rows = run.experiment.task.measured(run.data)
     lines = []
     if run.config.train.seeds > 1:
         lines.append(f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}")
@@ -55,8 +63,33 @@ def _report(run: Run, workdir: str) -> str:
     return "\n".join([*lines, compare(task, float(values[measured.score]), baselines)])
 
 
+def _write(run: Run, records: list[dict[str, Any]]) -> str:
+    """Writes the predictions, on the first process only; what there is to say of them.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    if not records:
+        return f"predictions: none, as what {run.config.task} foretells are tokens of a text"
+    file = run.folder / f"predictions-{run.step}.jsonl"
+    if jax.process_index() == 0:
+        try:
+            write_lines(file, records)
+        except OSError as error:
+            raise UserError(
+                f"{file} cannot be written ({error.strerror}): the scores are above; let this command write there, or "
+                "give --workdir a copy."
+            ) from None
+    return f"predictions: {file}"
+
+
 def evaluate(run: Run) -> dict[str, Value]:
-    """Returns what every evaluator measures of a run's validation text: val/loss, val/bits_per_byte, ...
+    """Returns what every evaluator measures of a run's validation text: val/loss, val/bits_per_byte, ..."""
+    return answered(run)[0]
+
+
+def answered(run: Run) -> tuple[dict[str, Value], list[dict[str, Any]]]:
+    """Returns the same, and a record of each example, if the task has answers to such: as `eval.metrics.records`.
 
     By one device; on several processes, all of which must call this, by all of their devices.
     """
@@ -65,7 +98,7 @@ def evaluate(run: Run) -> dict[str, Value]:
     sums, rows = compiled_together(jax.jit(here.task.sums(graphdef))), here.config.data.batch_size
     with run.placed():
         validation = here.task.measured(run.data)
-        return dict(Evaluators(run.config.task, sums, validation, rows, here.place, here.rows)(params))
+        return Evaluators(run.config.task, sums, validation, rows, here.place, here.rows).answered(params)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,17 @@ def entities(tags: Sequence[str]) -> set[Entity]:
     return found
 
 
+def filled(tags: Sequence[str], words: int) -> tuple[str, ...]:
+    """Returns a tag for each word: `O` for those beyond what was predicted, as where a text was cut.
+
+    Raises:
+        ValueError: there are more tags than words.
+    """
+    if len(tags) > words:
+        raise ValueError(f"{len(tags)} tags were predicted of {words} words")
+    return (*tags, *["O"] * (words - len(tags)))
+
+
 def entity_scores(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> dict[str, float]:
     """Returns `precision`, `recall` and `f1` of entities over all examples, and `tag_accuracy` of single words.
 
@@ -34,9 +45,7 @@ def entity_scores(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[st
     hits = guessed = known = 0
     right: list[bool] = []
     for given, tags in zip(predicted, true, strict=True):
-        if len(given) > len(tags):
-            raise ValueError(f"{len(given)} tags were predicted of {len(tags)} words")
-        row = [*given, *["O"] * (len(tags) - len(given))]
+        row = filled(given, len(tags))
         mine, theirs = entities(row), entities(tags)
         hits, guessed, known = hits + len(mine & theirs), guessed + len(mine), known + len(theirs)
         right += [a == b for a, b in zip(row, tags, strict=True)]

@@ -135,6 +135,7 @@ def test_evaluate_finds_the_losses_of_the_run(workdir: Path, outcome: Outcome) -
     assert f"{workdir}, step 12, " in told.out
     for name, value in values.items():
         assert re.search(rf"^  {name} +{value:.4f}$", told.out, re.MULTILINE)
+    assert told.out.endswith("\npredictions: none, as what language_model foretells are tokens of a text\n")
     assert told.err == ""  # one device is enough, and none is called idle
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from launch import evaluate, generate, train
+from launch.configs import load
+from launch.train import fit
 from tests.launch.test_resume import assert_the_same
 from tests.several import SIGNALLED, open_mpi, run_together, slurm
-from tests.tiny import Outcome, call, metrics, saved, words, write_text
+from tests.tiny import SIZES, Outcome, call, metrics, saved, words, write_text
 
 pytestmark = pytest.mark.rest
 TRAIN, HEARTBEAT = ("-m", "launch.train"), "--heartbeat-seconds=10"
@@ -209,3 +211,22 @@ def test_seeds_on_two_processes_are_those_on_one(keys: dict[str, Any], tmp_path:
             assert len(found[name]) == 2
             np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
     assert json.loads((tmp_path / "two" / "passport.json").read_text())["processes"] == 2
+
+
+def test_two_processes_write_the_predictions_of_one(tmp_path: Path) -> None:
+    """Of 7 examples, which neither a batch nor two processes divide: each once, in order, by the first process."""
+    rows = [{"text": f"{'xyz'[n % 3]} and {n}", "label": "abc"[n % 3]} for n in range(40)]
+    for name, some in (("train", rows[7:]), ("validation", rows[:7])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    keys = {"family": "bert", "task": "classification", "data.path": f"{tmp_path}/*.jsonl", "data.length": 16}
+    fit(load("base", **SIZES | keys | {"train.steps": 6, "data.dir": f"{tmp_path}/data"}), f"{tmp_path}/run")
+    flags = [f"--workdir={tmp_path}/run"]
+    assert call(evaluate.main, flags).status == 0
+    (file,) = (tmp_path / "run").glob("predictions-*.jsonl")
+    alone = file.read_text()
+    assert [json.loads(line)["text"] for line in alone.splitlines()] == [row["text"] for row in rows[:7]]
+    file.unlink()
+    outcomes = run_together(open_mpi, ("-m", "launch.evaluate"), 2 * [flags], tmp_path / "logs")
+    assert_ended(outcomes, 0)
+    assert outcomes[0].out.splitlines()[-1] == f"predictions: {file}"
+    assert file.read_text() == alone

@@ -16,7 +16,7 @@ from launch.configs import load
 from launch.train import check
 from model import UserError
 from model.bert import BERT, BERTConfig
-from tests.tiny import SIZES, call, words
+from tests.tiny import SIZES, call, metrics, words
 from train.data import ByteTokenizer
 from train.data.examples import Corpus, Labelled
 from train.data.examples.opened import ExampleData
@@ -114,6 +114,21 @@ def test_a_run_learns_and_is_evaluated_with_its_names(tmp_path: Path) -> None:
     assert float(lines["val/accuracy"]) > 0.9
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert float(lines["val/loss"]) == pytest.approx(last["val/loss"], abs=1e-3)
+    step = metrics(run)[-1]["step"]
+    file = run / f"predictions-{step}.jsonl"
+    assert told.out.splitlines()[-1] == f"predictions: {file}"
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    given = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [{name: one[name] for name in ("text", "label")} for one in found] == given
+    assert {one["predicted"] for one in found} <= {*NAMES}
+    assert [one["right"] for one in found] == [one["predicted"] == one["label"] for one in found]
+    assert float(lines["val/accuracy"]) == pytest.approx(np.mean([one["right"] for one in found]), abs=1e-4)
+    file.unlink()
+    file.mkdir()  # where no file can be
+    blocked = call(evaluate.main, [f"--workdir={run}"])
+    assert (blocked.status, blocked.out.splitlines()) == (2, told.out.splitlines()[:-1])
+    assert blocked.err.startswith(f"{file} cannot be written (Is a directory): the scores are above; ")
+    assert sorted(one.name for one in run.glob(".pred*")) == []
     refused = call(generate.main, [f"--workdir={run}", "--prompt=x"])
     assert refused.status == 2
     assert "does not write" in refused.err

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -94,9 +94,26 @@ def write(file: Path, value: Any) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    _write(file, [dumps(value, indent=2)])
+
+
+def write_lines(file: Path, values: Iterable[Any]) -> None:
+    """Writes a JSONL file, a value a line, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _write(file, map(dumps, values))
+
+
+def _write(file: Path, texts: Iterable[str]) -> None:
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
-    new.write_text(dumps(value, indent=2) + "\n", encoding="utf-8")
-    new.replace(file)
+    try:
+        with open(new, "w", encoding="utf-8") as lines:
+            lines.writelines(f"{text}\n" for text in texts)
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def set_aside(file: Path) -> Path:
