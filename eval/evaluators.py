@@ -9,7 +9,7 @@ from eval.baselines.masked import known_neighbours
 from eval.baselines.text import known_baselines
 from eval.evaluator import Evaluator
 from eval.likelihood import Likelihood
-from eval.scored import Classes, Tags
+from eval.scored import Classes, Numbers, Several, Tags
 from train.tasks.base import Task
 
 
@@ -50,6 +50,10 @@ MEASURED: dict[str, Measured] = {
     "classification": Measured(
         (Classes,), "val/accuracy", "share of the texts whose class is told", False, _examples("accuracy")
     ),
+    "several_labels": Measured(
+        (Several,), "val/micro_f1", "F1 of labels, all of them together", False, _examples("micro_f1")
+    ),
+    "regression": Measured((Numbers,), "val/mse", "mean squared error of the numbers", True, _examples("mse")),
     "tagging": Measured((Tags,), "val/f1", "F1 of entities, strict IOB2", False, _examples("f1")),
 }
 

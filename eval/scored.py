@@ -15,13 +15,13 @@ class Scored(Evaluator):
 
     def added(self, totals: Any, one: Any) -> Any:
         """The totals with those of one batch."""
-        rows = np.ndim(totals["sums"]["nll"][0])  # behind an axis of seeds, where there is one
+        rows = np.ndim(totals["sums"]["loss"][0])  # behind an axis of seeds, where there is one
         answers = np.concatenate([totals["answers"], one["answers"]], axis=rows)
         return {"sums": jax.tree.map(np.add, totals["sums"], one["sums"]), "answers": answers}
 
     def values(self, totals: Any) -> Iterator[tuple[str, Any]]:
         """Yields val/loss per answer, and the metrics of the examples' kind."""
-        total, count = totals["sums"]["nll"]
+        total, count = totals["sums"]["loss"]
         yield "val/loss", total / count
         found = [scores(predicted, self.rows.examples) for predicted in self.predicted(totals)]  # type: ignore[attr-defined]
         for name in found[0]:
@@ -34,7 +34,7 @@ class Scored(Evaluator):
 
     def predicted(self, totals: Any) -> list[Any]:
         """The predictions of each seed, for all rows."""
-        answers = totals["answers"] if np.ndim(totals["sums"]["nll"][0]) else totals["answers"][None]
+        answers = totals["answers"] if np.ndim(totals["sums"]["loss"][0]) else totals["answers"][None]
         return [self.rows.predicted(one[: len(self.rows)]) for one in answers]  # type: ignore[attr-defined]
 
 
@@ -48,3 +48,15 @@ class Classes(Scored):
     """Of classes."""
 
     NAMES: ClassVar[tuple[str, ...]] = ("val/loss", "val/accuracy", "val/macro_f1", "val/mcc")
+
+
+class Several(Scored):
+    """Of any number of labels each."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("val/loss", "val/exact_match", "val/micro_f1", "val/macro_f1")
+
+
+class Numbers(Scored):
+    """Of numbers."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("val/loss", "val/mse", "val/pearson", "val/spearman")

@@ -1,6 +1,7 @@
 """The baselines of each kind of example: a table of rules, and their scores on the validation split."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ _EVAL = Path(__file__).resolve().parent.parent
 Rule = Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
 # Each learns from the examples of the train split, and predicts those of the validation split without their answers.
 BASELINES: dict[type, dict[str, Rule]] = {
-    Labelled: {"majority": labels.majority, "naive_bayes": labels.naive_bayes},
+    Labelled: {
+        "majority": labels.majority,
+        "majority_by_label": labels.majority_by_label,
+        "naive_bayes": labels.naive_bayes,
+    },
     Tagged: {"commonest_tag": tags.commonest_tag},
     Question: {"first_default": spans.first_default, "commonest_default": spans.commonest_default},
     Pair: {"copy": pairs.copy, "dictionary": pairs.dictionary},
@@ -23,7 +28,11 @@ MAX_TRAIN = 100_000  # examples that a rule learns from: the first ones
 
 
 def example_baselines(corpus: Corpus) -> dict[str, float]:
-    """Returns {'BASELINE/METRIC': value} of the validation split; a rule that cannot speak of such examples is none."""
+    """Returns {'BASELINE/METRIC': value} of the validation split.
+
+    A rule that cannot speak of such examples is left out, and so is a metric without a value, as the correlation with
+    one and the same number.
+    """
     train = [one for _, one in zip(range(MAX_TRAIN), corpus.splits["train"], strict=False)]
     asked = list(corpus.splits["validation"])
     found: dict[str, float] = {}
@@ -31,7 +40,7 @@ def example_baselines(corpus: Corpus) -> dict[str, float]:
         predicted = rule(train, asked)
         if len(predicted):
             found |= {f"{name}/{metric}": value for metric, value in scores(predicted, asked).items()}
-    return found
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def known_example_baselines(corpus: Corpus) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Labels without a model: the commonest one, and naive Bayes on words."""
+"""Labels without a model: the commonest one, those that most have, and naive Bayes on words."""
 
 import itertools
 import re
@@ -19,6 +19,14 @@ def majority(train: Sequence[Labelled], asked: Sequence[Labelled]) -> list[str |
     known = [one.label for one in train]
     numbers = [label for label in known if isinstance(label, float)]
     return [float(np.mean(numbers)) if numbers else Counter(known).most_common(1)[0][0]] * len(asked)
+
+
+def majority_by_label(train: Sequence[Labelled], asked: Sequence[Labelled]) -> list[tuple[str, ...]]:
+    """Returns for each the labels that more than half of the train split has; nothing where a label is not several."""
+    if not all(isinstance(one.label, tuple) for one in train):
+        return []
+    counts = Counter(name for one in train if isinstance(one.label, tuple) for name in set(one.label))
+    return [tuple(sorted(name for name, count in counts.items() if 2 * count > len(train)))] * len(asked)
 
 
 def naive_bayes(train: Sequence[Labelled], asked: Sequence[Labelled]) -> list[str]:

@@ -10,16 +10,22 @@ Label = str | tuple[str, ...] | float
 
 
 def label_scores(predicted: Sequence[Label], true: Sequence[Label]) -> dict[str, float]:
-    """Returns `accuracy`, `macro_f1` and `mcc` of names; `exact_match` and `micro_f1` of several names each; `pearson`
-    and `spearman` of numbers."""
+    """Returns `accuracy`, `macro_f1` and `mcc` of names; of several names each `exact_match` (all of them right),
+    `micro_f1` and `macro_f1`; of numbers `mse`, `pearson` and `spearman`.
+    """
     if len(predicted) != len(true):
         raise ValueError(f"{len(predicted)} predictions for {len(true)} labels")
     if isinstance(true[0], float):
-        numbers = np.array(predicted, np.float64), np.array(true, np.float64)
-        return {"pearson": pearson(*numbers), "spearman": spearman(*numbers)}
+        predicted_N, true_N = np.array(predicted, np.float64), np.array(true, np.float64)
+        return {
+            "mse": float(np.mean((predicted_N - true_N) ** 2)),
+            "pearson": pearson(predicted_N, true_N),
+            "spearman": spearman(predicted_N, true_N),
+        }
     if isinstance(true[0], tuple):
         pairs = [(set(_names(p)), set(_names(t))) for p, t in zip(predicted, true, strict=True)]
-        return {"exact_match": float(np.mean([p == t for p, t in pairs])), "micro_f1": micro_f1(pairs)}
+        exact = float(np.mean([p == t for p, t in pairs]))
+        return {"exact_match": exact, "micro_f1": micro_f1(pairs), "macro_f1": macro_f1_of_several(pairs)}
     confusion_CC = confusion([str(one) for one in predicted], [str(one) for one in true])
     return {
         "accuracy": float(np.trace(confusion_CC) / confusion_CC.sum()),
@@ -58,6 +64,13 @@ def micro_f1(pairs: Sequence[tuple[set[str], set[str]]]) -> float:
     """Returns 2 hits / (predicted + true) over the predicted and true names of all examples; 1 where there are none."""
     size = sum(len(predicted) + len(true) for predicted, true in pairs)
     return 2 * sum(len(predicted & true) for predicted, true in pairs) / size if size else 1.0
+
+
+def macro_f1_of_several(pairs: list[tuple[set[str], set[str]]]) -> float:
+    """Returns the mean, over the names that occur on either side, of each one's F1; 1 where there are none."""
+    names = {name for both in pairs for some in both for name in some}
+    each = [micro_f1([(predicted & {name}, true & {name}) for predicted, true in pairs]) for name in names]
+    return float(np.mean(each)) if each else 1.0
 
 
 def pearson(predicted_N: np.ndarray, true_N: np.ndarray) -> float:

@@ -123,7 +123,8 @@ def bert(asked: dict[str, Any], arrays: Arrays) -> Arrays:
     assert not unknown, unknown
     assert {name for name, _ in made.named_parameters()} & {*missing} == set(), missing
     answers = given["answers"]
-    labels = {"labels": answers}
+    problem = asked["config"].get("problem_type")
+    labels = {"labels": answers.double() if problem and problem != "single_label_classification" else answers}
     if asked["class"] == "BertForQuestionAnswering":
         labels = {"start_positions": answers[:, 0], "end_positions": answers[:, 1]}
     inputs = {"input_ids": given["tokens"], "token_type_ids": given["types"], "attention_mask": given["valid"].long()}

@@ -1,5 +1,6 @@
 """BERT beside `transformers`: each head, with the same weights, gives the same logits, loss and gradients, with padding
-and two types of segments; and what its head may be told wrong."""
+and two types of segments, and so do classes, several labels and numbers of the same head; and what it may be told
+wrong."""
 
 from typing import Any
 
@@ -13,21 +14,34 @@ from model.bert import BERT, BERTConfig
 from tests.model import reference
 from tests.model.asking import MARKS, ask
 from tests.model.peer_tables import BERT_TABLES, theirs
+from train.tasks.classification import Classification
+from train.tasks.regression import Regression
+from train.tasks.several_labels import SeveralLabels
 
 B, T, V, LABELS, LAYERS = 3, 23, 37, 5, 2
 SIZES: dict[str, Any] = {"num_layers": LAYERS, "width": 22, "num_heads": 2, "mlp_width": 31, "types": 2}
 LENGTHS = np.array([23, 17, 2])  # of the rows, of which the rest is padding
+# By the names of heads, and what else a task makes of one of them.
 KINDS = {
     "token": "BertForMaskedLM",
     "pair": "BertForPreTraining",
     "class": "BertForSequenceClassification",
     "tag": "BertForTokenClassification",
     "span": "BertForQuestionAnswering",
+    "several": "BertForSequenceClassification",
+    "number": "BertForSequenceClassification",
 }
+HEADS = {name: "class" if name in ("several", "number") else name for name in KINDS}
+TASKS: dict[str, Classification] = {"class": Classification(), "several": SeveralLabels(), "number": Regression()}
+PROBLEMS = {"class": "single_label_classification", "several": "multi_label_classification"}
 
 
-def config(head: str, **changes: Any) -> BERTConfig:
-    return BERTConfig(**SIZES | changes, vocab_size=V, max_length=29, head=head, labels=LABELS)
+def labels(name: str) -> int:
+    return {"span": 2, "number": 1}.get(name, LABELS)
+
+
+def config(name: str, **changes: Any) -> BERTConfig:
+    return BERTConfig(**SIZES | changes, vocab_size=V, max_length=29, head=HEADS[name], labels=labels(name))
 
 
 def params(head: str) -> Any:
@@ -44,7 +58,8 @@ def batch(head: str) -> dict[str, np.ndarray]:
     asked_BT = valid_BT & (rng.random((B, T)) < 0.5)
     asked_BT[:, 1] = True
     on_tokens = rng.integers(0, LABELS if head == "tag" else V, (B, T))
-    rows = {"class": rng.integers(0, LABELS, B), "span": rng.integers(0, 2, (B, 2))}
+    rows: dict[str, np.ndarray] = {"class": rng.integers(0, LABELS, B), "span": rng.integers(0, 2, (B, 2))}
+    rows |= {"several": rng.integers(0, 2, (B, LABELS)), "number": rng.normal(2.5, 1, B)}
     found["answers"] = rows[head] if head in rows else np.where(asked_BT, on_tokens, -100)
     return found | ({"follows": rng.integers(0, 2, B)} if head == "pair" else {})
 
@@ -70,6 +85,8 @@ def ours(head: str) -> tuple[Any, Any]:
             loss = cross_entropy(logits_BTV, given["answers"]) + cross_entropy(follows_B2, given["follows"])
             return loss, {"logits": logits_BTV, "follows": follows_B2}
         logits = model(**named)
+        if head in TASKS:
+            return jnp.mean(TASKS[head].judged(logits, given["answers"])["loss"]), {"logits": logits}
         if head == "span":  # over the places of a row
             logits = logits.swapaxes(1, 2)
             return cross_entropy(logits, given["answers"]), {"logits": logits}
@@ -90,10 +107,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
             **sizes,
             "vocab_size": V,
             "max_position_embeddings": 29,
-            "num_labels": 2 if head == "span" else LABELS,
+            "num_labels": labels(head),
         }
+        if head in TASKS:
+            asked[head]["config"]["problem_type"] = PROBLEMS.get(head, "regression")
         asked[head]["config"]["pad_token_id"] = None  # whose row of the embedding gets no gradient
-        given = theirs(BERT_TABLES[head], by_path(params(head)), LAYERS) | batch(head)
+        given = theirs(BERT_TABLES[HEADS[head]], by_path(params(head)), LAYERS) | batch(head)
         arrays |= {f"{head}/{part}": x for part, x in given.items()}
     return ask(asked, arrays, tmp_path_factory.mktemp("bert"))
 
@@ -125,7 +144,7 @@ class TestBeside:
             elif head == "span":
                 x, wanted = np.asarray(x).swapaxes(1, 2)[valid_BT], wanted.swapaxes(1, 2)[valid_BT]
             compared(name, x, wanted)
-        ours_ = theirs(BERT_TABLES[head], by_path(gradients), LAYERS)
+        ours_ = theirs(BERT_TABLES[HEADS[head]], by_path(gradients), LAYERS)
         assert ours_.keys() == found.keys()
         for name, wanted in found.items():
             if np.abs(wanted).max() < 1e-12:  # what adds the same to all that a softmax is over, as a key's bias does
@@ -135,10 +154,10 @@ class TestBeside:
 
 
 def test_every_head_is_compared() -> None:
-    assert set(KINDS) == set(BERTConfig.HEADS) == BERT_TABLES.keys()
+    assert set(HEADS.values()) == set(BERTConfig.HEADS) == BERT_TABLES.keys()
 
 
-@pytest.mark.parametrize("head", KINDS)
+@pytest.mark.parametrize("head", BERTConfig.HEADS)
 def test_padding_and_other_types_reach_nothing(head: str) -> None:
     """What stands at padding changes no answer, NaN in its gradients neither; another type of a token does."""
     model = BERT(config(head), rngs=nnx.Rngs(0))

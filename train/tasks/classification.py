@@ -12,7 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from model.bounds import check_within
-from model.errors import Range, check_range
+from model.errors import Range, UserError, check_range
 from train.data import Rows, Tokenizer
 from train.data.examples import Labelled
 from train.data.examples.opened import ExampleData, open_examples
@@ -23,14 +23,37 @@ from train.tasks.base import Batch, Loss, Sums, Task
 SHORTEST = 5  # start, text, separator, second text, separator
 
 
+class LabelledRows(ExampleRows):
+    """`start text separator`, with `second_text separator` behind it where there is one, and `labels` (B, ...)."""
+
+    def arrays(self, examples: Sequence[Labelled]) -> dict[str, np.ndarray]:
+        """Returns the rows of these examples."""
+        texts = [(one.text, one.second_text) if one.second_text else (one.text,) for one in examples]
+        weights_B = np.ones(len(examples), np.float32)
+        return self.joined(texts) | {"labels": self.labels(examples), "weights": weights_B}
+
+    def labels(self, examples: Sequence[Labelled]) -> np.ndarray:
+        """Returns the label of each by its number, (B,)."""
+        return np.array([self.names.index(str(one.label)) for one in examples], np.int32)
+
+    def predicted(self, answers_B: np.ndarray) -> list[Any]:
+        """Returns the names of answers."""
+        return [self.names[int(number)] for number in answers_B]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(Task):
-    """To tell of which class a text, or a pair of texts, is: one of the names that the data have."""
+    """To tell of which class a text, or a pair of texts, is: one of the names that the data have.
+
+    KIND are its examples, FORM says what a label is, as `own_examples` takes it, and ROWS make arrays of them.
+    """
 
     HEAD: ClassVar[str] = "class"
     MARKS: ClassVar[tuple[str, ...]] = ("start", "separator")
     LOOKS_AHEAD: ClassVar[bool] = True
     KIND: ClassVar[type] = Labelled
+    FORM: ClassVar[str] = "one"
+    ROWS: ClassVar[type[ExampleRows]] = LabelledRows
 
     def vocab_size(self, config: ConfigDict) -> int:
         """The tokens that the config asks for.
@@ -43,15 +66,15 @@ class Classification(Task):
 
     def open(self, config: ConfigDict, tokenizer: Tokenizer | None = None, **how: Any) -> ExampleData:
         """The labelled examples of a config."""
-        return open_examples(self.KIND, config.data, tokenizer, marks=self.MARKS, **how)
+        return open_examples(self.KIND, config.data, tokenizer, marks=self.MARKS, form=self.FORM, **how)
 
     def rows(self, data: Any) -> Rows:
         """What is learned from."""
-        return LabelledRows(data, "train")
+        return self.ROWS(data, "train")
 
     def measured(self, data: Any, count: int = 0) -> Rows:
         """What is evaluated: all (0) examples of the validation split, or `count` spread evenly over them."""
-        return LabelledRows(data, "validation", count)
+        return self.ROWS(data, "validation", count)
 
     def inputs(self, batch: Batch) -> dict[str, jax.Array | None]:
         """What the model takes of a batch, by the names of its arguments."""
@@ -65,32 +88,54 @@ class Classification(Task):
         """
         rule = f"is outside of the vocabulary of {model.vocab_size}; encode with its tokenizer"
         check_within(batch["tokens"], model.vocab_size, "tokens:", rule, batch["valid"])
-        check_within(batch["labels"], model.labels, "labels:", f"is none of the {model.labels} labels of the data")
+        self.check_labels(batch["labels"], model.labels)
+
+    def check_labels(self, labels: np.ndarray, count: int) -> None:
+        """Refuses a label that is none of so many.
+
+        Raises:
+            UserError: names the first, and its place.
+        """
+        check_within(labels, count, "labels:", f"is none of the {count} labels of the data")
 
     def worst(self, model: Any) -> float:
         """The loss of one who knows nothing, in nats."""
         return math.log(model.labels)
 
     def loss(self, graphdef: nnx.GraphDef, train: ConfigDict) -> Loss:
-        """`nll` in nats, `accuracy`, and `loss`, which is nll with the label smoothed; per row."""
+        """`loss`, and what else `judged` tells, per answer.
+
+        Raises:
+            UserError: label_smoothing outside of [0, 1), or a z_loss, which is of tokens.
+        """
+        check_range("config.train.label_smoothing", train.label_smoothing, Range(0, 1, below=True))
+        if train.z_loss:
+            raise UserError(f"--config.train.z_loss={train.z_loss} is for tasks that foretell tokens; leave it 0.")
 
         def loss(params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> Sums:
-            logits_BC = self._logits(graphdef, params, batch, dropout_keys_B)
-            found = of_labels(logits_BC, batch["labels"], train.label_smoothing)
-            return {name: (jnp.sum(x_B * batch["weights"]), jnp.sum(batch["weights"])) for name, x_B in found.items()}
+            logits = self._logits(graphdef, params, batch, dropout_keys_B)
+            found = self.judged(logits, batch["labels"], train.label_smoothing)
+            return {name: (jnp.sum(x * batch["weights"]), jnp.sum(batch["weights"])) for name, x in found.items()}
 
         return loss
 
     def sums(self, graphdef: nnx.GraphDef) -> Callable[[Params, Batch], Any]:
-        """`nll` and `accuracy`, each with its count, and the likeliest label of each row, `answers`."""
+        """The `loss` with its count, and the likeliest answer of each row, `answers`."""
 
         def sums(params: Params, batch: Batch) -> Any:
-            logits_BC = self._logits(graphdef, params, batch, None)
-            found, weights_B = of_labels(logits_BC, batch["labels"]), batch["weights"]
-            summed = {name: (jnp.sum(found[name] * weights_B), jnp.sum(weights_B)) for name in ("nll", "accuracy")}
-            return {"sums": summed, "answers": jnp.argmax(logits_BC, axis=-1)}
+            logits, weights = self._logits(graphdef, params, batch, None), batch["weights"]
+            total = jnp.sum(self.judged(logits, batch["labels"])["loss"] * weights), jnp.sum(weights)
+            return {"sums": {"loss": total}, "answers": self.likeliest(logits)}
 
         return sums
+
+    def judged(self, logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> dict[str, jax.Array]:
+        """`loss` (nats, of labels that are smoothed), and what else is told of each answer, of logits (..., C)."""
+        return of_labels(logits, labels, smoothing)
+
+    def likeliest(self, logits: jax.Array) -> jax.Array:
+        """What is answered, as `predicted` of the rows takes it."""
+        return jnp.argmax(logits, axis=-1)
 
     def _logits(self, graphdef: nnx.GraphDef, params: Params, batch: Batch, keys_B: jax.Array | None) -> jax.Array:
         model = nnx.merge(graphdef, params)
@@ -105,17 +150,3 @@ def of_labels(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> d
     nll = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     loss = (1 - smoothing) * nll - smoothing * jnp.mean(log_p, axis=-1) if smoothing else nll
     return {"loss": loss, "nll": nll, "accuracy": (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)}
-
-
-class LabelledRows(ExampleRows):
-    """`start text separator`, with `second_text separator` behind it where there is one; `labels` (B,) by number."""
-
-    def arrays(self, examples: Sequence[Labelled]) -> dict[str, np.ndarray]:
-        """Returns the rows of these examples."""
-        texts = [(one.text, one.second_text) if one.second_text else (one.text,) for one in examples]
-        labels_B = np.array([self.names.index(str(one.label)) for one in examples], np.int32)
-        return self.joined(texts) | {"labels": labels_B, "weights": np.ones(len(examples), np.float32)}
-
-    def predicted(self, answers_B: np.ndarray) -> list[str]:
-        """Returns the names of answers."""
-        return [self.names[int(number)] for number in answers_B]

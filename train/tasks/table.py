@@ -7,12 +7,16 @@ from train.tasks.base import Task
 from train.tasks.classification import Classification
 from train.tasks.language_model import LanguageModel
 from train.tasks.masked_lm import MaskedLM
+from train.tasks.regression import Regression
+from train.tasks.several_labels import SeveralLabels
 from train.tasks.tagging import Tagging
 
 TASKS: dict[str, type[Task]] = {
     "language_model": LanguageModel,
     "masked_lm": MaskedLM,
     "classification": Classification,
+    "several_labels": SeveralLabels,
+    "regression": Regression,
     "tagging": Tagging,
 }
 

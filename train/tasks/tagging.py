@@ -2,32 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from train.data import Rows
 from train.data.examples import Tagged
 from train.data.examples.rows import ExampleRows
 from train.tasks.classification import Classification
 
 _TOGETHER = 256  # examples that are encoded at once to read predictions
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tagging(Classification):
-    """To tell the tag of each word, from its first piece: one of the names that the data have."""
-
-    HEAD: ClassVar[str] = "tag"
-    KIND: ClassVar[type] = Tagged
-
-    def rows(self, data: Any) -> Rows:
-        """What is learned from."""
-        return TaggedRows(data, "train")
-
-    def measured(self, data: Any, count: int = 0) -> Rows:
-        """What is evaluated: all (0) examples of the validation split, or `count` spread evenly over them."""
-        return TaggedRows(data, "validation", count)
 
 
 class TaggedRows(ExampleRows):
@@ -64,3 +47,12 @@ class TaggedRows(ExampleRows):
             for answers_T, weights_T in zip(answers_BT[first:].astype(int), weights_BT, strict=False):
                 found.append(tuple(self.names[number] for number in answers_T[weights_T > 0]))
         return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tagging(Classification):
+    """To tell the tag of each word, from its first piece: one of the names that the data have."""
+
+    HEAD: ClassVar[str] = "tag"
+    KIND: ClassVar[type] = Tagged
+    ROWS: ClassVar[type[ExampleRows]] = TaggedRows

@@ -64,8 +64,38 @@ def test_macro_f1_of_two_classes_is_no_maximum_over_them() -> None:
 def test_several_names() -> None:
     predicted, true = [("a", "b"), ("b",), (), ("c",)], [("b", "a"), ("a", "b"), (), ("a",)]
     found = label_scores(predicted, true)
-    assert found == {"exact_match": 0.5, "micro_f1": pytest.approx(2 * 3 / (4 + 5))}
-    assert label_scores([()], [()]) == {"exact_match": 1.0, "micro_f1": 1.0}
+    each = {"a": 2 * 1 / (1 + 3), "b": 2 * 2 / (2 + 2), "c": 0.0}  # hits, predicted + true
+    expected = {"exact_match": 0.5, "micro_f1": 2 * 3 / (4 + 5), "macro_f1": sum(each.values()) / 3}
+    assert found == pytest.approx(expected)
+    assert label_scores([()], [()]) == {"exact_match": 1.0, "micro_f1": 1.0, "macro_f1": 1.0}
+
+
+@given(st.lists(st.tuples(st.sets(st.sampled_from(NAMES)), st.sets(st.sampled_from(NAMES))), min_size=1, max_size=9))
+def test_several_names_equal_the_formulas(pairs: list[tuple[set[str], set[str]]]) -> None:
+    """Of a label, F1 is the harmonic mean of precision and recall; of all together, of their summed counts."""
+    found = label_scores([tuple(p) for p, _ in pairs], [tuple(t) for _, t in pairs])
+    counts = {
+        name: [
+            sum(name in p and name in t for p, t in pairs),
+            sum(name in p and name not in t for p, t in pairs),
+            sum(name not in p and name in t for p, t in pairs),
+        ]
+        for name in NAMES
+    }
+
+    def harmonic(hits: int, false: int, missed: int) -> float:
+        precision, recall = (hits / (hits + other) if hits else 0.0 for other in (false, missed))
+        return 2 * precision * recall / (precision + recall) if hits else 0.0
+
+    seen = [row for row in counts.values() if any(row)]
+    assert found == pytest.approx(
+        {
+            "exact_match": sum(p == t for p, t in pairs) / len(pairs),
+            "micro_f1": harmonic(*map(sum, zip(*seen, strict=True))) if seen else 1.0,
+            "macro_f1": sum(harmonic(*row) for row in seen) / len(seen) if seen else 1.0,
+        },
+        abs=1e-9,
+    )
 
 
 def test_numbers() -> None:
@@ -80,9 +110,12 @@ def test_numbers() -> None:
     def ranks(a: np.ndarray) -> np.ndarray:
         return np.array([(a < one).sum() + ((a == one).sum() + 1) / 2 for one in a])
 
-    assert found == pytest.approx({"pearson": pearson(x, y), "spearman": pearson(ranks(x), ranks(y))}, rel=1e-12)
+    mse = sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) / 31
+    expected = {"mse": mse, "pearson": pearson(x, y), "spearman": pearson(ranks(x), ranks(y))}
+    assert found == pytest.approx(expected, rel=1e-12)
     for constant in itertools.permutations([[1.0, 1.0], [1.0, 2.0]]):
-        assert all(map(math.isnan, label_scores(*constant).values()))
+        scored = label_scores(*constant)
+        assert (scored.pop("mse"), all(map(math.isnan, scored.values()))) == (0.5, True)
 
 
 def test_a_missing_prediction_is_an_error() -> None:

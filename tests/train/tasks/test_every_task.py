@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,13 @@ def keys_of(task: str, folder: Path) -> dict[str, Any]:
         lines = [{"words": ["x", f"w{n}", "y"], "tags": ["O", "B-X", "O"]} for n in range(60)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         keys |= {"data.path": f"{folder}/rows.jsonl", "data.length": 16}
-    if task == "classification":
-        rows = [{"text": f"{'xyz'[n % 3]} and {n}", "label": f"kind {n % 3}"} for n in range(60)]
+    labels: dict[str, Callable[[int], Any]] = {
+        "classification": lambda n: f"kind {n % 3}",
+        "several_labels": lambda n: [f"kind {n % 3}", f"sort {n % 2}"][: n % 3],
+        "regression": lambda n: n % 3 / 2,
+    }
+    if task in labels:
+        rows = [{"text": f"{'xyz'[n % 3]} and {n}", "label": labels[task](n)} for n in range(60)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         keys |= {"data.path": f"{folder}/rows.jsonl", "data.length": 16}
     more = {"optimizer.schedule": "constant", "optimizer.warmup_steps": 1, "train.evaluate_every": 2}

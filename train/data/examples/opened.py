@@ -39,6 +39,7 @@ def open_examples(
     tokenizer: Tokenizer | None = None,
     *,
     marks: Sequence[str] = (),
+    form: str = "one",
     allow_overlap: bool = False,
     while_waiting: Callable[[], object] = lambda: None,
 ) -> ExampleData:
@@ -49,7 +50,7 @@ def open_examples(
             from and may not be.
     """
     check_data(config)
-    corpus = open_corpus(kind, config, allow_overlap=allow_overlap, while_waiting=while_waiting)
+    corpus = open_corpus(kind, config, form=form, allow_overlap=allow_overlap, while_waiting=while_waiting)
     if tokenizer is None:
         tokenizer = ByteTokenizer()
         if config.tokenizer == "bpe":

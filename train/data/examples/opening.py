@@ -9,7 +9,7 @@ from model.errors import UserError
 from train.data.examples.embedded import EMBEDDED, embedded
 from train.data.examples.own import own_examples
 from train.data.examples.public import public_examples
-from train.data.examples.types import KINDS, Corpus, Example
+from train.data.examples.types import FORMS, KINDS, Corpus, Example
 from train.data.files import make_folder
 from train.data.opening import data_folder
 from train.run.files.disk import remove_empty
@@ -66,11 +66,12 @@ def _corpus(
     if config.name not in EMBEDDED:
         splits = {"train": config.train_split, "validation": config.validation_split}
         features = [one.strip() for one in config.feature.split(",")] if "," in config.feature else []
-        return public_examples(kind, config.name, folder, splits, features, names, while_waiting)
-    if EMBEDDED[config.name].kind is not kind:
-        known = {name for name, one in EMBEDDED.items() if one.kind is kind}
+        return public_examples(kind, config.name, folder, splits, features, names, while_waiting, form)
+    if EMBEDDED[config.name].kind is not kind or form != "one":
+        known = {name for name, one in EMBEDDED.items() if one.kind is kind and form == "one"}
+        wanted = FORMS[form] if form != "one" else KINDS[kind]
         raise UserError(
-            f"--config.data.name={config.name!r} has no {KINDS[kind]}, which the task takes: give "
-            f"{' or '.join(sorted(known))}, a TFDS set of such, or your own with --config.data.path."
+            f"--config.data.name={config.name!r} has no {wanted}, which the task takes: give "
+            f"{''.join(f'{name}, ' for name in sorted(known))}a TFDS set of such, or your own with --config.data.path."
         )
     return embedded(config.name, folder / "heed", None, while_waiting, **options)

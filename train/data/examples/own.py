@@ -10,7 +10,7 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.examples.tables import example_of, read_rows
-from train.data.examples.types import Corpus, Example, Labelled, Tagged, asked, fingerprint_of
+from train.data.examples.types import NUMBER, Corpus, Example, Labelled, Tagged, asked, fingerprint_of
 from train.data.finding import find_files
 from train.data.owntext import SPLITS
 from train.run.files.json_files import loads
@@ -50,11 +50,12 @@ def own_examples(
                 f"the split {split!r} of --config.data.path={pattern} is empty: give at least two rows, or files whose "
                 f"names begin with {' and '.join(map(repr, SPLITS))}."
             )
-    known = tuple(names) or _names(kind, splits["train"], form)
-    if known or form != "number":
-        for rows in splits.values():
-            for where, one in rows:
-                _check_known(where, one, known)
+    known = NUMBER if form == "number" else tuple(names) or _names(kind, splits["train"])
+    if form == "several" and not known:
+        raise UserError(f"no text of the train split of --config.data.path={pattern} has a label: add some.")
+    for rows in splits.values():
+        for where, one in rows:
+            _check_known(where, one, known)
     found = {split: [one for _, one in rows] for split, rows in splits.items()}
     return Corpus(found, fingerprint_of(found, known), known)
 
@@ -125,7 +126,7 @@ def _said(example: Any) -> tuple[str, ...]:
     return example.tags if isinstance(example, Tagged) else ()
 
 
-def _names(kind: type, rows: Placed, form: str) -> tuple[str, ...]:
+def _names(kind: type, rows: Placed) -> tuple[str, ...]:
     """The names that a split says: numbers in their order, then words; of tags, both marks of each."""
     said = {name for _, one in rows for name in _said(one)}
     if kind is Tagged:

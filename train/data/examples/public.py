@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from model.errors import UserError
-from train.data.examples.types import Corpus, Example, Labelled, Pair, Question, Tagged
+from train.data.examples.types import FORMS, NUMBER, Corpus, Example, Labelled, Pair, Question, Tagged
 from train.data.files import make_folder, make_once
 from train.data.records import Records, find_builder
 from train.run.files.json_files import read_checked, write
@@ -43,6 +43,7 @@ def public_examples(
     features: Sequence[str] = (),
     names: Sequence[str] = (),
     while_waiting: Callable[[], object] = lambda: None,
+    form: str = "one",
 ) -> Corpus[Example]:
     """Returns a prepared TFDS set as examples, which are read as they are asked for.
 
@@ -57,12 +58,18 @@ def public_examples(
             languages in the order of its name.
         names: of the labels or tags in the order of their ids, where the set does not say them.
         while_waiting: is called for each example that is looked at, and may raise.
+        form: of labels, which must be 'one' of the names, 'several' of them, or a 'number'.
 
     Raises:
         UserError: the set cannot be had, has not these features, has no labels, or many examples have a fault.
     """
     records = Records(find_builder(name, folder))
     reader = _reader(kind, records, tuple(features), tuple(names))
+    if reader.form != form:
+        raise UserError(
+            f"{records.name} has {FORMS[reader.form]}, and the task takes {FORMS[form]}: change --config.data.name or "
+            "--config.task."
+        )
     cache = folder / "heed"
     make_folder(cache)
     found, hashes, counted = {}, [repr((reader.features, reader.names))], dict[str, int]()
@@ -85,6 +92,7 @@ class _Reader(NamedTuple):
     features: tuple[str, ...]
     names: tuple[str, ...]
     read: Callable[[dict[str, Any]], Any]
+    form: str = "one"  # of labels
 
 
 class _Examples(Sequence[Any]):
@@ -115,9 +123,10 @@ def _read(records: Records, split: str, rows: Sequence[dict[str, Any]], reader: 
             f"them, in example {index} of {split!r}: change --config.data.feature."
         ) from None
     except _NoLabel as error:
+        of = "the numbers" if reader.form == "number" else ", ".join(reader.names)
         raise UserError(
             f"example {index} of {split!r} of {records.name} has the label {error}, which is none of "
-            f"{', '.join(reader.names) or 'the numbers'} (test splits often have none): choose another split."
+            f"{of} (test splits often have none): choose another split."
         ) from None
 
 
@@ -201,16 +210,22 @@ class _NoLabel(ValueError):
 
 def _labelled(features: tuple[str, ...], has: Mapping[str, Any], names: tuple[str, ...]) -> _Reader:
     first, label, *second = features
-    is_number = not names and not isinstance(has[label], tfds.features.ClassLabel)
-    known = names or (() if is_number else tuple(has[label].names))
+    form = _form(has[label], names)
+    known = NUMBER if form == "number" else names or tuple(getattr(has[label], "feature", has[label]).names)
+    given: dict[str, Callable[[Any], Any]]
+    given = {"one": functools.partial(_named, known), "several": functools.partial(_several, known), "number": _number}
 
     def read(record: dict[str, Any]) -> Labelled:
-        given = float(record[label]) if is_number else _named(known, record[label])
-        if isinstance(given, float) and not math.isfinite(given):
-            raise _NoLabel(given)
-        return Labelled(_text(record[first]), given, *(_text(record[one]) for one in second))
+        return Labelled(_text(record[first]), given[form](record[label]), *(_text(record[one]) for one in second))
 
-    return _Reader(features, known, read)
+    return _Reader(features, known, read, form)
+
+
+def _form(feature: Any, names: tuple[str, ...]) -> str:
+    """Whether a label is one of the names, several of them, or a number."""
+    is_list = isinstance(feature, tfds.features.Sequence)
+    is_named = bool(names) or isinstance(feature.feature if is_list else feature, tfds.features.ClassLabel)
+    return ("several" if is_list else "one") if is_named else "number"
 
 
 def _tagged(features: tuple[str, ...], has: Mapping[str, Any], names: tuple[str, ...]) -> _Reader:
@@ -250,6 +265,16 @@ def _named(names: tuple[str, ...], number: Any) -> str:
     if not 0 <= int(number) < len(names):
         raise _NoLabel(int(number))
     return names[int(number)]
+
+
+def _several(names: tuple[str, ...], numbers: Any) -> tuple[str, ...]:
+    return tuple(_named(names, one) for one in numbers)
+
+
+def _number(value: Any) -> float:
+    if not math.isfinite(value):
+        raise _NoLabel(value)
+    return float(value)
 
 
 def _text(value: Any) -> str:

@@ -93,6 +93,8 @@ class Made(NamedTuple):
 
 
 Example = TypeVar("Example", Labelled, Tagged, Question, Pair)
+FORMS = {"one": "labelled texts", "several": "texts with several labels each", "number": "texts with numbers"}
+NUMBER = ("number",)  # what stands for names, where labels are numbers
 KINDS = {Labelled: "labelled texts", Tagged: "tagged words", Question: "questions", Pair: "pairs"}
 
 
@@ -103,7 +105,7 @@ class Corpus(Generic[Example]):
     Attributes:
         splits: 'train', 'validation', and what else is reported, each with its examples by number.
         fingerprint: a hash of all splits and of the names.
-        names: of labels or tags, in the order of their ids; () where there are none.
+        names: of labels or tags, in the order of their ids; `NUMBER` where labels are numbers, () where there are none.
         counted: what was left out, or is worth telling, by a sentence's end: {'examples without words': 1}.
         varied: gives a training example anew from 64 random bits; None where each stays as it is.
         by_place: the overlap of splits whose texts are too many to compare; None where they are not.

@@ -69,7 +69,7 @@ def test_forms_of_labels(suffix, tmp_path) -> None:
     found = labels(tmp_path, "several", [["a", "b"], [], ["c"]], suffix)
     assert (found.names, [one.label for one in found.splits["train"]]) == (("a", "b", "c"), [("a", "b"), (), ("c",)])
     found = labels(tmp_path, "number", [1, 2.5, -3], suffix)
-    assert (found.names, [one.label for one in found.splits["train"]]) == ((), [1.0, 2.5, -3.0])
+    assert (found.names, [one.label for one in found.splits["train"]]) == (("number",), [1.0, 2.5, -3.0])
     found = labels(tmp_path, "one", ["b"], suffix, names=("c", "b"))
     assert found.names == ("c", "b")
 
@@ -99,6 +99,11 @@ BAD = [
     (Labelled, "several", '{"text": "t", "label": "a"}', ":1: its label 'a' is no list of names"),
     (Labelled, "number", '{"text": "t", "label": "a"}', ":1: its label 'a' is no number: "),
     (Labelled, "number", '{"text": "t", "label": true}', ":1: its label True is no number: "),
+    (Labelled, "number", '{"text": "t", "label": "nan"}', ":1: its label 'nan' is no number: "),
+    (Labelled, "number", '{"text": "t", "label": NaN}', ":1 is no JSON (NaN is not JSON): "),
+    (Labelled, "number", '{"text": "t", "label": null}', ":1 has no label: add one"),
+    (Labelled, "several", '{"text": "t", "label": null}', ":1 has no label: add one"),
+    (Labelled, "several", '{"text": "t", "label": []}\n' * 2 + '{"text": "u", "label": []}', "has a label: add some."),
     (Labelled, "one", '{"text": "t"', ":1 is no JSON ("),
     (Labelled, "one", '["t"]', ":1 is no object of columns, {...}: "),
     (Tagged, "one", '{"words": ["a", "b"], "tags": ["O"]}', ":1: it has 2 words and 1 tags: "),

@@ -14,6 +14,9 @@ Record = dict[str, Any]
 SPLITS = {"train": "train", "validation": "validation"}
 
 
+SEVERAL = tfds.features.Sequence(tfds.features.ClassLabel(names=["joy", "fear", "awe"]))
+
+
 def opened(kind: type, name: str, records: list[Record], folder, **given: Any) -> Corpus:
     with tfds.testing.mock_data(as_data_source_fn=lambda self, split, **_: records):
         found = public_examples(kind, name, folder, SPLITS, **given)
@@ -48,7 +51,9 @@ def test_labels_have_the_names_that_the_builder_gives(name, tmp_path) -> None:
 
 def test_numbers_tags_questions_and_pairs(tmp_path) -> None:
     record = {"sentence1": b"a", "sentence2": b"b", "label": np.float32(2.5), "idx": 0}
-    assert list(opened(Labelled, "glue/stsb", [record], tmp_path).splits["train"]) == [Labelled("a", 2.5, "b")]
+    assert list(opened(Labelled, "glue/stsb", [record], tmp_path, form="number").splits["train"]) == [
+        Labelled("a", 2.5, "b")
+    ]
     tags = {"tokens": [b"U.N.", b"in", b"New", b"York"], "ner": [3, 0, 5, 6], "pos": [0] * 4, "chunks": [0] * 4}
     found = opened(Tagged, "conll2003", [tags, {name: [] for name in tags}], tmp_path)
     assert found.names == ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC")
@@ -72,6 +77,7 @@ def test_numbers_tags_questions_and_pairs(tmp_path) -> None:
         assert list(turned.splits["train"]) == [Pair("size", "Größe")]
 
 
+STSB = {"sentence1": b"a", "sentence2": b"b", "idx": 0}
 SST2 = {"sentence": b"a", "label": 0, "idx": 0}
 IOB1 = {"tokens": [b"a", b"b"], "ner": [0, 2], "pos": [0, 0], "chunks": [0, 0]}
 MISPLACED = {"question": b"q", "context": b"abc", "answers": {"text": [b"c"], "answer_start": [1]}}
@@ -88,6 +94,7 @@ BAD = [
         SST2 | {"label": 2},
         "the label 2, which is none of negative, positive (test splits often ",
     ),
+    (Labelled, "glue/stsb", STSB | {"label": np.float32("nan")}, "has the label nan, which is none of the numbers"),
     (
         Labelled,
         "glue/sst2",
@@ -108,7 +115,7 @@ BAD = [
 @pytest.mark.parametrize(("kind", "name", "record", "sentence"), BAD)
 def test_bad_records_are_one_sentence(kind, name, record, sentence, tmp_path) -> None:
     with pytest.raises(UserError) as caught:
-        opened(kind, name, [record] * 3, tmp_path)
+        opened(kind, name, [record] * 3, tmp_path, form="number" if name == "glue/stsb" else "one")
     assert sentence in str(caught.value)
 
 
@@ -132,7 +139,9 @@ class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     text = tfds.features.Text()
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("conll", "squad", "wmt", "glue", "stsb")]
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=name) for name in ("conll", "squad", "wmt", "glue", "stsb", "moods")
+    ]
     FEATURES: dict[str, Any] = {
         "conll": tfds.features.FeaturesDict(
             {
@@ -150,6 +159,7 @@ class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         "wmt": tfds.features.Translation(("de", "en")),
         "glue": tfds.features.FeaturesDict({"sentence": text, "label": tfds.features.ClassLabel(names=["no", "yes"])}),
         "stsb": tfds.features.FeaturesDict({"sentence1": text, "sentence2": text, "label": np.float32}),
+        "moods": tfds.features.FeaturesDict({"text": text, "label": SEVERAL}),
     }
     RECORDS: dict[str, list[Record]] = {
         "conll": [{"tokens": ["ß", "b"], "ner": ["B-X", "I-X"]}, {"tokens": [], "ner": []}],
@@ -160,6 +170,7 @@ class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         "wmt": [{"de": "Größe", "en": "size"}],
         "glue": [{"sentence": "ß", "label": "yes"}],
         "stsb": [{"sentence1": "ß", "sentence2": "b", "label": 2.5}],
+        "moods": [{"text": "ß", "label": ["awe", "joy"]}, {"text": "b", "label": []}],
     }
 
     def _info(self):
@@ -178,7 +189,9 @@ WRITTEN = {
     "wmt": (Pair, [Pair("Größe", "size")]),
     "glue": (Labelled, [Labelled("ß", "yes")]),
     "stsb": (Labelled, [Labelled("ß", 2.5, "b")]),
+    "moods": (Labelled, [Labelled("ß", ("awe", "joy")), Labelled("b", ())]),
 }
+FORM = {"stsb": "number", "moods": "several"}
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -186,11 +199,19 @@ def test_records_that_tfds_itself_wrote(name, tmp_path) -> None:
     with quiet():
         Prepared(config=name, data_dir=tmp_path, file_format="array_record").download_and_prepare()
     kind, expected = WRITTEN[name]
-    found = public_examples(kind, f"prepared/{name}", tmp_path, SPLITS)
+    form = FORM.get(name, "one")
+    found = public_examples(kind, f"prepared/{name}", tmp_path, SPLITS, form=form)
+    assert found.names == {"stsb": ("number",), "moods": ("joy", "fear", "awe")}.get(name, found.names)
+    if kind is Labelled:
+        other = "several" if form == "number" else "number"
+        with pytest.raises(
+            UserError, match=r"has .* and the task takes .*: change --config.data.name or --config.task"
+        ):
+            public_examples(kind, f"prepared/{name}", tmp_path, SPLITS, form=other)
     for split in SPLITS:
         assert list(found.splits[split]) == expected
         assert found.splits[split][-1] == expected[-1]
     assert (found.overlap().shared, found.overlap().validation) == (0, len(Prepared.RECORDS[name]))
     assert list(found.counted.values()) == ([1, 1] if name == "conll" else [])
     with pytest.raises(UserError, match="has no split 'dev', it has train, validation "):
-        public_examples(kind, f"prepared/{name}", tmp_path, SPLITS | {"validation": "dev"})
+        public_examples(kind, f"prepared/{name}", tmp_path, SPLITS | {"validation": "dev"}, form=form)
