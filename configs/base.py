@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     data, optimizer, train, mesh = config.data, config.optimizer, config.train, config.mesh
 
     config.family = "gpt"  # gpt or bert: the kind of model (model/families.py), which has keys of its own, config.model
-    config.task = "language_model"  # language_model, masked_lm, classification or tagging: what is learned
+    config.task = "language_model"  # what is learned: language_model, masked_lm, classification, tagging, span_qa, ...
 
     data.name = "python_stdlib"  # a TFDS text dataset
     data.path = ""  # glob of one's own text files, such as folder/*.txt, instead of data.name

@@ -57,6 +57,19 @@ def roles(config: ConfigDict) -> None:
     train.steps, train.evaluate_every, train.checkpoint_every = 1000, 250, 500
 
 
+def spans(config: ConfigDict) -> None:
+    """What is the default of an argument? An answer within the header of a function of the standard library.
+
+    .venv/bin/python -m launch.train --config=configs/bert.py:spans --workdir=runs/spans
+    """
+    mlm(config)
+    config.task, config.data.name = "span_qa", "questions"
+    model, data, train = config.model, config.data, config.train
+    model.num_heads, model.types = 4, 2
+    data.vocab_size, data.batch_size, data.length = 2048, 32, 112
+    train.steps, train.evaluate_every, train.checkpoint_every = 500, 100, 250
+
+
 def bert_base(config: ConfigDict) -> None:
     """BERT base, uncased, for masked tokens (Devlin et al. 2019, section 3): 109,514,298 parameters, T=512. Without the
     pooler and next sentences, and with heed's first values and optimizer. Not yet run.
@@ -90,7 +103,7 @@ def _published(config: ConfigDict, layers: int, width: int, heads: int) -> None:
     train.evaluate_windows = 4096
 
 
-VARIANTS = {"mlm": mlm, "packages": packages, "roles": roles, "base": bert_base, "large": large}
+VARIANTS = {"mlm": mlm, "packages": packages, "roles": roles, "spans": spans, "base": bert_base, "large": large}
 
 
 def get_config(variant: str = "mlm") -> ConfigDict:

@@ -9,7 +9,7 @@ from eval.baselines.masked import known_neighbours
 from eval.baselines.text import known_baselines
 from eval.evaluator import Evaluator
 from eval.likelihood import Likelihood
-from eval.scored import Classes, Numbers, Several, Tags
+from eval.scored import Classes, Numbers, Several, Spans, Tags
 from train.tasks.base import Task
 
 
@@ -55,6 +55,13 @@ MEASURED: dict[str, Measured] = {
     ),
     "regression": Measured((Numbers,), "val/mse", "mean squared error of the numbers", True, _examples("mse")),
     "tagging": Measured((Tags,), "val/f1", "F1 of entities, strict IOB2", False, _examples("f1")),
+    "span_qa": Measured(
+        (Spans,),
+        "val/exact_match",
+        "share of the questions that are answered letter by letter",
+        False,
+        _examples("exact_match"),
+    ),
 }
 
 

@@ -60,3 +60,22 @@ class Numbers(Scored):
     """Of numbers."""
 
     NAMES: ClassVar[tuple[str, ...]] = ("val/loss", "val/mse", "val/pearson", "val/spearman")
+
+
+class Spans(Scored):
+    """Of answers that stand in a text, and which of them no row holds."""
+
+    NAMES: ClassVar[tuple[str, ...]] = (
+        "val/loss",
+        "val/exact_match",
+        "val/wrong_place",
+        "val/squad_exact_match",
+        "val/squad_f1",
+        "val/cut",
+    )
+
+    def values(self, totals: Any) -> Iterator[tuple[str, Any]]:
+        """Yields what `Scored` does, and val/cut: the share of the questions whose answer is cut off their row."""
+        yield from super().values(totals)
+        cut, count = totals["sums"]["cut"]
+        yield "val/cut", cut / count

@@ -21,7 +21,11 @@ BASELINES: dict[type, dict[str, Rule]] = {
         "naive_bayes": labels.naive_bayes,
     },
     Tagged: {"commonest_tag": tags.commonest_tag},
-    Question: {"first_default": spans.first_default, "commonest_default": spans.commonest_default},
+    Question: {
+        "first_default": spans.first_default,
+        "commonest_default": spans.commonest_default,
+        "commonest_answer": spans.commonest_answer,
+    },
     Pair: {"copy": pairs.copy, "dictionary": pairs.dictionary},
 }
 MAX_TRAIN = 100_000  # examples that a rule learns from: the first ones

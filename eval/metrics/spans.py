@@ -4,20 +4,12 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from train.data.examples import Question
+from train.data.examples import Answer, Question
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-class Answer(NamedTuple):
-    """What is answered: the text, and where it begins in the context; '' and -1 for no answer."""
-
-    text: str
-    start: int = -1
 
 
 def span_scores(predicted: Sequence[Answer], examples: Sequence[Question]) -> dict[str, float]:
@@ -71,25 +63,3 @@ def _f1(given: list[str], gold: list[str]) -> float:
     if not given or not gold:
         return float(given == gold)
     return 2 * (Counter(given) & Counter(gold)).total() / (len(given) + len(gold))
-
-
-def with_threshold(predicted: Sequence[Answer], no_answer_N: np.ndarray, threshold: float) -> list[Answer]:
-    """Returns the answers, with none in place of those whose score for no answer is above the threshold."""
-    return [
-        Answer("") if score > threshold else one for one, score in zip(predicted, no_answer_N.tolist(), strict=True)
-    ]
-
-
-def best_threshold(predicted: Sequence[Answer], no_answer_N: np.ndarray, examples: Sequence[Question]) -> float:
-    """Returns the threshold of `with_threshold` that gives these examples the highest F1, the lowest such.
-
-    It belongs to these examples: others are to be scored with it as it is. -inf gives no answer at all, the highest
-    score keeps them all.
-    """
-    answered_N = np.array([f1(given.text, one.answers) for given, one in zip(predicted, examples, strict=True)])
-    none_N = np.array([f1("", one.answers) for one in examples])
-    thresholds, group_N = np.unique(no_answer_N, return_inverse=True)
-    # From one threshold to the next, those that have the score between are answered.
-    gains = np.bincount(group_N, answered_N - none_N, len(thresholds))
-    totals = np.concatenate([[0.0], np.cumsum(gains)])
-    return float([-np.inf, *thresholds][int(totals.argmax())])

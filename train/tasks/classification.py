@@ -114,8 +114,7 @@ class Classification(Task):
 
         def loss(params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> Sums:
             logits = self._logits(graphdef, params, batch, dropout_keys_B)
-            found = self.judged(logits, batch["labels"], train.label_smoothing)
-            return {name: (jnp.sum(x * batch["weights"]), jnp.sum(batch["weights"])) for name, x in found.items()}
+            return self.summed(self.judged(logits, batch["labels"], train.label_smoothing), batch)
 
         return loss
 
@@ -123,9 +122,9 @@ class Classification(Task):
         """The `loss` with its count, and the likeliest answer of each row, `answers`."""
 
         def sums(params: Params, batch: Batch) -> Any:
-            logits, weights = self._logits(graphdef, params, batch, None), batch["weights"]
-            total = jnp.sum(self.judged(logits, batch["labels"])["loss"] * weights), jnp.sum(weights)
-            return {"sums": {"loss": total}, "answers": self.likeliest(logits)}
+            logits = self._logits(graphdef, params, batch, None)
+            loss = {"loss": self.judged(logits, batch["labels"])["loss"]}
+            return {"sums": self.summed(loss, batch), "answers": self.likeliest(logits)}
 
         return sums
 
@@ -136,6 +135,11 @@ class Classification(Task):
     def likeliest(self, logits: jax.Array) -> jax.Array:
         """What is answered, as `predicted` of the rows takes it."""
         return jnp.argmax(logits, axis=-1)
+
+    def summed(self, found: dict[str, jax.Array], batch: Batch) -> Sums:
+        """The sums of what is told of each answer, by their weights."""
+        weights = batch["weights"]
+        return {name: (jnp.sum(x * weights), jnp.sum(weights)) for name, x in found.items()}
 
     def _logits(self, graphdef: nnx.GraphDef, params: Params, batch: Batch, keys_B: jax.Array | None) -> jax.Array:
         model = nnx.merge(graphdef, params)

@@ -9,6 +9,7 @@ from train.tasks.language_model import LanguageModel
 from train.tasks.masked_lm import MaskedLM
 from train.tasks.regression import Regression
 from train.tasks.several_labels import SeveralLabels
+from train.tasks.span_qa import SpanQA
 from train.tasks.tagging import Tagging
 
 TASKS: dict[str, type[Task]] = {
@@ -18,6 +19,7 @@ TASKS: dict[str, type[Task]] = {
     "several_labels": SeveralLabels,
     "regression": Regression,
     "tagging": Tagging,
+    "span_qa": SpanQA,
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 from eval.baselines import BASELINES, example_baselines, keeping, known_example_baselines
 from eval.baselines.labels import STRENGTH, majority, majority_by_label, naive_bayes
 from eval.baselines.pairs import copy, dictionary
-from eval.baselines.spans import commonest_default, first_default
+from eval.baselines.spans import commonest_answer, commonest_default, first_default
 from eval.baselines.tags import commonest_tag
 from eval.metrics import Answer, scores
 from train.data.examples import Labelled, Pair, Question, Tagged
@@ -73,6 +73,12 @@ def test_defaults() -> None:
     assert first_default([], [Question("who?", "it is I", ("I",), (6,))]) == []
 
 
+def test_the_commonest_answer_of_any_question() -> None:
+    train = [Question("?", "b a b", answers, (0,) * len(answers)) for answers in (("b",), ("a",), ("b", "b a"), ())]
+    asked = [Question("?", context) for context in ("a then b, b", "say a", "c")]
+    assert commonest_answer(train, asked) == [Answer("b", 7), Answer("a", 1), Answer("")]
+
+
 def test_pairs() -> None:
     train = [Pair("one two", "eins zwei"), Pair("two three", "zwei drei"), Pair("one three", "eins drei")]
     asked = [Pair("three one four", "drei eins vier")]
@@ -119,7 +125,8 @@ def test_none_looks_at_the_answers(kind: type) -> None:
 
 def test_rules_for_other_examples_are_left_out() -> None:
     prose = [Question("who?", "it is I", ("I",), (6,))]
-    assert example_baselines(SimpleNamespace(splits={"train": prose, "validation": prose})) == {}
+    found = example_baselines(SimpleNamespace(splits={"train": prose, "validation": prose}))
+    assert {name.partition("/")[0] for name in found} == {"commonest_answer"}
     numbers = [Labelled("a", 1.0), Labelled("b", 2.0)]
     found = example_baselines(SimpleNamespace(splits={"train": numbers, "validation": numbers}))
     assert found == {"majority/mse": 0.25}  # one and the same number correlates with nothing

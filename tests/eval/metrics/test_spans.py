@@ -1,16 +1,14 @@
 """Scores of answers, by hand and against SQuAD's rules written another way."""
 
-import math
 import re
 import string
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.metrics import Answer
-from eval.metrics.spans import best_threshold, exact_match, f1, normalised, span_scores, with_threshold
+from eval.metrics.spans import exact_match, f1, normalised, span_scores
 from train.data.examples import Question
 
 
@@ -94,24 +92,3 @@ def test_the_first_and_the_last_word_are_answers() -> None:
     example = Question("q", "one two", ("one",), (0,)), Question("q", "one two", ("two",), (4,))
     found = span_scores([Answer("one", 0), Answer("two", 4)], example)
     assert (found["exact_match"], found["wrong_place"]) == (1.0, 0.0)
-
-
-def test_the_threshold_is_the_best_of_all(caplog: pytest.LogCaptureFixture) -> None:
-    rng = np.random.default_rng(11)
-    for _ in range(20):
-        examples = [
-            Question("q", "x y", ("x",), (0,)) if rng.random() < 0.5 else Question("q", "x y") for _ in range(13)
-        ]
-        predicted = [Answer(*[("x", 0), ("y", 2), ("", -1)][rng.integers(3)]) for _ in examples]
-        scores_N = rng.integers(0, 5, 13) / 4
-        tried = {
-            threshold: span_scores(with_threshold(predicted, scores_N, threshold), examples)["squad_f1"]
-            for threshold in (-math.inf, *sorted(set(scores_N.tolist())))
-        }
-        best = best_threshold(predicted, scores_N, examples)
-        assert tried[best] == pytest.approx(max(tried.values()))
-        assert best == min(t for t, value in tried.items() if value == pytest.approx(max(tried.values())))
-
-
-def test_a_score_at_the_threshold_is_answered() -> None:
-    assert with_threshold([Answer("x", 0)] * 2, np.array([1.0, 1.5]), 1.0) == [Answer("x", 0), Answer("")]

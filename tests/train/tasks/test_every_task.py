@@ -38,6 +38,14 @@ def keys_of(task: str, folder: Path) -> dict[str, Any]:
         lines = [{"words": ["x", f"w{n}", "y"], "tags": ["O", "B-X", "O"]} for n in range(60)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         keys |= {"data.path": f"{folder}/rows.jsonl", "data.length": 16}
+    if task == "span_qa":
+        rows = [
+            {"question": f"which {name}?", "context": f"x={n} y={90 - n}", "answers": [str(value)], "starts": [start]}
+            for n in range(10, 40)
+            for name, value, start in (("x", n, 2), ("y", 90 - n, 7))
+        ]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        keys |= {"data.path": f"{folder}/rows.jsonl", "data.length": 24}
     labels: dict[str, Callable[[int], Any]] = {
         "classification": lambda n: f"kind {n % 3}",
         "several_labels": lambda n: [f"kind {n % 3}", f"sort {n % 2}"][: n % 3],
@@ -85,7 +93,7 @@ def test_a_population_learns_as_its_seeds(task: str, tmp_path: Path) -> None:
         assert both["val/loss"][seed] == pytest.approx(own["val/loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bert:mlm", "bert:packages", "bert:roles"])
+@pytest.mark.parametrize("name", ["bert:mlm", "bert:packages", "bert:roles", "bert:spans"])
 def test_a_committed_config_begins(name: str, tmp_path: Path) -> None:
     keys = {"train.steps": 2, "train.evaluate_windows": 16, "optimizer.warmup_steps": 1}
     argv = [f"--config={name}", *words(tmp_path / "run", keys)[1:]]

@@ -4,10 +4,11 @@ from train.data.examples.embedded import EMBEDDED, embedded
 from train.data.examples.opening import open_corpus
 from train.data.examples.own import own_examples
 from train.data.examples.public import public_examples
-from train.data.examples.types import Corpus, Labelled, Pair, Question, Tagged
+from train.data.examples.types import Answer, Corpus, Labelled, Pair, Question, Tagged
 
 __all__ = [
     "EMBEDDED",
+    "Answer",
     "Corpus",
     "Labelled",
     "Pair",

@@ -1,7 +1,7 @@
 """Examples as a data set of a run: a corpus by its name in a config, and a tokenizer of its texts."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -40,10 +40,13 @@ def open_examples(
     *,
     marks: Sequence[str] = (),
     form: str = "one",
+    spelled: Callable[[Any], Iterable[str]] = asked,
     allow_overlap: bool = False,
     while_waiting: Callable[[], object] = lambda: None,
 ) -> ExampleData:
     """Returns the examples of this kind that `config.data` names, and their tokenizer; see `train.data.open_data`.
+
+    `spelled` gives the texts of an example that a tokenizer is trained on.
 
     Raises:
         UserError: a value cannot be used, the examples cannot be had or are of another kind, or validation is learned
@@ -54,8 +57,10 @@ def open_examples(
     if tokenizer is None:
         tokenizer = ByteTokenizer()
         if config.tokenizer == "bpe":
-            texts = (text for one in corpus.splits["train"] for text in asked(one) if text)
+            texts = (text for one in corpus.splits["train"] for text in spelled(one) if text)
             cache = data_folder(config.dir) / "heed"
-            tokenizer = cached_bpe(texts, config.vocab_size, corpus.fingerprint, cache, while_waiting)
+            tokenizer = cached_bpe(
+                texts, config.vocab_size, spelled.__name__ + corpus.fingerprint, cache, while_waiting
+            )
         tokenizer = tokenizer.with_marks(marks)
     return ExampleData(corpus, tokenizer, config.length)

@@ -52,20 +52,22 @@ class ExampleRows:
         raise NotImplementedError
 
     def joined(self, parts: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-        """Returns `start first separator`, with `second separator` behind it where there is one, for each row of texts.
+        """Returns rows of one or two texts each, as `laid`."""
+        ids = iter(self._tokenizer.encode_batch([text for row in parts for text in row]))
+        return self.laid([[next(ids) for _ in row] for row in parts])
+
+    def laid(self, parts: Sequence[Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+        """Returns `start first separator`, with `second separator` behind it where there is one, for each row of ids.
 
         What is too long is cut: of two texts the longer one, piece by piece. int32 tokens, types (0 or 1), segment_ids
         and positions, and bool valid, all (B, T).
         """
-        marks, texts = self._tokenizer.marks, [text for row in parts for text in row]
-        ids = iter(self._tokenizer.encode_batch(texts))
-        B, T = len(parts), self.length
+        marks, (B, T) = self._tokenizer.marks, (len(parts), self.length)
         found = {name: np.zeros((B, T), np.int32) for name in ("tokens", "types", "positions")}
         valid_BT = np.zeros((B, T), bool)
-        for row, texts_of_row in enumerate(parts):
-            cut = _cut([next(ids) for _ in texts_of_row], T - 1 - len(texts_of_row))
+        for row, texts in enumerate(parts):
             tokens, types = [marks["start"]], [0]
-            for number, one in enumerate(cut):
+            for number, one in enumerate(_cut(texts, T - 1 - len(texts))):
                 tokens += [*one.tolist(), marks["separator"]]
                 types += [number] * (len(one) + 1)
             found["tokens"][row, : len(tokens)], found["types"][row, : len(types)] = tokens, types

@@ -1,6 +1,7 @@
 """What an example is, for each kind of task, and a corpus: examples by number, in splits, with a fingerprint."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,6 +74,13 @@ class Question:
         return ""
 
 
+class Answer(NamedTuple):
+    """What is answered to a question: the text, and where it begins in the context; '' and -1 for no answer."""
+
+    text: str
+    start: int = -1
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """A text and what becomes of it."""
@@ -117,6 +125,11 @@ class Corpus(Generic[Example]):
     counted: Mapping[str, int] = dataclasses.field(default_factory=dict)
     varied: Callable[[Example, int], Example] | None = None
     by_place: Overlap | None = None
+
+    @functools.cached_property
+    def some_unanswered(self) -> bool:
+        """Whether 'train' has questions without an answer."""
+        return any(isinstance(one, Question) and not one.answers for one in self.splits["train"])
 
     def overlap(self) -> Overlap:
         """Returns how many examples of 'validation' 'train' holds too, whatever is to be learned of them."""
