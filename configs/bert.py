@@ -71,8 +71,9 @@ def spans(config: ConfigDict) -> None:
 
 
 def bert_base(config: ConfigDict) -> None:
-    """BERT base, uncased, for masked tokens (Devlin et al. 2019, section 3): 109,514,298 parameters, T=512. Without the
-    pooler and next sentences, and with heed's first values and optimizer. Not yet run.
+    """BERT base, uncased, for masked tokens (Devlin et al. 2019, section 3): 109,514,298 parameters, T=512. With heed's
+    first values and optimizer, and without the pooler and next sentences, which --config.task=next_sentence
+    --config.data.vocab_size=30519 adds: 110,106,428 parameters. Not yet run.
 
     .venv/bin/python -m launch.train --config=configs/bert.py:base --workdir=runs/bert_base \\
       --config.data.name=wikipedia --config.data.validation_split='train[99%:]' --config.data.train_split='train[:99%]'

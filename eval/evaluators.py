@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from eval.accuracy import Accuracy
+from eval.accuracy import Accuracy, Pairs
 from eval.baselines.examples import known_example_baselines
 from eval.baselines.masked import known_neighbours
 from eval.baselines.text import known_baselines
@@ -46,6 +46,9 @@ MEASURED: dict[str, Measured] = {
     ),
     "masked_lm": Measured(
         (Accuracy,), "val/accuracy", "share of the masked tokens that are told", False, known_neighbours
+    ),
+    "next_sentence": Measured(
+        (Pairs,), "val/accuracy", "share of the masked tokens that are told", False, known_neighbours
     ),
     "classification": Measured(
         (Classes,), "val/accuracy", "share of the texts whose class is told", False, _examples("accuracy")

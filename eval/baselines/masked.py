@@ -37,7 +37,7 @@ class Neighbours:
 
         A place at the border of its row has no neighbour there. What was masked or replaced in the input is seen so.
         """
-        ids_BT = np.asarray(inputs_BT, np.int64)
+        ids_BT = np.where(np.asarray(inputs_BT) < self._vocab_size, inputs_BT, -1)  # a mark was never seen beside any
         none = np.full((len(ids_BT), 1), -1)
         left_BT, right_BT = np.hstack([none, ids_BT[:, :-1]]), np.hstack([ids_BT[:, 1:], none])
         commonest_BT = np.full(ids_BT.shape, self._commonest)

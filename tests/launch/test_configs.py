@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from ml_collections import ConfigDict
 
 from configs import base
 from launch import cli, train
@@ -79,12 +80,24 @@ def test_every_published_shape_is_counted() -> None:
     assert {name for name, one in variants.items() if one.__module__ == "configs.published"} == PARAMETERS.keys()
 
 
-@pytest.mark.parametrize(("file", "name", "count"), COUNTED)
-def test_a_published_shape_has_the_published_number_of_parameters(file: str, name: str, count: int) -> None:
-    config = load(f"{file}:{name}")
+def counted(config: ConfigDict) -> int:
     model_config = make_model_config(config, make_task(config).vocab_size(config))
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == count
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def test_bert_with_next_sentences_has_the_published_number_of_parameters() -> None:
+    keys = {"task": "next_sentence", "data.vocab_size": 30519}
+    assert counted(load("bert:base", **keys)) == 110_106_428
+    assert "--config.task=next_sentence --config.data.vocab_size=30519 adds: 110,106,428" in " ".join(
+        STORIES["configs/bert.py:base"].split()
+    )
+    assert counted(load("bert:large", **keys)) == 336_226_108
+
+
+@pytest.mark.parametrize(("file", "name", "count"), COUNTED)
+def test_a_published_shape_has_the_published_number_of_parameters(file: str, name: str, count: int) -> None:
+    assert counted(load(f"{file}:{name}")) == count
     assert f"{count:,} parameters" in STORIES[f"configs/{file}.py:{name}"].replace("\n", " ")
 
 

@@ -89,6 +89,10 @@ class Data:
         """Returns the tokens `E d1 E d2 E ...` of 'train' or 'validation'."""
         return self._tokens(split).stream
 
+    def token_offsets(self, split: str) -> np.ndarray:
+        """Returns where each document begins in `tokens(split)`, and at last its length: int64, documents + 1."""
+        return self._tokens(split).token_offsets
+
     def documents(self, split: str) -> Iterator[str]:
         """Yields the documents of 'train' or 'validation' in their order."""
         return self._source.documents(self._splits[split])

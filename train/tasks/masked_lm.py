@@ -75,7 +75,8 @@ class MaskedLM(Task):
 
 
 class MaskedRows:
-    """Windows in whose place of `tokens` some are masked; `targets` are what stood there, and `weights` 1 at these.
+    """Windows, or other rows of text, of whose `tokens` some are masked; `targets` are what stood there, and `weights`
+    1 at these.
 
     Of the n tokens of a row that stand for text, max(1, round(share n)) are chosen; ends of documents never are. Of
     whole words, in the order drawn, one that would make more is passed over. Each chosen place by itself then holds the
@@ -99,7 +100,7 @@ class MaskedRows:
     def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns many rows, as (B, T) arrays."""
         indices_B = np.asarray(indices, np.int64)
-        rows = self._windows.rows(indices_B)
+        rows = self._windows.rows(indices_B, draws)
         tokens_BT, (B, T) = rows["tokens"], rows["tokens"].shape
         bits_B = mixed(indices_B.astype(np.uint64) + _OF_EVALUATION) if draws is None else draws
         bits_3BT = mixed(bits_B[:, None] + np.arange(3 * T, dtype=np.uint64)).reshape(B, 3, T).swapaxes(0, 1)

@@ -7,6 +7,7 @@ from train.tasks.base import Task
 from train.tasks.classification import Classification
 from train.tasks.language_model import LanguageModel
 from train.tasks.masked_lm import MaskedLM
+from train.tasks.next_sentence import NextSentence
 from train.tasks.regression import Regression
 from train.tasks.several_labels import SeveralLabels
 from train.tasks.span_qa import SpanQA
@@ -15,6 +16,7 @@ from train.tasks.tagging import Tagging
 TASKS: dict[str, type[Task]] = {
     "language_model": LanguageModel,
     "masked_lm": MaskedLM,
+    "next_sentence": NextSentence,
     "classification": Classification,
     "several_labels": SeveralLabels,
     "regression": Regression,

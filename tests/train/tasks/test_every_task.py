@@ -34,6 +34,8 @@ def keys_of(task: str, folder: Path) -> dict[str, Any]:
     keys = write_text(folder) | {"family": family, "task": task, "data.batch_size": 16, "train.steps": 4}
     if task == "masked_lm":  # with the mask 264 tokens, which two devices can share
         keys |= {"data.tokenizer": "bpe", "data.vocab_size": 263}
+    if task == "next_sentence":  # with its three marks 264 as well
+        keys |= {"data.tokenizer": "bpe", "data.vocab_size": 261, "model.types": 2}
     if task == "tagging":
         lines = [{"words": ["x", f"w{n}", "y"], "tags": ["O", "B-X", "O"]} for n in range(60)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
