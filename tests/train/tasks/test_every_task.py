@@ -1,6 +1,7 @@
 """What holds of every task, with a family that can learn it: the same on every mesh, and after a stop, bit for bit."""
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 
 from eval.evaluators import MEASURED
-from launch import train
+from eval.runs import open_run
+from launch import evaluate, train
 from launch.ablate import ablate
 from launch.ablation.plan import make_plan
 from launch.configs import load
 from launch.train import fit
 from model.families import FAMILIES
 from tests.tiny import SIZES, call, words, write_text
+from train.run.files.json_files import dumps
 from train.tasks.table import TASKS
 
 MESHES: list[dict[str, int]] = [
@@ -93,6 +96,27 @@ def test_a_population_learns_as_its_seeds(task: str, tmp_path: Path) -> None:
     for seed in range(2):
         own = fit(load("base", **keys | {"train.seed": seed, "data.seed": seed}))[1][-1]
         assert both["val/loss"][seed] == pytest.approx(own["val/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_example_is_predicted_once_in_order(task: str, tmp_path: Path) -> None:
+    """Or the command says that the task has none; what is right is as often as the scores say."""
+    fit(load("base", **keys_of(task, tmp_path) | {"train.steps": 2}), f"{tmp_path}/run")
+    told = call(evaluate.main, [f"--workdir={tmp_path}/run"])
+    assert told.status == 0, told.err
+    run = open_run(tmp_path / "run")
+    rows, file = run.experiment.task.measured(run.data), tmp_path / f"run/predictions-{run.step}.jsonl"
+    if not hasattr(rows, "examples"):
+        assert told.out.splitlines()[-1] == f"predictions: none, as what {task} foretells are tokens of a text"
+        assert not file.exists()
+        return
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    own = [json.loads(dumps(dataclasses.asdict(one))) for one in rows.examples]
+    assert [{name: line[name] for name in one} for line, one in zip(lines, own, strict=True)] == own
+    values = dict(line.split() for line in told.out.splitlines() if line.startswith("  val/"))
+    score = next((name for name in ("val/accuracy", "val/exact_match") if name in values), None)
+    if score:
+        assert np.mean([line["right"] for line in lines]) == pytest.approx(float(values[score]), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["bert:mlm", "bert:packages", "bert:roles", "bert:spans"])
