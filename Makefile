@@ -6,7 +6,7 @@ RUN = .venv/bin/python -m
 COMPILE = .cache/uv/bin/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-emit-index-url \
   --custom-compile-command 'make lock'
 
-.PHONY: .venv quickstart test test-rest test-all lint format lock
+.PHONY: .venv quickstart scores test test-rest test-all lint format lock
 
 .venv: .venv/ready
 
@@ -28,6 +28,15 @@ COMPILE = .cache/uv/bin/uv pip compile --quiet --no-config --universal --upgrade
 
 quickstart: .venv
 	$(RUN) launch.train --config=configs/gpt.py:quickstart --workdir=runs/quickstart
+
+# The figures that configs tell of themselves, by hand: each is trained in full, then scored beside its baselines. A run that
+# was stopped goes on. make scores SCORED=bert:roles: one of them.
+SCORED ?= bert:mlm bert:mlm_long bert:roles
+scores: .venv
+	@set -e; for one in $(SCORED); do \
+	  $(RUN) launch.train --config=configs/$${one%:*}.py:$${one#*:} --workdir=runs/scores/$${one%:*}/$${one#*:}; \
+	  $(RUN) launch.evaluate --workdir=runs/scores/$${one%:*}/$${one#*:}; \
+	done
 
 # One case of each kind, for a developer who runs it ten times a day; what takes long is in test-rest; test-all is both.
 test: TIER = -m 'not rest'

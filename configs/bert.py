@@ -29,6 +29,18 @@ def mlm(config: ConfigDict) -> None:
     config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = 1000, 250, 250
 
 
+def mlm_long(config: ConfigDict) -> None:
+    """As `mlm`, four times as long: 8.2M tokens.
+
+    .venv/bin/python -m launch.train --config=configs/bert.py:mlm_long --workdir=runs/mlm_long
+
+    Two cores of an AMD EPYC, jax 0.10.2, 2026-11-26: .580 of the masked tokens are told, after 15 minutes (computed
+    from the 4 minutes of `mlm`; between both neighbours .384, on the same rows).
+    """
+    mlm(config)
+    config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = 4000, 1000, 500
+
+
 def packages(config: ConfigDict) -> None:
     """Which package of the standard library is a snippet from? 0.7M parameters.
 
@@ -44,17 +56,20 @@ def packages(config: ConfigDict) -> None:
 
 
 def roles(config: ConfigDict) -> None:
-    """Which role has a name of source code: function, class, parameter, attribute, module, local or called? 0.9M
-    parameters.
+    """Which role has a name of source code: function, class, parameter, attribute, module, local or called? 1.6M
+    parameters, 3.1M tokens.
 
     .venv/bin/python -m launch.train --config=configs/bert.py:roles --workdir=runs/roles
+
+    Two cores of an AMD EPYC, jax 0.10.2, 2026-11-26: entity F1 .957, .984 of the tags right, after 4 minutes (computed
+    from 16.4k tokens/s; the commonest tag of a word: .650 and .860, on the same rows). Words beyond the length count as
+    errors: .2 % of them.
     """
     mlm(config)
     config.task, config.data.name = "tagging", "roles"
-    model, data, train = config.model, config.data, config.train
-    model.num_layers, model.dropout = 4, 0.1
-    data.vocab_size, data.batch_size, data.length = 2048, 32, 160
-    train.steps, train.evaluate_every, train.checkpoint_every = 1000, 250, 500
+    config.model.num_layers = 3
+    config.data.vocab_size, config.data.length = 8192, 160  # nearly every word in one piece or two, and 64 of them
+    config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = 1200, 400, 400
 
 
 def spans(config: ConfigDict) -> None:
@@ -104,7 +119,15 @@ def _published(config: ConfigDict, layers: int, width: int, heads: int) -> None:
     train.evaluate_windows = 4096
 
 
-VARIANTS = {"mlm": mlm, "packages": packages, "roles": roles, "spans": spans, "base": bert_base, "large": large}
+VARIANTS = {
+    "mlm": mlm,
+    "mlm_long": mlm_long,
+    "packages": packages,
+    "roles": roles,
+    "spans": spans,
+    "base": bert_base,
+    "large": large,
+}
 
 
 def get_config(variant: str = "mlm") -> ConfigDict:

@@ -74,6 +74,15 @@ def test_every_committed_config_parses_and_tells_its_story(name: str) -> None:
     assert not (written := re.search(r"--config=(\S+)", STORIES[name])) or written[1] == name
 
 
+def test_every_config_of_make_scores_tells_its_score() -> None:
+    """By hand all of them are trained: what they reached, beside what rules reach, stands in their stories."""
+    (named,) = re.findall(r"^SCORED \?= (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for name in named.split():
+        file, _, variant = name.partition(":")
+        story = " ".join(STORIES[f"configs/{file}.py:{variant}"].split())
+        assert re.search(r"jax [0-9.]+, 20[0-9]{2}-[0-9]{2}-[0-9]{2}: .*\.[0-9]+.* on the same rows", story), name
+
+
 def test_every_published_shape_is_counted() -> None:
     """Those of configs/published.py, and no others."""
     variants = importlib.import_module("configs.gpt").VARIANTS
