@@ -73,9 +73,14 @@ def roles(config: ConfigDict) -> None:
 
 
 def spans(config: ConfigDict) -> None:
-    """What is the default of an argument? An answer within the header of a function of the standard library.
+    """What is the default of an argument? An answer within the header of a function of the standard library: 1.1M
+    parameters, 16,000 questions with other names and places of arguments each time.
 
     .venv/bin/python -m launch.train --config=configs/bert.py:spans --workdir=runs/spans
+
+    AMD EPYC, jax 0.10.2, 2026-11-26: .937 of 395 questions are answered letter by letter, .023 of them by the same
+    letters at another place (the first default .511, the header's commonest one .575, the commonest answer .557, on
+    the same rows). It takes 4 minutes of one core; with `--config.train.steps=700` it is .962.
     """
     mlm(config)
     config.task, config.data.name = "span_qa", "questions"

@@ -39,10 +39,14 @@ class SpanRows(ExampleRows):
         self._may_be_none = data.corpus.some_unanswered
 
     def told(self) -> str:
-        """Returns how many there are, in words, and how many do not hold their answer."""
+        """Returns how many there are, in words, and how many are cut, of all their texts and before their answer."""
+        texts = [one for some in self._parts() for one in self._tokens([self._all[int(x)] for x in self._places[some]])]
+        long = sum(len(question.ids) + len(context.ids) > self.length - 3 for question, context in texts)
         held = int(sum(weights_B.sum() for weights_B in self.weights()))
-        cut = f", of which {len(self) - held} are cut before their answer ends" if held < len(self) else ""
-        return super().told() + cut
+        if not long:
+            return super().told()
+        cut = f"of which {long} are cut to {self.length} tokens, {len(self) - held} of them before their answer ends"
+        return f"{super().told()}, {cut}"
 
     def weights(self) -> Any:
         """Yields those of all rows, some at a time."""
