@@ -10,7 +10,7 @@ from matplotlib.font_manager import findfont, get_font
 
 from eval.generation import prompt_tokens
 from model.errors import UserError
-from model.families import Model
+from model.family import Model
 from train.data import Tokenizer
 from train.devices.placing import batch_ways, on_host
 

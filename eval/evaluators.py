@@ -9,7 +9,7 @@ from eval.baselines.masked import known_neighbours
 from eval.baselines.text import known_baselines
 from eval.evaluator import Evaluator
 from eval.likelihood import Likelihood
-from eval.scored import Classes, Numbers, Several, Spans, Tags
+from eval.scored import Classes, Numbers, Several, Spans, Tags, Texts
 from train.tasks.base import Task
 
 
@@ -57,6 +57,13 @@ MEASURED: dict[str, Measured] = {
         (Several,), "val/micro_f1", "F1 of labels, all of them together", False, _examples("micro_f1")
     ),
     "regression": Measured((Numbers,), "val/mse", "mean squared error of the numbers", True, _examples("mse")),
+    "translation": Measured(
+        (Texts,),
+        "val/exact_match",
+        "share of the texts that are written to the letter",
+        False,
+        _examples("exact_match"),
+    ),
     "tagging": Measured((Tags,), "val/f1", "F1 of entities, strict IOB2", False, _examples("f1")),
     "span_qa": Measured(
         (Spans,),

@@ -11,10 +11,9 @@ import numpy as np
 from flax import nnx
 
 from eval.sampling import Sampling
-from model.attention import parse_mask
 from model.attention.masks.looking import looks_ahead
 from model.errors import UserError
-from model.families import Model, Writer
+from model.family import Model
 from model.stack.caches import Caches
 from train.data import Tokenizer
 from train.devices.placing import batch_ways, on_host
@@ -181,16 +180,15 @@ def _advance(
 
 
 def _check(model: Model, tokenizer: Tokenizer) -> None:
-    if not isinstance(model, Writer):
+    if "next_token" not in model.config.HEADS:
         raise UserError("the model is of a kind that does not write; take a run of --config.task=language_model.")
     if model.config.vocab_size != tokenizer.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens and the model {model.config.vocab_size}"
         raise UserError(f"the tokenizer has {sizes}; take both from the same run.")
-    masks = model.config.cycles["mask"].map(parse_mask)
-    if any(looks_ahead(mask, model.config.max_length) for mask in masks.values):
-        raise UserError(
-            f"--config.model.mask={model.config.mask} looks ahead, so the model cannot write; train it with 'causal'."
-        )
+    for site in model.config.sites.values():
+        if any(looks_ahead(site.mask(place), model.config.max_length) for place in range(site.stack.unit)):
+            mask = f"--config.model.mask={model.config.mask}"
+            raise UserError(f"{mask} looks ahead, so the model cannot write; train it with 'causal'.")
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:

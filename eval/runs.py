@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from model import UserError
 from model.attention.cores.table import anywhere
-from model.families import Model
+from model.family import Model
 from train.data import Data, Tokenizer, tokenizer_of
 from train.experiment import Experiment, bind, make_experiment
 from train.run.checkpoints import Checkpoints
@@ -71,7 +71,9 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
     passport, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
     config = ConfigDict(config)
     config.update_from_flattened_dict(places)
-    config.model.core = anywhere(config.model.core)  # the machine that trained may have had another that is fastest
+    for key in config.model:
+        if key.rpartition("_")[2] == "core":  # the machine that trained may have had another that is fastest
+            config.model[key] = anywhere(config.model[key])
     tokenizer = tokenizer_of(state)
     experiment = _experiment(config, tokenizer.vocab_size, len(passport["data"].get("names", ())))
     found = None

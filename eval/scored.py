@@ -44,6 +44,12 @@ class Tags(Scored):
     NAMES: ClassVar[tuple[str, ...]] = ("val/loss", "val/precision", "val/recall", "val/f1", "val/tag_accuracy")
 
 
+class Texts(Scored):
+    """Of texts that the model writes by itself."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("val/loss", "val/exact_match", "val/bleu", "val/chrf")
+
+
 class Classes(Scored):
     """Of classes."""
 

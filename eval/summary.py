@@ -13,7 +13,6 @@ from eval.evaluators import MEASURED, compare
 from eval.generation import generate
 from eval.runs import Run, open_run
 from model.errors import UserError
-from model.families import Writer
 from train.devices.placing import on_host
 from train.run.command import command
 from train.run.files.json_files import read_lines
@@ -89,4 +88,4 @@ def _places(run: Run, prompt: str, more: str) -> str:
 
 
 def _writes(run: Run) -> bool:
-    return isinstance(run.model, Writer)
+    return "next_token" in run.model.config.HEADS

@@ -20,8 +20,9 @@ from launch.configs import load
 from launch.train import check
 from model.attention import CORES, Core, Refusal, Request, Scores, attend, causal
 from model.attention.cores.conditions import examples
+from model.cycles import Cycle
 from model.errors import UserError, check_range
-from train.attention import cache_bytes, places
+from train.attention import Chosen, cache_bytes
 from train.flops import attention_flops
 
 EVIDENCE = {"tested": "exact", "interpreted": "exact, interpreted", "untested": "untested"}
@@ -127,18 +128,30 @@ def main(argv: Sequence[str]) -> None:
         print(f"auto / jax.nn.dot_product_attention (XLA) = {middle:.3f} (quartiles {low:.3f} to {high:.3f})")
         return
     experiment = check(load(flags.config, **overrides))
-    sites, config = experiment.attention, experiment.model_config
+    config = experiment.model_config
     kept, computed = cache_bytes(config), attention_flops(config)
-    of_place = [(place, kept[n], computed[n]) for n, place in enumerate(places(config))]
-    for number, site in enumerate(sites):
+    for name, chosen in experiment.attention.items():
+        site = config.sites[name]
+        if len(config.sites) > 1:
+            print(f"attention of the {name}:")
+        _explain(chosen, list(zip(site.places, kept[name], computed[name], strict=True)))
+        cores = chosen.map(lambda place: place.choice.name)
+        print(f"{experiment.config.model[f'{site.keys}core']} takes {cores}")
+    if not experiment.attention:
+        raise UserError(f"a model of --config.family={experiment.config.family} attends by no core.")
+
+
+def _explain(chosen: Cycle[Chosen], of_place: list[tuple[int, int, float]]) -> None:
+    """Prints what each core says of the layers at each place of the unit, equal ones once."""
+    for number, place in enumerate(chosen):
         if of_place[number] in of_place[:number]:
             continue
-        if len(sites) > 1:
+        if len(chosen) > 1:
             same = [str(n + 1) for n, other in enumerate(of_place) if other == of_place[number]]
-            costs = f"keeps {kept[number]:,} bytes of a row while it decodes, {computed[number]:,.0f} FLOPs a token"
-            print(f"layer{'s' * (len(same) > 1)} {', '.join(same)} of each {len(sites)} (each {costs}):")
-        print("\n".join(explain(site.request)))
-    print(f"{experiment.config.model.core} takes {sites.map(lambda site: site.choice.name)}")
+            _, kept, computed = of_place[number]
+            costs = f"keeps {kept:,} bytes of a row while it decodes, {computed:,.0f} FLOPs a token"
+            print(f"layer{'s' * (len(same) > 1)} {', '.join(same)} of each {len(chosen)} (each {costs}):")
+        print("\n".join(explain(place.request)))
 
 
 def _check_flags(flags: argparse.Namespace, overrides: dict[str, str]) -> None:

@@ -70,6 +70,8 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
       UserError: a flag is unknown, misses its value or its dashes, or is missing, or the folder is none.
     """
     rest, overrides = split_overrides(argv)
+    if {"--help", "-h"} & {*rest} and (named := [word for word in rest if word.startswith("--config=")]):
+        parser.epilog = configs.help_text(configs.load(named[-1].partition("=")[2], **overrides))
     # Unknown flags first: a misspelt required flag would otherwise be reported as missing.
     flags = parser.parse_args(list(_whole(parser, rest)))
     for flag in ("workdir", "attention"):

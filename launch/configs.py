@@ -95,16 +95,19 @@ def comments() -> dict[str, str]:
     return shared_comments() | dict(line for lines in own for line in lines.items())
 
 
-def help_text() -> str:
-    """Returns one line per key, with flag, default and comment: those of all runs, of each family, and of each task."""
+def help_text(config: ConfigDict | None = None) -> str:
+    """Returns one line per key, with flag, default and comment: those of all runs, of each family, and of each task;
+    of one config, its own keys alone, with its values.
+    """
+    values = {} if config is None else flatten(config)
 
     def lines(defaults: Mapping[str, Value], texts: Mapping[str, str]) -> list[str]:
-        return [f"  {f'--config.{key}={defaults[key]}':<44} {text}" for key, text in texts.items()]
+        return [f"  {f'--config.{key}={values.get(key, defaults[key])}':<44} {text}" for key, text in texts.items()]
 
-    found = ["keys of a config, and their defaults (configs/base.py):"]
+    found = [f"keys of a config, and their {'defaults' if config is None else 'values in this one'} (configs/base.py):"]
     found += lines(flatten(base.get_config()), shared_comments())
     for chooser, (_, table) in CHOSEN.items():
-        for name in table:
+        for name in table if config is None else [config[chooser]]:
             own = lines(own_defaults(chooser, name), own_comments(chooser, name))
             found += (
                 ["", f"{_KEYS[chooser]}, where --config.{chooser}={name} ({_WHERE[chooser]}):", *own] if own else []

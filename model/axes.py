@@ -1,7 +1,8 @@
 """Logical names for array axes: the model names them, `train.sharding` says which mesh axis each one goes to."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -29,6 +30,13 @@ def pin(x: jax.Array, *names: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(names))
+
+
+@contextlib.contextmanager
+def unsplit(*names: str) -> Iterator[None]:
+    """Inside, no device has a part of these axes alone, whatever the rules say outside."""
+    with spmd.logical_axis_rules([(name, axes) for name, axes in spmd.get_logical_axis_rules() if name not in names]):
+        yield
 
 
 def platform() -> str:

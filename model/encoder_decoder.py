@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import Mask, Scores, full, padding, parse_mask, segments
+from model.attention import Mask, MultiHeadAttention, Scores, full, padding, parse_mask, segments
 from model.attention.cross import Memory, check_cross
 from model.bounds import check_within
 from model.cycles import Cycle
 from model.errors import Range, check_range, keys_of
+from model.family import AttentionSite, Family
 from model.parameters import Module
 from model.side import Side
 from model.stack.caches import PairCaches, empty_caches
@@ -27,7 +28,7 @@ _ENCODER_SITE = 2**31 + 1  # what the encoder's dropout keys are folded with, be
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderDecoderConfig(SideConfig):
+class EncoderDecoderConfig(SideConfig, Family):
     """A decoder, which has the plain keys, an encoder and the cross-attention between them, which have those of their
     own that begin with their names, and share the others.
 
@@ -35,6 +36,7 @@ class EncoderDecoderConfig(SideConfig):
         UserError: as SideConfig of both stacks, and for cross-attention that needs keys of the decoder's own tokens.
     """
 
+    HEADS: ClassVar = ("target",)
     has_cross: ClassVar[bool] = True
     CROSS: ClassVar = ("core", "scale", "soft_cap", "sinks", "edits")
     LAYERED: ClassVar = (
@@ -43,7 +45,6 @@ class EncoderDecoderConfig(SideConfig):
         | {f"cross_{key}": SideConfig.LAYERED[key] for key in CROSS}
     )
 
-    vocab_size: int
     tied: bool = True  # the output head is the embedding, transposed
     logits_scale: float = 1.0  # factor on the vectors that logits are made of; 0: 1/sqrt(width), as in a tied T5
     logits_soft_cap: float = 0.0  # c of c tanh(logit / c), which bounds the logits; 0: none
@@ -86,6 +87,15 @@ class EncoderDecoderConfig(SideConfig):
         own = {key: getattr(self, f"encoder_{key}") for key in SideConfig.LAYERED}
         with keys_of("encoder", ("num_layers", *own)):
             return SideConfig(**shared | own | {"num_layers": self.encoder_num_layers or self.num_layers})
+
+    @property
+    def sites(self) -> dict[str, AttentionSite]:
+        """The sources look at each other, the targets at each other and at the sources."""
+        return {
+            "encoder": AttentionSite(self.encoder, "encoder_"),
+            "decoder": AttentionSite(self),
+            "cross": AttentionSite(self, "cross_", "cross_"),
+        }
 
     def build(self, rngs: nnx.Rngs) -> "EncoderDecoder":
         """The model of these sizes and choices."""
@@ -181,14 +191,32 @@ class EncoderDecoder(Module):
             "cross": self.decoder.stack.weights(*decoding, "cross"),
         }
 
-    def attention_scores(self, pairs: Pairs) -> dict[str, list[Scores]]:
-        """What turns products into weights at each site, in the first layer at each place of the unit of its stack."""
+    def attention_scores(
+        self, batch: tuple[jax.Array, jax.Array, jax.Array], keys_B: jax.Array | None
+    ) -> dict[str, list[Scores]]:
+        """As that of other families, for sources and targets that are alike; segment 0 is padding."""
+        tokens_BT, ids_BT, positions_BT = batch
+        pairs = Pairs(*(tokens_BT,) * 2, *(ids_BT,) * 2, *(positions_BT,) * 2, keys_B)
         encoding, decoding = self._encoder_start(pairs)[1], self._decoder_start(pairs, None)[1]
         return {
             "encoder": self.encoder.stack.scores(encoding),
             "decoder": self.decoder.stack.scores(decoding),
             "cross": self.decoder.stack.scores(decoding, "cross"),
         }
+
+    def attention(self, site: str, place: int) -> MultiHeadAttention:
+        """The attention of a site in the first layer at a place of the unit of its stack."""
+        if site == "cross":
+            return self.decoder.stack.attention(place, site)
+        return {"encoder": self.encoder, "decoder": self.decoder}[site].stack.attention(place)
+
+    def cache_bytes(self, length: int) -> dict[str, Cycle[int]]:
+        """As `Writer.cache_bytes`, also of the keys and values of a source of `length` tokens."""
+        graphdef, params = nnx.split(self)
+        source = jax.ShapeDtypeStruct((1, length, self.config.width), jnp.dtype(self.config.dtype))
+        made = lambda params, x_BSD: nnx.merge(graphdef, params).init_cache(x_BSD, None, length)  # noqa: E731
+        cache = jax.eval_shape(made, params, source)
+        return {"decoder": cache.own.layer_bytes, "cross": Cycle((cache.memory_bytes,) * self.config.unit)}
 
     def of_norms(self, measure: Callable[[jax.Array], jax.Array], pairs: Pairs) -> jax.Array:
         """What `measure`, from (B, S or T, D) to one shape, says of the input of each norm: (number of norms, ...), the

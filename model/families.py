@@ -1,21 +1,20 @@
 """The kinds of models that a config can name; what trains, evaluates and shows them knows none of them by name.
 
-A family is the dataclass of its keys: a field with a default is a key of `config.model`, with its meaning in a trailing
-comment, its own or that of the class it inherits from; `build(rngs)` makes its model, and HEADS are what it can have
-for a task: a field `head` without a default is told which.
+A family is the dataclass of its keys, a `Family`: the meaning of a key stands in a trailing comment, its own or that of
+the class it inherits from. A field `head` without a default is told what the task needs.
 """
-
-from typing import Any
 
 from model.bert import BERTConfig
 from model.encoder_decoder import EncoderDecoderConfig
+from model.family import Family
 from model.gpt import GPTConfig
-from model.trunk import Trunk, TrunkConfig
-from model.writing import Writer
+from model.recurrent.encoder_decoder import RecurrentEncoderDecoderConfig
+from model.recurrent.language_model import RecurrentConfig
 
-FAMILIES: dict[str, type[Any]] = {"gpt": GPTConfig, "bert": BERTConfig, "encoder_decoder": EncoderDecoderConfig}
-
-# What all families have in common, for annotations; some of them write.
-ModelConfig = TrunkConfig
-Model = Trunk
-__all__ = ["FAMILIES", "Model", "ModelConfig", "Writer"]
+FAMILIES: dict[str, type[Family]] = {
+    "gpt": GPTConfig,
+    "bert": BERTConfig,
+    "encoder_decoder": EncoderDecoderConfig,
+    "recurrent": RecurrentConfig,
+    "recurrent_encoder_decoder": RecurrentEncoderDecoderConfig,
+}

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.attention import Scores
+from model.attention import MultiHeadAttention, Scores
 from model.cycles import Cycle
 from model.norms import Norm
 from model.parameters import Module
@@ -41,11 +41,25 @@ class Inspected(Module):
         start = self._start(*inputs, **named, watch=lambda x: seen.append(measure(x)))
         return jnp.stack([*seen, *self.norms_from(measure, *start)[1]])
 
-    def attention_scores(self, batch: tuple[jax.Array, jax.Array, jax.Array], keys_B: jax.Array | None) -> list[Scores]:
-        """What turns products into weights in the first layer at each place of the cycles' unit, for (tokens, segment
-        ids, positions), all (B, T), and keys of dropout; in later units only learned numbers are others.
+    def attention_scores(
+        self, batch: tuple[jax.Array, jax.Array, jax.Array], keys_B: jax.Array | None
+    ) -> dict[str, list[Scores]]:
+        """What turns products into weights at each site, in the first layer at each place of the unit of its stack, for
+        (tokens, segment ids, positions), all (B, T), and keys of dropout.
+
+        In later units only learned numbers are others.
         """
-        return self.stack.scores(self._start(*batch, keys_B)[1])
+        return {"self": self.stack.scores(self._start(*batch, keys_B)[1])}
+
+    def attention(self, site: str, place: int) -> MultiHeadAttention:
+        """The attention of a site in the first layer at a place of the unit of its stack."""
+        return self.stack.attention(place)
+
+    def cache_bytes(self, length: int) -> dict[str, Cycle[int]]:
+        """The bytes that one layer keeps of a row of `length` tokens while the model writes, at each place of the unit
+        of each site that keeps any.
+        """
+        return {}
 
     def norms_from(
         self, measure: Callable[[jax.Array], jax.Array], x_BTD: jax.Array, contexts: Cycle[Context]

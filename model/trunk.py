@@ -9,6 +9,7 @@ from flax import nnx
 
 from model.cycles import Cycle
 from model.errors import Range, check_range
+from model.family import AttentionSite, Family
 from model.side import Side
 from model.stack.config import SideConfig
 from model.stack.context import Context
@@ -16,20 +17,21 @@ from model.vocabulary import EMBEDDINGS, Embedding, Head
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrunkConfig(SideConfig):
+class TrunkConfig(SideConfig, Family):
     """A stack and a vocabulary of `vocab_size` tokens.
-
-    As in every family, a field with a default is a key of a config; those without one are given by the data.
 
     Raises:
         UserError: as SideConfig.
     """
 
-    vocab_size: int
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("config.data.vocab_size", self.vocab_size, Range(1, 2**24))
+
+    @property
+    def sites(self) -> dict[str, AttentionSite]:
+        """Its tokens look at each other."""
+        return {"self": AttentionSite(self)}
 
 
 class Trunk(Side):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from model.attention import parse_mask
 from model.bounds import check_within
+from model.cycles import Cycle
 from model.stack.caches import Caches, empty_caches
 from model.trunk import Trunk
 from model.vocabulary import Readout
@@ -41,3 +42,7 @@ class Writer(Trunk):
         """
         reaches = self.config.cycles["mask"].map(lambda one: parse_mask(one).reach)
         return empty_caches(self.config, batch_size, length, reaches)
+
+    def cache_bytes(self, length: int) -> dict[str, Cycle[int]]:
+        """As that of other trunks: what `init_cache` makes."""
+        return {"self": jax.eval_shape(lambda: self.init_cache(1, length)).layer_bytes}

@@ -1,6 +1,8 @@
 """Which core a run attends with: chosen before anything is traced, and compared with the reference before it learns."""
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,52 +16,63 @@ from model.attention.cores.dense import dense
 from model.attention.cores.table import CORES, select_core
 from model.attention.selfcheck import errors, judge
 from model.cycles import Cycle
-from model.families import Model, ModelConfig, Writer
+from model.family import AttentionSite, Family
 from train.devices.machine import compiler_options
 from train.flops import attention_flops
 
 _SLICE = 256  # queries and keys of the check, at most
 
 
-class Site(NamedTuple):
-    """What the layers at one place of the unit ask of attention, and who computes it."""
+class Chosen(NamedTuple):
+    """What the layers at one place of a site's unit ask of attention, and who computes it."""
 
     request: Request
     choice: Choice
 
 
-def choose_attention(model: Model, config: ModelConfig, rows: int) -> Cycle[Site]:
+# For each site of a model, by its name, and each place of its stack's unit.
+Attention = dict[str, Cycle[Chosen]]
+Errors = dict[str, Cycle[dict[str, float]]]
+
+
+def choose_attention(model: Any, config: Family, rows: int) -> Attention:
     """What training asks of attention in each layer of the unit, for `rows` rows of the longest sequence on the ambient
     mesh, and who computes it; `model` may be abstract.
 
     Raises:
         UserError: a core that is named refuses.
     """
-    heads, kv_heads, T = config.num_heads, config.num_kv_heads or config.num_heads, config.max_length
-    q_BTHK, k_BSGK = (jax.ShapeDtypeStruct((rows, T, n, config.K), config.dtype) for n in (heads, kv_heads))
+    if not config.sites:
+        return {}
+    T = config.max_length
     ids_BT = jax.ShapeDtypeStruct((rows, T), jnp.int32)
     keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     graphdef, params = nnx.split(model)
 
-    def scores(params: Any, ids_BT: jax.Array, keys_B: jax.Array) -> list[Scores]:
+    def scores(params: Any, ids_BT: jax.Array, keys_B: jax.Array) -> dict[str, list[Scores]]:
         return nnx.merge(graphdef, params).attention_scores((ids_BT, ids_BT, ids_BT), keys_B)
 
     asked = jax.eval_shape(scores, params, ids_BT, keys_B)
 
-    def site(place: int) -> Site:
-        request = Request.of(q_BTHK, k_BSGK, k_BSGK, asked[place])
-        return Site(request, select_core(config.cycles["core"][place], request))
+    def chosen(site: AttentionSite, scores: list[Scores], place: int) -> Chosen:
+        sizes = site.attention(place).sizes
+        q_BTHK, k_BSGK = (jax.ShapeDtypeStruct((rows, T, n, sizes.K), sizes.dtype) for n in (sizes.H, sizes.G))
+        request = Request.of(q_BTHK, k_BSGK, k_BSGK, scores[place])
+        with site.named():
+            return Chosen(request, select_core(site.cores[place], request))
 
-    return places(config).map(site)
-
-
-def places(config: ModelConfig) -> Cycle[int]:
-    """For each place of the unit, the first one whose layers are equal to its own."""
-    alike = [config.at(place) for place in range(config.unit)]
-    return Cycle(tuple(alike.index(one) for one in alike))
+    return {name: site.places.map(functools.partial(chosen, site, asked[name])) for name, site in config.sites.items()}
 
 
-def check_attention(config: ModelConfig, sites: Cycle[Site], key: jax.Array) -> Cycle[dict[str, float]]:
+def with_cores(config: Family, attention: Attention) -> Any:
+    """The same with a name for each core, so that what is traced is what was chosen, or an error."""
+    cores: dict[str, Any] = {
+        f"{site.keys}core": attention[name].map(lambda one: one.choice.name) for name, site in config.sites.items()
+    }
+    return dataclasses.replace(config, **cores)
+
+
+def check_attention(config: Family, attention: Attention, key: jax.Array) -> Errors:
     """How far each chosen core is from its reference on this device, on rows of two packed documents of 256 tokens in
     all; of one that has none, nothing.
 
@@ -70,75 +83,108 @@ def check_attention(config: ModelConfig, sites: Cycle[Site], key: jax.Array) -> 
     Raises:
         UserError: an error is beyond the tolerance of the dtype.
     """
-    request = sites[0].request
+    if not attention:
+        return {}
+    request = next(iter(attention.values()))[0].request
     B, C = 2 * request.ways["batch"], request.ways["length"]
     # A length that devices share is cut into two parts for each, where the run's is.
     pieces = 1 if C == 1 else 2 * C if request.T % (2 * C) == 0 else C
     T = max(min(request.T, _SLICE) // pieces, 1) * pieces
     borders_B1 = np.maximum(T // 2 - 1 - np.arange(B) % 2 * (T // 4), 1)[:, None]
 
-    def run(key: jax.Array) -> dict[int, dict[str, jax.Array]]:
+    def run(key: jax.Array) -> dict[str, dict[int, dict[str, jax.Array]]]:
         places_1T = jnp.arange(T)[None]
-        ids_BT = (places_1T >= borders_B1).astype(jnp.int32)
-        positions_BT = places_1T - ids_BT * borders_B1
+        second_BT = (places_1T >= borders_B1).astype(jnp.int32)
+        positions_BT = places_1T - second_BT * borders_B1
         # Of the model only bias, sinks and a core's own parameters are used; XLA makes nothing else.
         model = config.build(nnx.Rngs(params=jax.random.fold_in(key, 0)))
         keys_B = jax.random.split(jax.random.fold_in(key, 1), B)
-        scores = model.attention_scores((ids_BT, ids_BT, positions_BT), keys_B)
-        sizes, key = (B, T, request.H, request.G, request.K), jax.random.fold_in(key, 2)
-        found = {}
-        for place in places(config).values:
-            core, given = CORES[sites[place].choice.name], (scores[place], sizes, config.dtype, key)
-            call: Any = model.stack.attention(place).core or core.call
-            reference = dense if core.is_softmax else core.reference
-            found[place] = errors(call, *given, reference) if callable(reference) else {}
+        scores = model.attention_scores((second_BT, 1 + second_BT, positions_BT), keys_B)
+        key = jax.random.fold_in(key, 2)
+        found: dict[str, dict[int, dict[str, jax.Array]]] = {name: {} for name in attention}
+        for name, site in config.sites.items():
+            for place in site.places.values:
+                request, choice = attention[name][place]
+                core = CORES[choice.name]
+                given = (scores[name][place], (B, T, request.H, request.G, request.K), request.dtype.name, key)
+                call: Any = model.attention(name, place).core or core.call
+                reference = dense if core.is_softmax else core.reference
+                found[name][place] = errors(call, *given, reference) if callable(reference) else {}
         return found
 
     checked = jax.jit(run, compiler_options=compiler_options(request.platform))
     found = jax.tree.map(float, jax.device_get(checked(key)))
-    for place, wrong in found.items():
-        judge(sites[place].choice.name, wrong, config.dtype, _reference(sites[place].choice.name))
-    return places(config).map(found.__getitem__)
+    for name, places in found.items():
+        for place, wrong in places.items():
+            core = attention[name][place].choice.name
+            judge(core, wrong, config.dtype, _reference(core))
+    return {name: site.places.map(found[name].__getitem__) for name, site in config.sites.items()}
 
 
-def cache_bytes(config: ModelConfig) -> Cycle[int]:
-    """The bytes that one layer keeps of a row of the longest sequence while it decodes, at each place of the unit."""
-    T = config.max_length
-    model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
-    if not isinstance(model, Writer):
-        return Cycle((0,) * config.unit)
-    return jax.eval_shape(lambda: model.init_cache(1, T)).layer_bytes
-
-
-def described(asked: str, config: ModelConfig, sites: Cycle[Site], errors: Cycle[dict[str, float]]) -> dict[str, Any]:
-    """What a run's passport says of attention: the core asked for, those that run, why none faster, how far each is
-    from what it was compared with, what one layer keeps of a row of the longest sequence while it decodes, and what it
-    computes of a token in training. Where layers differ, all of that for each place of the unit, and the sums.
+def cache_bytes(config: Family) -> dict[str, Cycle[int]]:
+    """The bytes that one layer keeps of a row of the longest sequence while it decodes, at each place of the unit of
+    each site.
     """
-    kept, computed, L = cache_bytes(config), attention_flops(config), range(config.num_layers)
+    if not config.sites:
+        return {}
+    kept = nnx.eval_shape(lambda: config.build(nnx.Rngs(0))).cache_bytes(config.max_length)
+    return {name: kept.get(name, Cycle((0,) * site.stack.unit)) for name, site in config.sites.items()}
 
-    def one(names: Cycle[str], sites: Sequence[Site], errors: Sequence[dict[str, float]]) -> dict[str, Any]:
-        refused = {name: f"{no.reason}; {no.fix}" for site in sites for name, no in site.choice.refused.items()}
+
+def described(asked: Mapping[str, Any], config: Family, attention: Attention, errors: Errors) -> dict[str, Any]:
+    """What a run's passport says of attention at each site: the core asked for, those that run, why none faster, how
+    far each is from what it was compared with, what one layer keeps of a row of the longest sequence while it decodes,
+    and what it computes of a token in training. Where layers differ, all of that for each place of the unit, and the
+    sums. `asked` are the keys of `config.model`.
+    """
+    kept, computed = cache_bytes(config), attention_flops(config)
+    return {
+        name: {"asked": asked[f"{site.keys}core"]}
+        | _described(site, attention[name], errors[name], kept[name], computed[name])
+        for name, site in config.sites.items()
+    }
+
+
+def _described(
+    site: AttentionSite,
+    chosen: Cycle[Chosen],
+    errors: Cycle[dict[str, float]],
+    kept: Cycle[int],
+    computed: Cycle[float],
+) -> dict[str, Any]:
+    def one(names: Cycle[str], chosen: Sequence[Chosen], errors: Sequence[dict[str, float]]) -> dict[str, Any]:
+        refused = {name: f"{no.reason}; {no.fix}" for place in chosen for name, no in place.choice.refused.items()}
         names_of_errors = dict.fromkeys(name for error in errors for name in error)
         worst = {name: max(error[name] for error in errors if name in error) for name in names_of_errors}
         compared = {name: _reference(name) for name in names.values}
         return {"core": str(names), "refused": refused, "compared_with": compared, "self_check": worst}
 
-    names = sites.map(lambda site: site.choice.name)
+    names, L = chosen.map(lambda place: place.choice.name), range(site.stack.num_layers)
     places = [
-        one(Cycle((name,)), [sites[n]], [errors[n]]) | {"cache_bytes": kept[n], "flops_per_token": computed[n]}
+        one(Cycle((name,)), [chosen[n]], [errors[n]]) | {"cache_bytes": kept[n], "flops_per_token": computed[n]}
         for n, name in enumerate(names.values)
     ]
     sums = {"cache_bytes": sum(kept[n] for n in L), "flops_per_token": sum(computed[n] for n in L)}
-    found = {"asked": asked, **one(names, sites.values, errors.values), **sums}
-    return found | ({"places": places} if len(places) > 1 else {})
+    return one(names, chosen.values, errors.values) | sums | ({"places": places} if len(places) > 1 else {})
 
 
-def compared(sites: Cycle[Site], errors: Cycle[dict[str, float]]) -> str:
+def said(attention: Attention, errors: Errors) -> list[str]:
+    """Who attends at each site, how far that is from what it was compared with, and why none faster: in words."""
+    found = []
+    for name, chosen in attention.items():
+        refused = {core: no for place in chosen.values for core, no in place.choice.refused.items()}
+        others = "".join(f"; not {core}: {no.reason}" for core, no in refused.items())
+        where = f" of the {name}" * (len(attention) > 1)
+        cores = chosen.map(lambda place: place.choice.name)
+        found.append(f"attention{where} by {cores}, {_compared(chosen, errors[name])}{others}")
+    return found
+
+
+def _compared(chosen: Cycle[Chosen], errors: Cycle[dict[str, float]]) -> str:
     """How far all cores are from what they were compared with, in words."""
     worst: dict[str, list[float]] = {}
-    for site, error in zip(sites.values, errors.values, strict=True):
-        worst.setdefault(_reference(site.choice.name), []).extend(error.values())
+    for place, error in zip(chosen.values, errors.values, strict=True):
+        worst.setdefault(_reference(place.choice.name), []).extend(error.values())
     return ", ".join(
         f"{max(found):.0e} from {name} on this device" if found else f"compared with {name}"
         for name, found in worst.items()

@@ -12,10 +12,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from model.cycles import Cycle
-from model.families import FAMILIES, Model, ModelConfig
+from model.families import FAMILIES
+from model.family import Family
 from model.layers import choose
-from train.attention import Site, choose_attention
+from train.attention import Attention, choose_attention, with_cores
 from train.data import Rows, batches
 from train.data.order import ORDERS
 from train.devices.mesh import Rules, check_fit, make_mesh, make_rules, sizes
@@ -37,14 +37,14 @@ class Experiment:
     step(state, batch) -> (state, metrics); sums(params, batch): what an evaluation of its task adds up; make_state() ->
     the state before update 1. `abstract` is the state's shapes and shardings, `shape` and `sharding` are those of the
     tokens of a training batch, and `local` the numbers, along each of its leading axes, that this process loads.
-    `attention` is, for each layer of the unit, what training asks of it, and the core that computes it, here and in
-    `step` and `sums`.
+    `attention` is, for each site of the model and each layer of its unit, what training asks of it, and the core that
+    computes it, here and in `step` and `sums`.
     """
 
     config: ConfigDict
     task: Task
-    model_config: ModelConfig
-    attention: Cycle[Site]
+    model_config: Family
+    attention: Attention
     mesh: Mesh
     rules: Rules
     abstract: State
@@ -101,13 +101,11 @@ def make_experiment(
     schedule = make_schedule(config.optimizer, train.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     mesh, rules = make_mesh(dict(config.mesh), devices), make_rules(seeds)
-    check_fit(mesh, rules, sizes(config, model_config), seeds)
+    check_fit(mesh, rules, sizes(config, model_config, mesh), seeds)
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     with placed(mesh, rules):
         attention = choose_attention(model, model_config, config.data.batch_size // train.accumulate)
-    # From here on each core has a name, so that what is traced is what was chosen, or an error.
-    cores: Any = attention.map(lambda site: site.choice.name)
-    model_config = dataclasses.replace(model_config, core=cores)
+    model_config = with_cores(model_config, attention)
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     graphdef = nnx.graphdef(model)
     step, sums = make_step(task.loss(graphdef, train), optimizer, train.accumulate), task.sums(graphdef)
@@ -139,7 +137,7 @@ def make_experiment(
     )
 
 
-def make_model_config(config: ConfigDict, vocab_size: int, labels: int = 0) -> ModelConfig:
+def make_model_config(config: ConfigDict, vocab_size: int, labels: int = 0) -> Family:
     """The sizes and choices of the family's model: its keys, and what the data say.
 
     Raises:
@@ -153,7 +151,7 @@ def make_model_config(config: ConfigDict, vocab_size: int, labels: int = 0) -> M
     )
 
 
-def bind(config: ConfigDict, params: Params, seed: int = 0) -> Model:
+def bind(config: ConfigDict, params: Params, seed: int = 0) -> Any:
     """A model to call, with the parameters of a state; of a population, those of seed number `seed`."""
     if config.train.seeds > 1:
         params = jax.jit(lambda tree: jax.tree.map(lambda x: x[seed], tree))(params)  # also across processes

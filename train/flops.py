@@ -7,42 +7,46 @@ import jax
 import numpy as np
 from flax import nnx
 
-from model.attention import Mask, parse_mask
+from model.attention import Mask
 from model.attention.cores.table import recurrent
 from model.attention.masks.base import BlockState
 from model.cycles import Cycle
-from model.families import ModelConfig
+from model.family import AttentionSite, Family
 
 _BLOCK = 512  # queries and keys of the largest part of a mask that is written out to be counted
 
 
-def flops_per_token(config: ModelConfig) -> float:
+def flops_per_token(config: Family) -> float:
     """Floating-point operations of one training step per target token, the model's own, without recomputation.
 
     6 x (entries of all matrices, the output head included, the embedding lookup not) + 12 x (keys that a token sees, on
     average over a window, summed over the layers) x H K for attention: two products of 2 K per head and pair, and twice
     that for their gradients (Chowdhery et al. 2022, appendix B, which takes all T keys for seen; a causal mask shows
-    (T + 1) / 2). Of a core with a state, 12 x its numbers: each is written by one product, and read by one.
+    (T + 1) / 2). Of a core with a state, 12 x its numbers: each is written by one product, and read by one. Where there
+    are sources, they are as long as the targets, and what is done of them counts for these.
     """
     model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
     kernels = sum(leaf.size for path, leaf in _leaves(model) if path[-1].key == "kernel")
     if model.head is not None and model.head.kernel is None:
         kernels += config.vocab_size * config.width
-    between = attention_flops(config)
-    return 6.0 * kernels + sum(between[layer] for layer in range(config.num_layers))
+    sites, between = config.sites, attention_flops(config)
+    of_layers = sum(between[name][layer] for name in sites for layer in range(sites[name].stack.num_layers))
+    return 6.0 * kernels + of_layers + config.other_flops
 
 
-def attention_flops(config: ModelConfig) -> Cycle[float]:
-    """Those of them that one layer needs between queries, keys and values, at each place of the unit."""
-    sizes, T = config.attention().sizes, config.max_length
+def attention_flops(config: Family) -> dict[str, Cycle[float]]:
+    """Those of them that one layer needs between queries, keys and values, at each place of the unit of each site."""
+    T = config.max_length
 
-    def one(place: int) -> float:
-        core = recurrent(config.cycles["core"][place])
+    def one(site: AttentionSite, place: int) -> float:
+        sizes, core = site.attention(place).sizes, recurrent(site.cores[place])
         if core is not None:
             return 12.0 * sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: core.empty(sizes, 1, 1))))
-        return 12.0 * visible_pairs(parse_mask(config.cycles["mask"][place]), T) / T * sizes.H * sizes.K
+        return 12.0 * visible_pairs(site.mask(place), T) / T * sizes.H * sizes.K
 
-    return Cycle(tuple(map(one, range(config.unit))))
+    return {
+        name: Cycle(tuple(one(site, place) for place in range(site.stack.unit))) for name, site in config.sites.items()
+    }
 
 
 @functools.lru_cache(maxsize=64)

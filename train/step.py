@@ -47,9 +47,12 @@ def population(step: Step, batch_axis: int | None) -> Step:
 
 
 def groups(params: Params) -> dict[str, Any]:
-    """The parameters by part of the model: embed, stack/attention, stack/mlp, ..."""
-    parts = {f"stack/{name}": part for name, part in params["stack"]["blocks"].items()}
-    return {**{name: part for name, part in params.items() if name != "stack"}, **parts}
+    """The parameters by part of the model: embed, stack/attention, ..., encoder/stack/mlp, ..."""
+    found: dict[str, Any] = {}
+    for name, part in params.items():
+        inner = groups(part) if "stack" in part else part["blocks"] if "blocks" in part else {"": part}
+        found |= {f"{name}/{own}".rstrip("/"): value for own, value in inner.items()}
+    return found
 
 
 def _gradients(loss: Loss) -> Gradients:

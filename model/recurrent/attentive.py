@@ -12,7 +12,7 @@ from model.bounds import rows_of, without_padding
 from model.layers import Linear, dropout
 from model.parameters import Module
 from model.recurrent.cells import CELLS, Carry, Cell, kept
-from model.recurrent.config import RecurrentKeys
+from model.recurrent.config import RecurrentKeys, cell_keys
 from model.recurrent.documents import Documents
 from model.recurrent.layers import Layers
 from model.stack.context import folded
@@ -113,7 +113,7 @@ class Decoder(Module):
     """
 
     def __init__(self, config: RecurrentKeys, hidden: int, rngs: nnx.Rngs):
-        D, keys, above, self.rate = config.width, config.cell_keys(rngs), config.num_layers - 1, config.dropout
+        D, keys, above, self.rate = config.width, cell_keys(config, rngs), config.num_layers - 1, config.dropout
         self.first = AttentiveCell(config.cell, D, hidden, **keys)
         self.stack = Layers(above, lambda: Cell(config.cell, D, D, **keys), self.rate) if above else None
         self.joined = Linear({"embed": 3 * D}, {"mlp": D}, bias=True, dtype=keys["dtype"], rngs=rngs)

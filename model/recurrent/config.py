@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.errors import Range, check_range, check_ranges
+from model.family import Family
 from model.layers import choose
 from model.recurrent.cells import CELLS
 
@@ -19,20 +20,16 @@ _RANGES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecurrentKeys:
+class RecurrentKeys(Family):
     """What all recurrent families share: a vocabulary of `vocab_size` tokens, sequences of at most `max_length`, and
     keys of a config with their defaults, of which `--help` prints the comments.
-
-    As in every family, the fields without a default are given by the data.
 
     Raises:
         UserError: a size out of its range, or a choice that does not exist.
     """
 
-    LAYERED: ClassVar[dict[str, type]] = {}  # all layers take the same
+    IN_TURN: ClassVar[bool] = True
 
-    vocab_size: int
-    max_length: int
     cell: str = "lstm"  # lstm or gru
     num_layers: int = 2  # L, layers
     width: int = 256  # D, of embeddings and states
@@ -48,6 +45,12 @@ class RecurrentKeys:
         choose(CELLS, self.cell, "model.cell")
         choose({"float32": None, "bfloat16": None, "float16": None}, self.dtype, "model.dtype")
 
-    def cell_keys(self, rngs: nnx.Rngs) -> dict[str, Any]:
-        """What each cell takes beside its kind and sizes."""
-        return {"forget_bias": self.forget_bias, "dtype": jnp.dtype(self.dtype), "rngs": rngs}
+    @property
+    def axes(self) -> dict[str, tuple[int, str]]:
+        """The states are spread as the hidden layer of an MLP is."""
+        return {"mlp": (self.width, "model.width")}
+
+
+def cell_keys(config: RecurrentKeys, rngs: nnx.Rngs) -> dict[str, Any]:
+    """What each cell takes beside its kind and sizes."""
+    return {"forget_bias": config.forget_bias, "dtype": jnp.dtype(config.dtype), "rngs": rngs}

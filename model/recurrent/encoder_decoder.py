@@ -1,6 +1,8 @@
 """An encoder-decoder of recurrent layers: a bidirectional encoder and additive attention (Bahdanau et al. 2015)."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from model.encoder_decoder import Pairs
 from model.errors import Range, UserError, check_ranges
 from model.parameters import Module
 from model.recurrent.attentive import Attended, Decoder, Memory
-from model.recurrent.cells import CELLS, Carry
+from model.recurrent.cells import Carry
 from model.recurrent.config import RecurrentKeys
 from model.recurrent.documents import Documents, find_documents
 from model.recurrent.layers import Encoder
@@ -33,6 +35,8 @@ class RecurrentEncoderDecoderConfig(RecurrentKeys):
     Raises:
         UserError: as RecurrentKeys, and for a width that two directions cannot share.
     """
+
+    HEADS: ClassVar = ("target",)
 
     encoder_num_layers: int = 0  # layers of the encoder, each in both directions; 0: as num_layers
     cross_width: int = 0  # A, hidden width of the attention; 0: width
@@ -57,18 +61,17 @@ class RecurrentEncoderDecoderConfig(RecurrentKeys):
         """The model of these sizes and choices."""
         return RecurrentEncoderDecoder(self, rngs=rngs)
 
-    def flops(self, sources: int, targets: int) -> float:
-        """Floating-point operations of one training step for a pair of so many tokens.
-
-        6 x (entries of the matrices that a token meets, summed over tokens; the embedding lookup has none), and for
-        each of the S x T places looked at 6 x (A + D): its score, and its share of the context. Elementwise ones, as
-        the attention's tanh, are not counted.
+    @property
+    def other_flops(self) -> float:
+        """6 x (A + D) for each of the S = T places that a token looks at: its score, and its share of the context. The
+        matrix (A, 1) of the score is used there, and not once for the token.
         """
-        D, A, gates, V = self.width, self.A, CELLS[self.cell].gates, self.vocab_size
-        source = self.E * gates * (D * D + D * D // 2) + D * A
-        first = 3 * gates * D * D + D * A + D * D // 2
-        target = first + (self.num_layers - 1) * 2 * gates * D * D + 3 * D * D + D * V
-        return 6.0 * (sources * source + targets * target + sources * targets * (A + D))
+        return 6.0 * (self.max_length * (self.A + self.width) - self.A)
+
+    @property
+    def axes(self) -> dict[str, tuple[int, str]]:
+        """Each direction of the encoder has half of the width."""
+        return super().axes | {"mlp": (self.width // 2, "model.width / 2")}
 
 
 @jax.tree_util.register_dataclass
@@ -111,6 +114,10 @@ class RecurrentEncoderDecoder(Module):
     def vectors(self, pairs: Pairs) -> jax.Array:
         """What the model knows at each place that it writes, (B, T, D); at padding it is finite and means nothing."""
         return self._taught(pairs)[0]
+
+    def of_norms(self, measure: Callable[[jax.Array], jax.Array], pairs: Pairs) -> jax.Array:
+        """As that of the language model: of the last states of the decoder, (1, ...)."""
+        return measure(self.vectors(pairs))[None]
 
     def readout(self) -> Readout:
         """What turns vectors into logits."""

@@ -1,6 +1,7 @@
 """A causal language model without attention: layers of LSTM or GRU (Mikolov et al. 2010; Zaremba et al. 2014)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,8 +13,8 @@ from model.axes import pin
 from model.bounds import check_tokens, without_padding
 from model.layers import dropout
 from model.parameters import Module
-from model.recurrent.cells import CELLS, Cell
-from model.recurrent.config import RecurrentKeys
+from model.recurrent.cells import Cell
+from model.recurrent.config import RecurrentKeys, cell_keys
 from model.recurrent.documents import Documents, find_documents
 from model.recurrent.layers import Layers
 from model.stack.context import folded
@@ -31,13 +32,6 @@ class RecurrentConfig(RecurrentKeys):
     def build(self, rngs: nnx.Rngs) -> "Recurrent":
         """The model of these sizes and choices."""
         return Recurrent(self, rngs=rngs)
-
-    def flops_per_token(self) -> float:
-        """Floating-point operations of one training step per token: 6 x (entries of all matrices, the output head
-        included, the embedding lookup not). Each is used once per token, whatever the length.
-        """
-        gates = CELLS[self.cell].gates
-        return 6.0 * (self.num_layers * 2 * gates * self.width**2 + self.width * self.vocab_size)
 
 
 class CarryCache(NamedTuple):
@@ -63,7 +57,7 @@ class Recurrent(Module):
         # Scaled, so that cells get inputs of variance one, and the tied head logits of it.
         self.embed = Embedding(V, D, dtype=jnp.dtype(config.dtype), rngs=rngs, scaled=True)
         self.stack = Layers(
-            config.num_layers, lambda: Cell(config.cell, D, D, **config.cell_keys(rngs)), config.dropout
+            config.num_layers, lambda: Cell(config.cell, D, D, **cell_keys(config, rngs)), config.dropout
         )
         self.head = Head(D, V, tied=config.tied, bias=False, rngs=rngs)
 
@@ -120,6 +114,10 @@ class Recurrent(Module):
     def empty_carry(self, rows: int) -> Any:
         """The carry of so many rows before their first token."""
         return self.stack.empty(rows)
+
+    def of_norms(self, measure: Callable[[jax.Array], jax.Array], *inputs: Any, **named: Any) -> jax.Array:
+        """What `measure` says of the last states, (1, ...): there are no norms, and these are what the head gets."""
+        return measure(self.vectors(*inputs, **named))[None]
 
     def readout(self) -> Readout:
         """What turns vectors into logits."""

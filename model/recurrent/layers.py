@@ -12,7 +12,7 @@ from model.axes import pin
 from model.layers import dropout
 from model.parameters import Module, Path, flat_params, stack_layers
 from model.recurrent.cells import Carry, Cell
-from model.recurrent.config import RecurrentKeys
+from model.recurrent.config import RecurrentKeys, cell_keys
 from model.recurrent.documents import Documents
 from model.stack.context import folded
 
@@ -87,7 +87,7 @@ class Encoder(Module):
     """Layers that read a sequence in both directions."""
 
     def __init__(self, config: RecurrentKeys, count: int, rngs: nnx.Rngs):
-        keys = config.cell_keys(rngs)
+        keys = cell_keys(config, rngs)
         self.stack = Layers(count, lambda: BothWays(config.cell, config.width, **keys), config.dropout)
 
     def __call__(self, x_BSD: jax.Array, documents: Documents, dropout_keys_B: jax.Array | None = None) -> jax.Array:

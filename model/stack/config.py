@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import jax
-from flax import nnx
 
 from model.attention import AttentionConfig, AttentionKeys, parse_bias, parse_mask
 from model.cycles import Cycle, read_cycle
@@ -47,8 +46,6 @@ class StackConfig(AttentionKeys):
         UserError: sizes that do not fit each other, a choice that does not exist, or a cycle longer than the depth.
     """
 
-    # What a model can have for a task; `build` makes it with one of these.
-    HEADS: ClassVar[tuple[str, ...]] = ()
     # What one layer takes is of this kind; a text of a cycle of numbers is read as such.
     LAYERED: ClassVar[dict[str, type]] = {
         "core": str,
@@ -88,14 +85,19 @@ class StackConfig(AttentionKeys):
         parse_norm(self.norm)
         choose({"float32": None, "bfloat16": None, "float16": None}, self.dtype, "model.dtype")
 
-    def build(self, rngs: nnx.Rngs) -> Any:
-        """The model of these sizes and choices."""
-        raise NotImplementedError
-
     @functools.cached_property
     def cycles(self) -> dict[str, Cycle[Any]]:
         """Each key of LAYERED to what the layers take in turn."""
         return {key: read_cycle(getattr(self, key), f"model.{key}", kind) for key, kind in self.LAYERED.items()}
+
+    @property
+    def axes(self) -> dict[str, tuple[int, str]]:
+        """See `Family`."""
+        return {
+            "heads": (self.num_heads, "model.num_heads"),
+            "kv_heads": (self.num_kv_heads or self.num_heads, "model.num_kv_heads"),
+            "mlp": (self.mlp_width or 4 * self.width, "model.mlp_width"),
+        }
 
     @property
     def unit(self) -> int:

@@ -56,7 +56,7 @@ def test_the_folder_holds_what_the_design_says(keys: dict[str, Any], workdir: Pa
     assert json.loads((workdir / "config.json").read_text()) == configs.load(CONFIG, **keys).to_dict()
     passport = json.loads((workdir / "passport.json").read_text())
     assert passport.keys() >= {"git", "packages", "devices", "flags", "data", "seeds", "attention"}
-    attention = passport["attention"]
+    attention = passport["attention"]["self"]
     assert (attention["asked"], attention["core"]) == ("auto", "blockwise")
     assert attention["refused"].keys() == {*itertools.takewhile(lambda name: name != "blockwise", CORES)}
     costs = "cache_bytes", "flops_per_token"
@@ -180,10 +180,20 @@ def test_scores_of_some_windows_say_so(keys: dict[str, Any], tmp_path: Path) -> 
 def test_help_lists_every_key_with_its_comment() -> None:
     told = call(train_command.main, ["--help"])
     assert told.status == 0
-    for key, comment in configs.comments().items():
-        line = next(line for line in told.out.splitlines() if line.startswith(f"  --config.{key}="))
-        assert line.endswith(comment)
+    assert told.out.endswith(f"{configs.help_text()}\n")
     assert all(flag in told.out for flag in ("--workdir", "--extend", "--profile_steps"))
+
+
+def test_help_beside_a_config_tells_its_keys_alone_with_its_values() -> None:
+    told = call(train_command.main, ["--config=bert:mlm", "--config.model.width=96", "-h"])
+    lines = [line for line in told.out.splitlines() if line.startswith("  --config.")]
+    values = configs.flatten(configs.load("bert:mlm", **{"model.width": 96}))
+    texts = configs.shared_comments() | configs.own_comments("family", "bert")
+    texts |= configs.own_comments("task", "masked_lm")
+    assert len(lines) == len(values) == len(texts)
+    for key, value in values.items():
+        (line,) = [line for line in lines if line.startswith(f"  --config.{key}={value} ")]
+        assert line.endswith(texts[key])
 
 
 @pytest.mark.rest

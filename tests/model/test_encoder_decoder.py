@@ -263,8 +263,9 @@ def test_each_row_draws_dropout_by_its_key_and_each_site_for_itself() -> None:
     @compiled
     def run(params: Any, pairs: Pairs) -> Any:
         one = m.merge(params)
-        drawn = {site: scores[0].dropout.keys_BH2 for site, scores in one.attention_scores(pairs).items()}
-        return one(pairs), drawn
+        text = pairs.tokens_BT, pairs.segment_ids_BT, pairs.positions_BT
+        scores = one.attention_scores(text, pairs.dropout_keys_B)
+        return one(pairs), {site: scores[0].dropout.keys_BH2 for site, scores in scores.items()}
 
     pairs = packed()._replace(dropout_keys_B=keys_B)
     logits_BTV, drawn = run(m.params, pairs)

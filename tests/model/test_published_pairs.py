@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from configs import encoder_decoder
-from eval.beam import Beam, search
 from launch.configs import load
+from model.beam import Beam, search
 from model.encoder_decoder import EncoderDecoderConfig, Pairs
 from tests.model import reference
 from tests.model.asking import MARKS, ask

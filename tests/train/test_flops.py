@@ -98,10 +98,11 @@ def test_each_layer_is_told_what_it_keeps_and_computes() -> None:
     sizes: dict[str, Any] = {"num_layers": 5, "num_kv_heads": 1, "dtype": "bfloat16"}
     config = GPTConfig(**SIZES, **sizes, mask="2 * (causal & window(4)) + causal")
     near, far = 5 * (2 * 8 * 2 + 4), T * 2 * 8 * 2  # one key head of width 8, in two bytes
-    assert cache_bytes(config).values == (near, near, far)
+    assert cache_bytes(config)["self"].values == (near, near, far)
     few, all_ = 12 * 24 * (5 * T - 10) / T, 12 * 24 * (T + 1) / 2
-    assert attention_flops(config).values == pytest.approx((few, few, all_))
+    assert attention_flops(config)["self"].values == pytest.approx((few, few, all_))
     shared = GPTConfig(**SIZES, **sizes, mask="causal & window(4)", edits="2 * give_kv + take_kv")
-    assert cache_bytes(shared).values == (near, far, 0)  # the nearest gives, and keeps all positions for whoever takes
+    # The nearest gives, and keeps all positions for whoever takes.
+    assert cache_bytes(shared)["self"].values == (near, far, 0)
     uniform = flops_per_token(GPTConfig(**SIZES, **sizes))
     assert uniform - flops_per_token(config) == pytest.approx(4 * (all_ - few))

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from model.errors import UserError
-from model.families import ModelConfig
+from model.family import Family
 
 AXES = ("replica", "fsdp", "tensor", "context")
 Rules = Sequence[tuple[str, Any]]
@@ -64,7 +64,7 @@ def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds
     if seeds > 1 and seeds % mesh.shape["replica"]:
         raise UserError(f"--config.mesh.replica={mesh.shape['replica']} does not divide --config.train.seeds={seeds}.")
     for name, target in rules:
-        size, key = sizes[name]
+        size, key = sizes.get(name, (0, ""))  # what a model does not have
         axes = (target,) if isinstance(target, str) else target
         ways = math.prod(mesh.shape[axis] for axis in axes)
         if size % ways:
@@ -74,16 +74,22 @@ def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds
             )
 
 
-def sizes(config: ConfigDict, model: ModelConfig) -> dict[str, tuple[int, str]]:
+def sizes(config: ConfigDict, model: Family, mesh: Mesh) -> dict[str, tuple[int, str]]:
     """Logical axis to its size and the key that sets it; a batch must divide also after it is split into micro-
     batches.
+
+    Raises:
+        UserError: devices are to share sequences that the model takes token by token.
     """
+    if model.IN_TURN and mesh.shape["context"] > 1:
+        raise UserError(
+            f"--config.mesh.context={mesh.shape['context']} splits sequences, and --config.family={config.family} "
+            "takes one token after the other; set it to 1."
+        )
     return {
         "batch": (config.data.batch_size // config.train.accumulate, "data.batch_size / train.accumulate"),
         "length": (model.max_length, "data.length"),
         "embed": (model.width, "model.width"),
-        "heads": (model.num_heads, "model.num_heads"),
-        "kv_heads": (model.num_kv_heads or model.num_heads, "model.num_kv_heads"),
-        "mlp": (model.mlp_width or 4 * model.width, "model.mlp_width"),
         "vocab": (model.vocab_size, "data.vocab_size"),
+        **model.axes,
     }

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import jax
 
-from model.cycles import Cycle
-from train.attention import compared, described
+from train.attention import Errors, described, said
 from train.data import Data
 from train.devices.machine import machine_rate
 from train.devices.together import agree, compiled_together
@@ -46,7 +45,7 @@ def open_run(
     folder: RunFolder | None,
     data: Data,
     windows: int,
-    errors: Cycle[dict[str, float]],
+    errors: Errors,
     baselines: Mapping[str, float],
 ) -> Opened:
     """Writes passport, baselines and tokenizer, and restores the newest state; `stack` closes what is opened here.
@@ -58,7 +57,7 @@ def open_run(
         UserError: what is in the folder cannot be gone on from.
     """
     config = experiment.config
-    attention = described(config.model.core, experiment.model_config, experiment.attention, errors)
+    attention = described(config.model, experiment.model_config, experiment.attention, errors)
     stable, checkpoints, found = decay_start(config.optimizer, config.train.steps), None, None
     if folder is not None:
         measured = {"windows": windows, "of": len(experiment.task.measured(data))}
@@ -86,9 +85,8 @@ def open_run(
     cache = jax.config.values["jax_compilation_cache_dir"]
     report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")
     _say_layers(report, experiment)
-    refused = {name: no for site in experiment.attention.values for name, no in site.choice.refused.items()}
-    others = "".join(f"; not {name}: {no.reason}" for name, no in refused.items())
-    report.say(f"attention by {attention['core']}, {compared(experiment.attention, errors)}{others}")
+    for line in said(experiment.attention, errors):
+        report.say(line)
     if stable:
         report.say(f"wsd decays after step {stable}: its checkpoint is kept, and --extend goes on smoothly from there")
     return Opened(state, start, evaluated, windows, stable, checkpoints, report)
@@ -104,8 +102,10 @@ def _is_evaluated(folder: Path, step: int) -> bool:
 
 def _say_layers(report: Report, experiment: Experiment) -> None:
     """Says, where layers differ, how often their cycle repeats, and what remains."""
-    config = experiment.model_config
-    turns, rest = divmod(config.num_layers, config.unit)
-    if config.unit > 1:
-        remain = f", and the first {rest} of it once more" if rest else ""
-        report.say(f"{config.num_layers} layers: a cycle of {config.unit}, {turns} times{remain}")
+    stacks = {site.stack: name for name, site in experiment.model_config.sites.items() if not site.own}
+    for stack, name in stacks.items():
+        turns, rest = divmod(stack.num_layers, stack.unit)
+        if stack.unit > 1:
+            remain = f", and the first {rest} of it once more" if rest else ""
+            where = f" of the {name}" * (len(stacks) > 1)
+            report.say(f"{stack.num_layers} layers{where}: a cycle of {stack.unit}, {turns} times{remain}")

@@ -13,13 +13,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from model.bounds import check_within
-from model.families import ModelConfig
+from model.family import Family
 from train.data import Rows, Tokenizer, open_data
 from train.state import Params
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 Loss = Callable[[Params, Batch, jax.Array | None], Sums]
+Inputs = Callable[[Batch, jax.Array | None], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,16 +51,18 @@ class Task:
         """What is evaluated: all (0) rows of the validation split, or `count` spread evenly over them."""
         return data.measured(count)
 
-    def inputs(self, batch: Batch) -> dict[str, jax.Array | None]:
-        """What the model takes of a batch, by the names of its arguments."""
+    @staticmethod
+    def inputs(batch: Batch, dropout_keys_B: jax.Array | None = None) -> dict[str, Any]:
+        """What the model takes of a batch, by the names of its arguments; `dropout_keys_B` turn dropout on."""
         return {
             "tokens_BT": batch["tokens"],
             "segment_ids_BT": batch["segment_ids"],
             "positions_BT": batch["positions"],
+            "dropout_keys_B": dropout_keys_B,
             "valid_BT": batch.get("valid"),
         }
 
-    def check(self, batch: dict[str, np.ndarray], model: ModelConfig) -> None:
+    def check(self, batch: dict[str, np.ndarray], model: Family) -> None:
         """Refuses a batch of this process.
 
         Raises:
@@ -69,7 +72,7 @@ class Task:
         for name in ("tokens", "targets"):
             check_within(batch[name], model.vocab_size, f"{name}:", rule, batch.get("valid"))
 
-    def worst(self, model: ModelConfig) -> float:
+    def worst(self, model: Family) -> float:
         """The loss of one who knows nothing, in nats: a run that stays above it has collapsed."""
         return math.log(model.vocab_size)
 

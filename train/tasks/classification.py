@@ -76,9 +76,10 @@ class Classification(Task):
         """What is evaluated: all (0) examples of the validation split, or `count` spread evenly over them."""
         return self.ROWS(data, "validation", count)
 
-    def inputs(self, batch: Batch) -> dict[str, jax.Array | None]:
-        """What the model takes of a batch, by the names of its arguments."""
-        return super().inputs(batch) | {"types_BT": batch["types"]}
+    @staticmethod
+    def inputs(batch: Batch, dropout_keys_B: jax.Array | None = None) -> dict[str, Any]:
+        """What the model takes of a batch, by the names of its arguments; `dropout_keys_B` turn dropout on."""
+        return Task.inputs(batch, dropout_keys_B) | {"types_BT": batch["types"]}
 
     def check(self, batch: dict[str, np.ndarray], model: Any) -> None:
         """Refuses a batch of this process.
@@ -143,7 +144,7 @@ class Classification(Task):
 
     def _logits(self, graphdef: nnx.GraphDef, params: Params, batch: Batch, keys_B: jax.Array | None) -> jax.Array:
         model = nnx.merge(graphdef, params)
-        return model.answers(model.vectors(**self.inputs(batch), dropout_keys_B=keys_B), keys_B)
+        return model.answers(model.vectors(**self.inputs(batch, keys_B)), keys_B)
 
 
 def of_labels(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> dict[str, jax.Array]:

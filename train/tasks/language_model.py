@@ -13,7 +13,7 @@ from model.bounds import without_padding
 from model.errors import Range, check_range
 from model.vocabulary import token_scores
 from train.state import Params
-from train.tasks.base import Batch, Loss, Sums, Task
+from train.tasks.base import Batch, Inputs, Loss, Sums, Task
 from train.tasks.by_quarter import by_quarter
 
 
@@ -33,8 +33,10 @@ class LanguageModel(Task):
         return by_quarter(lambda params, batch: loss(params, batch, None)["nll"])
 
 
-def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Loss:
-    """The loss of next-token prediction: `loss(params, batch, dropout_keys_B)`.
+def language_model(
+    graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_loss: float = 0.0, inputs: Inputs = Task.inputs
+) -> Loss:
+    """The loss of next-token prediction: `loss(params, batch, dropout_keys_B)`, of a model that takes `inputs`.
 
     The batch has tokens, targets, segment_ids, positions (int32) and weights (float32), all (B, T), and may have valid
     (B, T), whose False and 0 are padding: nothing sees it and it has no weight, whatever stands there. Of the sums,
@@ -50,8 +52,7 @@ def language_model(graphdef: nnx.GraphDef, *, label_smoothing: float = 0.0, z_lo
 
     def loss(params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> Sums:
         model, valid_BT = nnx.merge(graphdef, params), batch.get("valid")
-        arrays = batch["tokens"], batch["segment_ids"], batch["positions"]
-        x_BTD = model.vectors(*arrays, dropout_keys_B, valid_BT=valid_BT)
+        x_BTD = model.vectors(**inputs(batch, dropout_keys_B))
         targets_BT, weights_BT = (without_padding(batch[name], valid_BT) for name in ("targets", "weights"))
         log_z_BT, target_BT, mean_BT, _ = token_scores(x_BTD, model.readout(), targets_BT)
         objective_BT = nll_BT = log_z_BT - target_BT

@@ -16,7 +16,7 @@ from model.vocabulary import token_scores
 from train.data import Rows
 from train.data.order import mixed
 from train.state import Params
-from train.tasks.base import Batch, Loss, Sums
+from train.tasks.base import Batch, Loss, Sums, Task
 from train.tasks.masked_lm import MaskedLM, MaskedRows
 
 SHORTEST = 6  # start, two separators, and three tokens, so that what is left of a document is never a single one
@@ -48,9 +48,10 @@ class NextSentence(MaskedLM):
         """Pairs that are fixed, and so are their masks."""
         return MaskedRows(SegmentPairs(data, "validation", count), data.tokenizer, self)
 
-    def inputs(self, batch: Batch) -> dict[str, jax.Array | None]:
-        """What the model takes of a batch, by the names of its arguments."""
-        return super().inputs(batch) | {"types_BT": batch["types"]}
+    @staticmethod
+    def inputs(batch: Batch, dropout_keys_B: jax.Array | None = None) -> dict[str, Any]:
+        """What the model takes of a batch, by the names of its arguments; `dropout_keys_B` turn dropout on."""
+        return Task.inputs(batch, dropout_keys_B) | {"types_BT": batch["types"]}
 
     def loss(self, graphdef: nnx.GraphDef, train: ConfigDict) -> Loss:
         """`loss` is `nll` + `pair_nll`, per masked token: `pair_nll` weighs in it as its row has masked tokens.
@@ -72,7 +73,7 @@ class NextSentence(MaskedLM):
 
     def _sums(self, graphdef: nnx.GraphDef, params: Params, batch: Batch, keys_B: jax.Array | None) -> Sums:
         model, valid_BT = nnx.merge(graphdef, params), batch["valid"]
-        x_BTD, follows_B2 = model.both(**self.inputs(batch), dropout_keys_B=keys_B)
+        x_BTD, follows_B2 = model.both(**self.inputs(batch, keys_B))
         targets_BT, weights_BT = (without_padding(batch[name], valid_BT) for name in ("targets", "weights"))
         log_z_BT, target_BT, _, largest_BT = token_scores(x_BTD, model.readout(), targets_BT)
         nll_BT, right_BT = log_z_BT - target_BT, (target_BT >= largest_BT).astype(jnp.float32)

@@ -12,6 +12,7 @@ from train.tasks.regression import Regression
 from train.tasks.several_labels import SeveralLabels
 from train.tasks.span_qa import SpanQA
 from train.tasks.tagging import Tagging
+from train.tasks.translation import Translation
 
 TASKS: dict[str, type[Task]] = {
     "language_model": LanguageModel,
@@ -22,6 +23,7 @@ TASKS: dict[str, type[Task]] = {
     "regression": Regression,
     "tagging": Tagging,
     "span_qa": SpanQA,
+    "translation": Translation,
 }
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from launch.ablation.gates.products import products
 from launch.configs import load
-from model.families import ModelConfig
+from model.family import Family
 from model.parameters import flat_params
 from train.data.finding import find_files
 from train.data.opening import data_folder
@@ -121,7 +121,7 @@ def _written(data: ConfigDict) -> tuple[tuple[str, int, int], ...]:
     return tuple((name, one.st_mtime_ns, one.st_size) for name, one in seen.items())
 
 
-def parameters_of(config: ModelConfig) -> tuple[int, int]:
+def parameters_of(config: Family) -> tuple[int, int]:
     """(all parameters, those that are no table over the vocabulary or over positions)."""
     params = flat_params(nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))).values()
     sizes = [(math.prod(one.shape), bool(_TABLES & {*one.axes})) for one in params]

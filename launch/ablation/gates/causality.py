@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model.families import ModelConfig
+from model.family import Family
 from train.devices.placing import batch_ways
 from train.devices.together import compiled_together
 from train.experiment import Experiment
 from train.sharding import placed
+from train.tasks.base import Inputs
 
 _CUTS = 64  # places at which a sequence is cut, at most
 
@@ -22,25 +23,28 @@ def leak(experiment: Experiment) -> int | None:
     after it, exactly: anything but zero is a leak. None where there is none.
 
     The model has the arm's sizes, core, mask and edits, and parameters of which none is zero, so that nothing that
-    starts as the identity hides a path. Each input is a token of its own.
+    starts as the identity hides a path. Each input is a token of its own; a source, where there is one, is of others.
 
     Raises:
         RuntimeError: outputs do not depend on the inputs before them either, so nothing is proved.
     """
     length = experiment.model_config.max_length
     cuts = np.unique(np.linspace(1, length - 1, min(_CUTS, length - 1)).astype(np.int32))
-    # As many tokens as places; nothing else of a model depends on the size of its vocabulary.
-    config = dataclasses.replace(experiment.model_config, vocab_size=max(length, experiment.model_config.vocab_size))
+    # A token for each place and one for sources; nothing else of a model depends on the size of its vocabulary.
+    most = max(length + 1, experiment.model_config.vocab_size)
+    config = dataclasses.replace(experiment.model_config, vocab_size=most)
     with placed(experiment.mesh, experiment.rules):
         rows = batch_ways()
-        found = compiled_together(jax.jit(functools.partial(_norms, config, rows, cuts)))(jax.random.key(0))
+        found = compiled_together(jax.jit(functools.partial(_norms, config, experiment.task.inputs, rows, cuts)))(
+            jax.random.key(0)
+        )
     ahead, behind = (np.asarray(x) != 0 for x in jax.device_get(found))
     if not behind.all():
         raise RuntimeError("no output depends on an input: the gradients prove nothing")
     return int(cuts[ahead.argmax()]) if ahead.any() else None
 
 
-def _norms(config: ModelConfig, rows: int, cuts: np.ndarray, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _norms(config: Family, inputs: Inputs, rows: int, cuts: np.ndarray, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """For each cut, the largest gradient of outputs before it from inputs after it, and from those before it."""
     graphdef, params = nnx.split(config.build(nnx.Rngs(params=key)), nnx.Param)
     leaves, tree = jax.tree.flatten(nnx.to_pure_dict(params))
@@ -50,11 +54,13 @@ def _norms(config: ModelConfig, rows: int, cuts: np.ndarray, key: jax.Array) -> 
     T = config.max_length
     tokens_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (rows, T))
     ids_BT = jnp.ones_like(tokens_BT)
+    batch = {"tokens": tokens_BT, "segment_ids": ids_BT, "positions": tokens_BT, "sources": T * ids_BT}
+    batch |= {"source_segment_ids": ids_BT, "source_positions": tokens_BT}
 
     def before(table: jax.Array, cut: jax.Array) -> jax.Array:
         embed = {**params["embed"], "embedding": table}
         model = nnx.merge(graphdef, {**params, "embed": embed})
-        x_BTD = model.vectors(tokens_BT, ids_BT, tokens_BT)
+        x_BTD = model.vectors(**inputs(batch, None))
         return jnp.sum(jnp.where((jnp.arange(T) < cut)[None, :, None], jnp.sin(x_BTD), 0))
 
     def one(cut: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -100,4 +100,5 @@ def _unit(match: str, config: ConfigDict) -> int:
 
 def _least(match: str, config: ConfigDict) -> int:
     """The smallest size in units; a stack holds each cycle of its layers once."""
-    return make_model_config(config, 256).unit if match == "depth" else 1
+    stacks = [site.stack.unit for site in make_model_config(config, 256).sites.values()]
+    return max(stacks, default=1) if match == "depth" else 1

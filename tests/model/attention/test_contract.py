@@ -316,7 +316,7 @@ def test_what_is_traced_is_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> N
         lambda cores, name, request, real=table.choose_core: asked.append(name) or real(cores, name, request),
     )
     experiment = make_experiment(load("gpt:quickstart"), 64)
-    chosen = experiment.attention.values[0].choice.name
+    chosen = experiment.attention["self"][0].choice.name
     assert (asked, chosen, experiment.model_config.cycles["core"].values) == (["auto"], "blockwise", ("blockwise",))
     jax.eval_shape(experiment.make_state)
     batch = {

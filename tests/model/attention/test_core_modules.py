@@ -31,7 +31,7 @@ from tests.model.test_gpt import B, G, H, K, T, compiled, model
 from tests.small import compiled_step, losses, random_batches, small_experiment
 from tests.tiers import tiered
 from tests.tiny import call, metrics, words, write_text
-from train.attention import check_attention, compared, described
+from train.attention import check_attention, described, said
 from train.experiment import Experiment
 from train.optimizers import OPTIMIZERS
 from train.sharding import placed
@@ -117,7 +117,8 @@ def test_what_it_refuses_it_refuses_by_the_contract(changes: dict[str, Any], sen
     if key != "mesh.context" and "+" not in str(value) and key != "model.dropout":
         none = {"model.mask": "causal", "model.bias": "none", "model.soft_cap": "0.0", "model.sinks": "false"}[key]
         written = f"({value})" if key == "model.mask" else str(value).lower()
-        assert small_experiment(**HYBRID | {key: f"2 * {none} + {written}"}).attention[0].choice.name == "decay"
+        mixed = small_experiment(**HYBRID | {key: f"2 * {none} + {written}"})
+        assert mixed.attention["self"][0].choice.name == "decay"
 
 
 def test_decoding_is_refused_as_training_is() -> None:
@@ -173,8 +174,8 @@ def checked(experiment: Experiment) -> tuple[dict[str, Any], str]:
     """What the passport and the screen say of a run's attention."""
     with placed(experiment.mesh, experiment.rules):
         errors = check_attention(experiment.model_config, experiment.attention, jax.random.key(0))
-    sites = experiment.attention
-    return described("asked", experiment.model_config, sites, errors), compared(sites, errors)
+    (line,) = said(experiment.attention, errors)
+    return described(experiment.config.model, experiment.model_config, experiment.attention, errors)["self"], line
 
 
 @pytest.mark.parametrize("dtype", tiered([("float32",), ("bfloat16",)], lambda one: one == "float32"))
@@ -194,6 +195,7 @@ def test_the_passport_says_what_it_was_compared_with(dtype: str) -> None:
     assert [one["flops_per_token"] for one in passport["places"]] == [12 * states, 12 * 48 * 17 / 2, 12 * 48 * 17 / 2]
     assert passport["cache_bytes"] == 4 * states + 4 + 2 * size * all_keys
     first, second, third = line.split(", compared with ")[0], nothing, line.rsplit(", ", 1)[1]
+    assert passport["asked"] == "decay + halved + dense"
     assert first.endswith(" from decay's own reference on this device")
     assert third.endswith(" from dense on this device")
     assert f"compared with {second}" in line

@@ -14,6 +14,7 @@ from model.encoder_decoder import Pairs
 from model.recurrent.encoder_decoder import RecurrentEncoderDecoderConfig, RecurrentPairCache
 from tests.model.recurrent import loops
 from tests.model.recurrent.cases import Model, check_gradient, compiled, made, nll, products
+from train.flops import flops_per_token
 
 V, D, A, S, T = 23, 6, 5, 13, 11
 # Row, then first place and length in the source, and in the target; the last row has neither.
@@ -134,14 +135,14 @@ def test_ids_of_one_row_are_those_of_all() -> None:
 def test_the_formula_is_what_the_program_multiplies() -> None:
     m = made(config(width=24, num_layers=3, cross_width=10, tied=False))
     rng = np.random.default_rng(3)
-    sources_BS, tokens_BT, targets_BT = (rng.integers(0, V, (2, size)) for size in (S, T, T))
+    sources_BS, tokens_BT, targets_BT = rng.integers(0, V, (3, 2, S))  # as long as each other: the formula's tokens
 
     def loss(params: Any) -> jax.Array:
-        return nll(m.merge(params)(Pairs(sources_BS, tokens_BT)), targets_BT, jnp.ones((2, T), bool))
+        return nll(m.merge(params)(Pairs(sources_BS, tokens_BT)), targets_BT, jnp.ones((2, S), bool))
 
     forward, both = (products(jax.make_jaxpr(one)(m.params).jaxpr) / 2 for one in (loss, jax.grad(loss)))
-    assert 3 * forward == pytest.approx(m.config.flops(S, T), rel=1e-6)
-    again = 2 * T * (24 * 10 + S * 10)  # the backward pass makes scores once more
+    assert 3 * forward == pytest.approx(S * flops_per_token(m.config), rel=1e-6)
+    again = 2 * S * (24 * 10 + S * 10)  # the backward pass makes scores once more
     assert both == pytest.approx(3 * forward + again, rel=1e-6)
 
 

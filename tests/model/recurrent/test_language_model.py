@@ -16,6 +16,7 @@ from model.layers import row_bernoulli
 from model.recurrent.language_model import Recurrent, RecurrentConfig
 from tests.model.recurrent import loops
 from tests.model.recurrent.cases import Model, check_gradient, compiled, made, nll, products
+from train.flops import flops_per_token
 
 V, D, L, T = 23, 6, 2, 17
 # Row, first place and length of each document; padding is before, between and behind them, and inside of the fifth.
@@ -204,7 +205,7 @@ def test_the_formula_is_what_the_program_multiplies(cell: str) -> None:
         return nll(m.merge(params)(tokens_BT), arrays["targets"], arrays["valid"])
 
     counted = products(jax.make_jaxpr(jax.grad(loss))(m.params).jaxpr)
-    assert counted / tokens_BT.size == pytest.approx(m.config.flops_per_token(), rel=1e-6)
+    assert counted / tokens_BT.size == pytest.approx(flops_per_token(m.config), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from train.data.examples.opening import open_corpus
-from train.data.examples.types import Corpus, asked
+from train.data.examples.types import Corpus, texts_of
 from train.data.opening import check_data, data_folder
 from train.data.tokenizers import ByteTokenizer, Tokenizer
 from train.data.training import cached_bpe
@@ -40,7 +40,7 @@ def open_examples(
     *,
     marks: Sequence[str] = (),
     form: str = "one",
-    spelled: Callable[[Any], Iterable[str]] = asked,
+    spelled: Callable[[Any], Iterable[str]] = texts_of,
     allow_overlap: bool = False,
     while_waiting: Callable[[], object] = lambda: None,
 ) -> ExampleData:

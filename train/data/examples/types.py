@@ -174,6 +174,11 @@ def asked(example: Labelled | Tagged | Question | Pair) -> tuple[str, ...]:
             return (example.source,)
 
 
+def texts_of(example: Labelled | Tagged | Question | Pair) -> tuple[str, ...]:
+    """Returns all texts of an example: what a model is given, and what it is to write."""
+    return asked(example) + ((example.target,) if isinstance(example, Pair) else ())
+
+
 def _size(texts: tuple[str, ...]) -> int:
     return sum(map(len, texts))
 

@@ -71,7 +71,7 @@ def places_of_masks() -> Any:
     model, seen = GPT(config, rngs=nnx.Rngs(0)), []
     for text in MASKS.split():
         model.config = dataclasses.replace(config, mask=text)
-        mask = model.attention_scores((ids_BT, ids_BT, positions_BT), None)[0].mask
+        mask = model.attention_scores((ids_BT, ids_BT, positions_BT), None)["self"][0].mask
         seen.append(np.asarray(mask.block(0, 0, 11, 11)).tolist())
     return seen
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eval.beam import FORMS, Beam, Hypotheses, beam_search, search
 from model import GPTConfig, UserError
+from model.beam import FORMS, Beam, Hypotheses, beam_search, search
 from model.encoder_decoder import EncoderDecoderConfig, Pairs
 from tests.model import reference
 from tests.tiers import tiered

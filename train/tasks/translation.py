@@ -1,0 +1,190 @@
+"""A text from another one: translation, and whatever else reads one text and writes another (Sutskever et al. 2014)."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from model.axes import unsplit
+from model.beam import Beam, beam_search
+from model.bounds import check_within
+from model.encoder_decoder import Pairs
+from model.errors import Range, check_range
+from model.vocabulary import token_scores
+from train.data import Rows, Tokenizer
+from train.data.examples import Pair
+from train.data.examples.opened import ExampleData, open_examples
+from train.data.examples.rows import ExampleRows
+from train.state import Params
+from train.tasks.base import Batch, Loss, Task
+from train.tasks.language_model import language_model
+
+GREEDY = Beam(size=1, alpha=0.0, form="huggingface")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Translation(Task):
+    """To write the second text of a pair, having read the first.
+
+    Raises:
+        UserError: a key out of its range.
+    """
+
+    HEAD: ClassVar[str] = "target"
+    MARKS: ClassVar[tuple[str, ...]] = ("start",)
+
+    packed: bool = False  # learn from rows of as many pairs as fit, of which none sees another
+
+    def vocab_size(self, config: ConfigDict) -> int:
+        """The tokens that the config asks for.
+
+        Raises:
+            UserError: the length has no room for a token and the end behind it.
+        """
+        check_range("config.data.length", config.data.length, Range(2))
+        return super().vocab_size(config)
+
+    def open(self, config: ConfigDict, tokenizer: Tokenizer | None = None, **how: Any) -> ExampleData:
+        """The pairs of a config."""
+        return open_examples(Pair, config.data, tokenizer, marks=self.MARKS, **how)
+
+    def rows(self, data: Any) -> Rows:
+        """What is learned from."""
+        return PackedRows(data, "train") if self.packed else PairRows(data, "train")
+
+    def measured(self, data: Any, count: int = 0, split: str = "validation") -> Rows:
+        """What is evaluated: all (0) pairs of the split, or `count` spread evenly over them."""
+        return PairRows(data, split, count)
+
+    @staticmethod
+    def inputs(batch: Batch, dropout_keys_B: jax.Array | None = None) -> dict[str, Any]:
+        """What the model takes of a batch, by the names of its arguments; `dropout_keys_B` turn dropout on."""
+        return {"pairs": Pairs.of(batch, dropout_keys_B)}
+
+    def check(self, batch: dict[str, np.ndarray], model: Any) -> None:
+        """Refuses a batch of this process.
+
+        Raises:
+            UserError: a token of either side outside of the vocabulary.
+        """
+        rule = f"is outside of the vocabulary of {model.vocab_size}; encode with its tokenizer"
+        for name in ("sources", "tokens", "targets"):
+            check_within(batch[name], model.vocab_size, f"{name}:", rule)
+
+    def loss(self, graphdef: nnx.GraphDef, train: ConfigDict) -> Loss:
+        """That of a language model, of the second text by the tokens before and by the first text."""
+        return language_model(graphdef, label_smoothing=train.label_smoothing, z_loss=train.z_loss, inputs=self.inputs)
+
+    def sums(self, graphdef: nnx.GraphDef) -> Callable[[Params, Batch], Any]:
+        """`loss` in nats and `accuracy` per token, where those before are given, each with its count; and, as `answers`
+        (B, T), what the model writes by itself, always the likeliest token, up to the end.
+        """
+
+        def sums(params: Params, batch: Batch) -> Any:
+            model, pairs = nnx.merge(graphdef, params), Pairs.of(batch)
+            log_z_BT, target_BT, _, largest_BT = token_scores(model.vectors(pairs), model.readout(), batch["targets"])
+            found = {"loss": log_z_BT - target_BT, "accuracy": (target_BT >= largest_BT).astype(jnp.float32)}
+            weights_BT = batch["weights"]
+            summed = {name: (jnp.sum(x_BT * weights_BT), jnp.sum(weights_BT)) for name, x_BT in found.items()}
+            end = model.config.vocab_size - len(self.MARKS) - 1  # as every tokenizer numbers it
+            return {"sums": summed, "answers": written(model, pairs, end)}
+
+        return sums
+
+
+def written(model: Any, pairs: Pairs, end: int, beam: Beam = GREEDY) -> jax.Array:
+    """The best of what a beam search makes of each source, (B, T), with `end` from its end on.
+
+    The first of the targets' tokens is what each begins with; there are no others.
+    """
+    T = pairs.tokens_BT.shape[1]
+    memory_BSD = model.encode(pairs)
+    with unsplit("length"):  # a token at a time is nothing to share
+        cache = model.init_cache(memory_BSD, pairs.source_segment_ids_BS, T)
+        first_B = pairs.tokens_BT[:, 0]
+        found = beam_search(model.decode, cache, first_B, jnp.zeros_like(first_B), beam=beam, end=end, limit=T)
+    return found.tokens_BKT[:, 0]
+
+
+class PairRows(ExampleRows):
+    """`source end` and `start target`, whose `targets` are `target end`; what is too long is cut, a target at its end.
+
+    Arrays as in a batch of `Pairs`, and `weights`, 1 at what is to be written; all (B, T).
+    """
+
+    def told(self) -> str:
+        """Returns how many there are, and how many of them are cut, in words."""
+        cut = sum(max(map(len, one)) >= self.length for one in _encoded(self.examples, self._tokenizer))
+        more = f", of which {cut} have more than --config.data.length={self.length} tokens and are cut"
+        return f"{super().told()}{more if cut else ''}"
+
+    def arrays(self, examples: Sequence[Pair]) -> dict[str, np.ndarray]:
+        """Returns the rows of these examples."""
+        return _rows([[one] for one in _encoded(examples, self._tokenizer)], self.length, self._tokenizer)
+
+    def predicted(self, answers_BT: np.ndarray) -> list[str]:
+        """Returns the texts that answers stand for, up to their ends; bytes that are not UTF-8 become U+FFFD."""
+        found = []
+        for answer_T in answers_BT.astype(int):
+            kept = answer_T[: int(np.argmax(np.append(answer_T, self._tokenizer.end) == self._tokenizer.end))]
+            found.append(b"".join(map(self._tokenizer.token_bytes, kept.tolist())).decode("utf-8", "replace"))
+        return found
+
+
+class PackedRows:
+    """Rows of as many pairs as fit, one after the other, in the order of the data; segment n is the n-th pair."""
+
+    def __init__(self, data: ExampleData, split: str) -> None:
+        self._tokenizer, self._length = data.tokenizer, data.length
+        self._rows: list[list[Encoded]] = []
+        self._pairs, room = len(data.corpus.splits[split]), [0, 0]
+        for one in _encoded(data.corpus.splits[split], data.tokenizer):
+            sizes = [min(len(side) + 1, data.length) for side in one]
+            if not self._rows or any(size > left for size, left in zip(sizes, room, strict=True)):
+                self._rows.append([])
+                room = [data.length] * 2
+            self._rows[-1].append(one)
+            room = [left - size for size, left in zip(sizes, room, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def told(self) -> str:
+        """Returns how many there are, in words."""
+        return f"{self._pairs} examples in {len(self)} rows"
+
+    def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Returns many rows, as arrays with a leading axis B; an index past the last gives zeros."""
+        return _rows([self._rows[one] if one < len(self) else [] for one in indices], self._length, self._tokenizer)
+
+
+Encoded = tuple[np.ndarray, np.ndarray]  # the tokens of a source and of its target
+
+
+def _encoded(examples: Sequence[Pair], tokenizer: Tokenizer) -> list[Encoded]:
+    ids = tokenizer.encode_batch([text for one in examples for text in (one.source, one.target)])
+    return list(zip(ids[::2], ids[1::2], strict=True))
+
+
+def _rows(pairs: Sequence[Sequence[Encoded]], T: int, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    names = "sources", "source_segment_ids", "source_positions", "tokens", "targets", "segment_ids", "positions"
+    found = {name: np.zeros((len(pairs), T), np.int32) for name in names}
+    found["weights"] = np.zeros((len(pairs), T), np.float32)
+    start, end = tokenizer.marks["start"], tokenizer.end
+    for row, some in enumerate(pairs):
+        i = j = 0
+        for number, (source, target) in enumerate(some, 1):
+            sources, written = [*source[: T - 1], end], [*target, end][:T]
+            there, here = slice(i, i + len(sources)), slice(j, j + len(written))
+            found["sources"][row, there], found["source_segment_ids"][row, there] = sources, number
+            found["source_positions"][row, there] = np.arange(len(sources))
+            found["tokens"][row, here], found["targets"][row, here] = [start, *written[:-1]], written
+            found["segment_ids"][row, here], found["weights"][row, here] = number, 1
+            found["positions"][row, here] = np.arange(len(written))
+            i, j = there.stop, here.stop
+    return found
