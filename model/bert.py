@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.axes import pin
-from model.bounds import rows_of
+from model.bounds import rows_of, without_padding
 from model.cycles import Cycle
 from model.errors import Range, check_range
 from model.layers import ACTIVATIONS, Linear, choose, dropout
@@ -21,6 +22,22 @@ from model.use_bias import parse_use_bias
 from model.vocabulary import Head, Readout
 
 _POOLED_SITE = 2**31 + 1  # the layer number under which the pooled vector draws its dropout
+
+
+def _first(x_BTD: jax.Array, valid_BT: jax.Array | None) -> jax.Array:
+    """The vector of the first place, (B, D)."""
+    return x_BTD[:, 0]
+
+
+def _mean(x_BTD: jax.Array, valid_BT: jax.Array | None) -> jax.Array:
+    """The mean of the vectors of all places that hold a token, (B, D); 0 where none does."""
+    if valid_BT is None:
+        return jnp.mean(x_BTD, axis=1)
+    count_B1 = jnp.maximum(jnp.sum(valid_BT.astype(bool), axis=1, keepdims=True), 1)
+    return jnp.sum(without_padding(x_BTD, valid_BT), axis=1) / count_B1.astype(x_BTD.dtype)
+
+
+POOLS: dict[str, Callable[[jax.Array, jax.Array | None], jax.Array]] = {"first": _first, "mean": _mean}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,11 +63,13 @@ class BERTConfig(TrunkConfig):
     mlp: str = "gelu_exact"
     use_bias: bool | str = "qkv & output & mlp & norm & head"
     tied: bool = True  # the output head is the embedding, transposed
+    pool: str = "first"  # what tells of a row, for its class: first (the vector of its first token) or mean (of all)
     types: int = 0  # kinds of segments, each with a vector that is added to those of its tokens (BERT: 2); 0: none
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("config.model.types", self.types, Range(0, 2**10))
+        choose(POOLS, self.pool, "model.pool")
         choose(dict.fromkeys(self.HEADS), self.head, "task")
 
     def build(self, rngs: nnx.Rngs) -> "BERT":
@@ -121,15 +140,17 @@ class BERT(Trunk):
         token, or (B, T, 2) of where the answer begins and ends. It takes what `vectors` takes.
         """
         x_BTD = self.vectors(*inputs, **named)
-        return self.readout()(x_BTD) if self.head is not None else self.answers(x_BTD, named.get("dropout_keys_B"))
+        return self.readout()(x_BTD) if self.head is not None else self.answers(x_BTD, *_given(named))
 
-    def answers(self, x_BTD: jax.Array, dropout_keys_B: jax.Array | None = None) -> jax.Array:
-        """The logits of labels, in float32, from what the trunk knows: of the first place where there is a pooler
-        (tanh(x @ kernel + bias)), of each place where there is none.
+    def answers(
+        self, x_BTD: jax.Array, dropout_keys_B: jax.Array | None = None, valid_BT: jax.Array | None = None
+    ) -> jax.Array:
+        """The logits of labels, in float32, from what the trunk knows: of the row where there is a pooler
+        (tanh(x @ kernel + bias) of its first place, or of the mean), of each place where there is none.
         """
         assert self.answer is not None, self.config.head
         if self.pooler is not None:
-            x_BTD = jnp.tanh(self.pooler(x_BTD[:, :1]))
+            x_BTD = jnp.tanh(self.pooler(POOLS[self.config.pool](x_BTD, valid_BT)[:, None]))
         x_BTD = dropout(x_BTD, self.config.dropout, folded(dropout_keys_B, _POOLED_SITE), 0)
         logits = self.answer(x_BTD, result=jnp.float32)
         return logits[:, 0] if self.pooler is not None else logits
@@ -138,7 +159,7 @@ class BERT(Trunk):
         """Of the head `pair`: (vectors as `readout` takes them, logits (B, 2): the second segment follows, or not)."""
         x_BTD = super().vectors(*inputs, **named)
         assert self.transform is not None
-        return self.transform(x_BTD), self.answers(x_BTD, named.get("dropout_keys_B"))
+        return self.transform(x_BTD), self.answers(x_BTD, *_given(named))
 
     def _start(self, *inputs: Any, types_BT: jax.Array | None = None, **named: Any) -> tuple[jax.Array, Cycle[Context]]:
         def embed(tokens_BT: jax.Array) -> jax.Array:
@@ -148,6 +169,11 @@ class BERT(Trunk):
             return self.types(x_BTD, jnp.zeros_like(tokens_BT) if types_BT is None else types_BT)
 
         return self.start(embed, self.config.vocab_size, *inputs, **named)
+
+
+def _given(named: dict[str, Any]) -> tuple[jax.Array | None, jax.Array | None]:
+    """What `answers` takes of what `vectors` takes."""
+    return named.get("dropout_keys_B"), named.get("valid_BT")
 
 
 def _square(config: BERTConfig, rngs: nnx.Rngs) -> Linear:

@@ -157,10 +157,28 @@ def test_every_head_is_compared() -> None:
     assert set(HEADS.values()) == set(BERTConfig.HEADS) == BERT_TABLES.keys()
 
 
-@pytest.mark.parametrize("head", BERTConfig.HEADS)
-def test_padding_and_other_types_reach_nothing(head: str) -> None:
+def test_the_mean_of_a_row_is_that_of_its_tokens() -> None:
+    """As of each row by itself, without its padding: the pooler and the answer of the mean, in NumPy."""
+    model = BERT(config("class", pool="mean"), rngs=nnx.Rngs(0))
+    nnx.update(model, nnx.State(params("class")))
+    given = batch("class")
+    named = {"types_BT": given["types"], "valid_BT": given["valid"]}
+    found = np.asarray(model(given["tokens"], **named))
+    kernel_DD, bias_D = (np.asarray(x[...], np.float64) for x in (model.pooler.kernel, model.pooler.bias))
+    out_DC, out_C = (np.asarray(x[...], np.float64) for x in (model.answer.kernel, model.answer.bias))
+    for row, length in enumerate(LENGTHS):
+        alone = {"types_BT": given["types"][row : row + 1, :length]}
+        mean_D = np.asarray(model.vectors(given["tokens"][row : row + 1, :length], **alone), np.float64)[0].mean(axis=0)
+        wanted_C = np.tanh(mean_D @ kernel_DD + bias_D) @ out_DC + out_C
+        np.testing.assert_allclose(found[row], wanted_C, rtol=1e-4, atol=1e-5)
+    nothing = np.zeros((B, T), bool)
+    assert np.isfinite(model(given["tokens"], types_BT=given["types"], valid_BT=nothing)).all()
+
+
+@pytest.mark.parametrize(("head", "pool"), [*((head, "first") for head in BERTConfig.HEADS), ("class", "mean")])
+def test_padding_and_other_types_reach_nothing(head: str, pool: str) -> None:
     """What stands at padding changes no answer, NaN in its gradients neither; another type of a token does."""
-    model = BERT(config(head), rngs=nnx.Rngs(0))
+    model = BERT(config(head, pool=pool), rngs=nnx.Rngs(0))
     given = batch(head)
     answer = jax.jit(lambda tokens, types: model(tokens, types_BT=types, valid_BT=given["valid"]))
     first = np.asarray(answer(given["tokens"], given["types"]))

@@ -144,7 +144,7 @@ class Classification(Task):
 
     def _logits(self, graphdef: nnx.GraphDef, params: Params, batch: Batch, keys_B: jax.Array | None) -> jax.Array:
         model = nnx.merge(graphdef, params)
-        return model.answers(model.vectors(**self.inputs(batch, keys_B)), keys_B)
+        return model.answers(model.vectors(**self.inputs(batch, keys_B)), keys_B, batch["valid"])
 
 
 def of_labels(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> dict[str, jax.Array]:
