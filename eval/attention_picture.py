@@ -8,7 +8,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from eval.generation import prompt_tokens
+from eval.prompting import prompt_tokens
 from model.errors import UserError
 from model.family import Model
 from train.data import Tokenizer

@@ -9,6 +9,7 @@ from eval.baselines.masked import known_neighbours
 from eval.baselines.text import known_baselines
 from eval.evaluator import Evaluator
 from eval.likelihood import Likelihood
+from eval.metrics.pairs import signatures
 from eval.scored import Classes, Numbers, Several, Spans, Tags, Texts
 from train.tasks.base import Task
 
@@ -16,7 +17,8 @@ from train.tasks.base import Task
 class Measured(NamedTuple):
     """The evaluators of a task, which of their values is its score, and what others reach on the same rows.
 
-    `baselines` gives names to scores, of a task and its data. `lower` says that less is better.
+    `baselines` gives names to scores, of a task and its data. `lower` says that less is better, and `notes` what
+    belongs beside the numbers.
     """
 
     evaluators: tuple[type[Evaluator], ...]
@@ -24,6 +26,7 @@ class Measured(NamedTuple):
     meaning: str
     lower: bool
     baselines: Callable[[Task, Any], Mapping[str, float]]
+    notes: Callable[[], Mapping[str, str]] = dict
 
 
 def _examples(metric: str) -> Callable[[Task, Any], Mapping[str, float]]:
@@ -63,6 +66,7 @@ MEASURED: dict[str, Measured] = {
         "share of the texts that are written to the letter",
         False,
         _examples("exact_match"),
+        signatures,
     ),
     "tagging": Measured((Tags,), "val/f1", "F1 of entities, strict IOB2", False, _examples("f1")),
     "span_qa": Measured(

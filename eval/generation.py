@@ -3,35 +3,23 @@
 import codecs
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from eval.prompting import Given, Rows, check_model, read_prompts, start
 from eval.sampling import Sampling
-from model.attention.masks.looking import looks_ahead
+from model.beam import Beam, search
 from model.errors import UserError
 from model.family import Model
-from model.stack.caches import Caches
 from train.data import Tokenizer
-from train.devices.placing import batch_ways, on_host
+from train.devices.placing import on_host
 
-DEFAULT_NEW_TOKENS = 200
 STREAM_EVERY = 4  # tokens between two visits to the host when streaming: the text flows, and the device rarely waits
-WIDTH = 64  # arrays are padded to multiples of this many tokens, so that few prompts need a compilation of their own
 
 Stream = Callable[[int, str], None]
-
-
-class Rows(NamedTuple):
-    """The state of the loop: row b knows tokens 0 ... position_B[b], padded on the right, and stops when done_B[b]."""
-
-    tokens_BT: jax.Array
-    position_B: jax.Array
-    done_B: jax.Array
-    cache: Caches
 
 
 def generate(
@@ -46,28 +34,33 @@ def generate(
     min_p: float = 0.0,
     seed: int = 0,
     stream: Stream | None = None,
+    beam: Beam | None = None,
 ) -> list[str]:
-    """The continuation of each prompt (without the prompt), up to the end of its document or `max_new_tokens`.
+    """The continuation of each prompt (without the prompt), up to the end of its document or `max_new_tokens`; of a
+    model of pairs, what it writes of each prompt as a source.
 
     A prompt and what follows it are together at most as long as the model's training windows (`config.max_length`),
     with every kind of position; `max_new_tokens=None` means 200, or as many as that leaves room for. Draws depend on
     (seed, index of the prompt, position) alone, so the other prompts of the batch change nothing. `stream(index, text)`
     gets the text while it is made. Bytes that are not UTF-8 become U+FFFD. How tokens are drawn: see
-    `eval.sampling.Sampling`.
+    `eval.sampling.Sampling`. With a `beam` nothing is drawn: the best hypothesis of its search is the text.
 
     Raises:
         UserError: no prompt or an empty one, a character outside of the vocabulary, too many tokens, a value out of its
             range, another model's tokenizer, or a mask that looks ahead.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p)
-    _check(model, tokenizer)
-    rows = [prompt_tokens(tokenizer, prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
-    if not rows:
-        raise UserError("there is no prompt; give --prompt=TEXT.")
-    room_B = [_room(len(row) - 1, max_new_tokens, model.config.max_length) for row in rows]
-    texts = [Utf8Text(functools.partial(stream or _ignore, index)) for index in range(len(rows))]
-    every = STREAM_EVERY if stream else max(room_B)
-    for index, tokens in _continue(model, rows, room_B, sampling, tokenizer.end, jax.random.key(seed), every):
+    if beam is not None and (sampling, seed) != (Sampling(), 0):
+        raise UserError("a beam draws nothing: leave out temperature, top_k, top_p, min_p and seed, or the beam.")
+    check_model(model, tokenizer)
+    given = read_prompts(model, tokenizer, [prompts] if isinstance(prompts, str) else prompts, max_new_tokens)
+    texts = [Utf8Text(functools.partial(stream or _ignore, index)) for index in range(len(given))]
+    every = STREAM_EVERY if stream else max(one.room for one in given)
+    if beam is None:
+        found = _continue(model, given, sampling, tokenizer.end, jax.random.key(seed), every)
+    else:
+        found = _search(model, given, beam, tokenizer.end)
+    for index, tokens in found:
         texts[index].add(b"".join(tokenizer.token_bytes(token) for token in tokens))
     return [text.close() for text in texts]
 
@@ -94,8 +87,7 @@ class Utf8Text:
 
 def _continue(
     model: Model,
-    prompts: list[list[int]],
-    room_B: list[int],
+    given: list[Given],
     sampling: Sampling,
     end: int,
     key: jax.Array,
@@ -103,11 +95,8 @@ def _continue(
 ) -> Iterator[tuple[int, list[int]]]:
     """Yields (index of the prompt, its next tokens without `end`) after each `every` tokens."""
     graphdef, params = nnx.split(model)
-    shown_B = np.array([len(prompt) for prompt in prompts])
-    limit_B = shown_B + np.array(room_B)
-    # Rows that fill up the devices' parts are done before they begin.
-    prompts, limit_B = prompts + (fill := -len(prompts) % batch_ways()) * [[end]], np.pad(limit_B, (0, fill))
-    rows = _start(graphdef, params, prompts, limit_B, _padded(int(limit_B.max()) - 1, model.config.max_length))
+    shown_B = np.array([len(one.tokens) for one in given])
+    rows, limit_B = start(model, given, end)
     while not np.all(on_host(rows.done_B)):
         rows = _advance(graphdef, params, rows, limit_B, key, every, sampling=sampling, end=end)
         tokens_BT, position_B = on_host((rows.tokens_BT, rows.position_B))
@@ -117,30 +106,16 @@ def _continue(
         shown_B = known_B
 
 
-def _start(
-    graphdef: nnx.GraphDef, params: nnx.State, prompts: list[list[int]], limit_B: np.ndarray, length: int
-) -> Rows:
-    """The prompts in arrays, and their keys and values in a cache of `length` positions."""
-    tokens_BT = np.zeros((len(prompts), length + 1), np.int32)  # the last token is never fed back
-    for row, prompt in zip(tokens_BT, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    position_B = np.array([len(prompt) - 1 for prompt in prompts], np.int32)
-    width = _padded(int(position_B.max()) + 1, length)
-    cache = _prefill(graphdef, params, tokens_BT[:, :width], position_B, length)
-    # Plain arrays, which are the same for all of several processes.
-    rows: Any = tokens_BT, position_B, limit_B == 0, cache
-    return Rows(*rows)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _prefill(
-    graphdef: nnx.GraphDef, params: nnx.State, tokens_BT: jax.Array, position_B: jax.Array, length: int
-) -> Caches:
-    """The cache after all tokens of the prompts but their last, which are fed first; padding is no part of it."""
-    model = nnx.merge(graphdef, params)
-    positions_1T = jnp.arange(tokens_BT.shape[1])[None]
-    positions_BT = jnp.where(positions_1T < position_B[:, None], positions_1T, -1)
-    return model.decode(tokens_BT, positions_BT, model.init_cache(len(tokens_BT), length))[1]
+def _search(model: Model, given: list[Given], beam: Beam, end: int) -> Iterator[tuple[int, list[int]]]:
+    """Yields (index of the prompt, the tokens of its best hypothesis without `end`); rows of equal room together."""
+    graphdef, params = nnx.split(model)
+    for room in sorted({one.room for one in given}):
+        some = [index for index, one in enumerate(given) if one.room == room]
+        rows, _ = start(model, [given[index] for index in some], end)
+        token_B = rows.tokens_BT[np.arange(len(rows.position_B)), rows.position_B]
+        found = on_host(search(graphdef, params, rows.cache, token_B, rows.position_B, beam=beam, end=end, limit=room))
+        for index, tokens_KT, length_K in zip(some, found.tokens_BKT, found.length_BK, strict=False):
+            yield index, [token for token in tokens_KT[0, : length_K[0]].tolist() if token != end]
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "sampling", "end"), donate_argnames="rows")
@@ -177,50 +152,6 @@ def _advance(
         return taken + 1, Rows(tokens_BT, position_B, done_B, cache)
 
     return jax.lax.while_loop(unfinished, take, (jnp.int32(0), rows))[1]
-
-
-def _check(model: Model, tokenizer: Tokenizer) -> None:
-    if "next_token" not in model.config.HEADS:
-        raise UserError("the model is of a kind that does not write; take a run of --config.task=language_model.")
-    if model.config.vocab_size != tokenizer.vocab_size:
-        sizes = f"{tokenizer.vocab_size} tokens and the model {model.config.vocab_size}"
-        raise UserError(f"the tokenizer has {sizes}; take both from the same run.")
-    for site in model.config.sites.values():
-        if any(looks_ahead(site.mask(place), model.config.max_length) for place in range(site.stack.unit)):
-            mask = f"--config.model.mask={model.config.mask}"
-            raise UserError(f"{mask} looks ahead, so the model cannot write; train it with 'causal'.")
-
-
-def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The prompt as the beginning of a document."""
-    if not prompt:
-        raise UserError("the prompt is empty; give some text: --prompt=TEXT.")
-    return [tokenizer.end, *tokenizer.encode(prompt)]
-
-
-def _room(prompt: int, max_new_tokens: int | None, max_length: int) -> int:
-    """How many tokens may follow a prompt of so many.
-
-    The `end` that opens the document needs no room beside them: the last new token is never fed to the model.
-    """
-    if prompt >= max_length:
-        raise UserError(
-            f"the prompt has {prompt} tokens, and the model takes fewer than {max_length}; shorten --prompt."
-        )
-    if max_new_tokens is None:
-        return min(DEFAULT_NEW_TOKENS, max_length - prompt)
-    if max_new_tokens < 1:
-        raise UserError(f"--max_new_tokens={max_new_tokens} must be at least 1.")
-    if prompt + max_new_tokens > max_length:
-        total = f"{prompt} + {max_new_tokens} = {prompt + max_new_tokens} tokens"
-        raise UserError(
-            f"prompt and --max_new_tokens make {total}, and the model takes {max_length}; lower --max_new_tokens."
-        )
-    return max_new_tokens
-
-
-def _padded(length: int, most: int) -> int:
-    return min(most, -(-length // WIDTH) * WIDTH)
 
 
 def _ignore(index: int, text: str) -> None:

@@ -16,6 +16,7 @@ from eval.runs import Run, open_run
 from eval.summary import last_score
 from launch import cli, hosts
 from model.errors import UserError
+from train.data import Rows
 from train.devices.together import compiled_together
 from train.run.files.json_files import write_lines
 from train.run.files.learned import PLACES
@@ -44,6 +45,10 @@ def main(argv: Sequence[str]) -> None:
         run = open_run(flags.workdir, overrides)
         values, records = answered(run)
         cli.say(_report(run, flags.workdir, values))
+        for split, rows in run.experiment.task.reported(run.data).items():
+            found, _ = answered(run, rows)
+            lines = [f"  {name.replace('val', split, 1):<24} {value:.4f}" for name, value in found.items()]
+            cli.say("\n".join([f"{split}, which counts for nothing, {rows.told()}:", *lines]))
         cli.say(_write(run, records))
 
 
@@ -59,6 +64,7 @@ def _report(run: Run, workdir: str, values: dict[str, Value]) -> str:
         lines.append(f"of all {len(rows)} windows: these scores do not compare with the run's own, {few}")
     lines += [f"  {name:<24} {value:.4f}" for name, value in values.items()]
     task, measured = run.config.task, MEASURED[run.config.task]
+    lines += [f"  {name}: {text}" for name, text in measured.notes().items()]
     baselines = measured.baselines(run.experiment.task, run.data)
     return "\n".join([*lines, compare(task, float(values[measured.score]), baselines)])
 
@@ -88,8 +94,9 @@ def evaluate(run: Run) -> dict[str, Value]:
     return answered(run)[0]
 
 
-def answered(run: Run) -> tuple[dict[str, Value], list[dict[str, Any]]]:
-    """Returns the same, and a record of each example, if the task has answers to such: as `eval.metrics.records`.
+def answered(run: Run, measured: Rows | None = None) -> tuple[dict[str, Value], list[dict[str, Any]]]:
+    """Returns the same, and a record of each example, if the task has answers to such: as `eval.metrics.records`; of
+    other rows, if they are given.
 
     By one device; on several processes, all of which must call this, by all of their devices.
     """
@@ -97,7 +104,7 @@ def answered(run: Run) -> tuple[dict[str, Value], list[dict[str, Any]]]:
     graphdef, params = nnx.split(run.model)
     sums, rows = compiled_together(jax.jit(here.task.sums(graphdef))), here.config.data.batch_size
     with run.placed():
-        validation = here.task.measured(run.data)
+        validation = here.task.measured(run.data) if measured is None else measured
         return Evaluators(run.config.task, sums, validation, rows, here.place, here.rows).answered(params)
 
 

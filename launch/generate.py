@@ -1,4 +1,7 @@
-"""Writes on from a prompt: `.venv/bin/python -m launch.generate --workdir=runs/try --prompt='def main('`."""
+"""Writes on from a prompt, or what becomes of a source:
+
+.venv/bin/python -m launch.generate --workdir=runs/try --prompt='def main('
+"""
 
 import argparse
 import functools
@@ -8,9 +11,11 @@ from pathlib import Path
 import jax
 
 from eval.attention_picture import attention_figure
-from eval.generation import DEFAULT_NEW_TOKENS, generate
+from eval.generation import generate
+from eval.prompting import DEFAULT_NEW_TOKENS
 from eval.runs import open_run
 from launch import cli, hosts
+from model.beam import FORMS, Beam
 from model.errors import UserError
 
 Write = Callable[..., list[str]]
@@ -21,6 +26,9 @@ FLAGS = (
     ("top_p", float, 1.0, "draw from the likeliest tokens that hold this share of the probability"),
     ("min_p", float, 0.0, "draw from the tokens at least this many times as probable as the likeliest"),
     ("seed", int, 0, "of the draws"),
+    ("beam", int, 0, "write the best of so many hypotheses that are kept alive, instead of drawing; 0: draw"),
+    ("beam_alpha", float, 0.6, "how much a beam favours what is long; 0: not at all"),
+    ("beam_form", str, "wu", f"how a beam compares lengths: {' or '.join(FORMS)}"),
 )
 
 
@@ -53,7 +61,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _write(flags: argparse.Namespace, picture: Path | None) -> None:
     run = open_run(flags.workdir)
-    settings = {name: getattr(flags, name) for name, *_ in FLAGS}
+    settings = {name: getattr(flags, name) for name, *_ in FLAGS if not name.startswith("beam")}
+    settings["beam"] = Beam(flags.beam, flags.beam_alpha, flags.beam_form) if flags.beam else None
     write: Write = functools.partial(generate, run.model, run.tokenizer, **settings)
     with run.placed():
         if len(flags.prompt) == 1:

@@ -9,7 +9,7 @@ from flax import nnx
 
 from model.attention import AttentionConfig, Mask, full, parse_mask
 from model.cycles import Cycle
-from model.errors import keys_of
+from model.errors import Range, check_range, keys_of
 from model.stack.config import SideConfig
 
 
@@ -87,6 +87,24 @@ class Family:
     def other_flops(self) -> float:
         """Floating-point operations of a training step per target token that neither a matrix nor a site stands for."""
         return 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrunkConfig(SideConfig, Family):
+    """A stack and a vocabulary of `vocab_size` tokens.
+
+    Raises:
+        UserError: as SideConfig.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("config.data.vocab_size", self.vocab_size, Range(1, 2**24))
+
+    @property
+    def sites(self) -> dict[str, AttentionSite]:
+        """Its tokens look at each other."""
+        return {"self": AttentionSite(self)}
 
 
 Model = Any  # what `build` makes: `vectors`, `readout` or answers, `of_norms`, and where it attends `attention_scores`

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from model.errors import Range, check_range
-from model.trunk import TrunkConfig
+from model.family import TrunkConfig
 from model.use_bias import parse_use_bias
 from model.vocabulary import Head, Readout
 from model.writing import Writer

@@ -1,6 +1,5 @@
 """Tokens in, vectors out: what every family that reads tokens is built on."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -8,30 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.cycles import Cycle
-from model.errors import Range, check_range
-from model.family import AttentionSite, Family
+from model.family import TrunkConfig
 from model.side import Side
-from model.stack.config import SideConfig
 from model.stack.context import Context
 from model.vocabulary import EMBEDDINGS, Embedding, Head
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrunkConfig(SideConfig, Family):
-    """A stack and a vocabulary of `vocab_size` tokens.
-
-    Raises:
-        UserError: as SideConfig.
-    """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range("config.data.vocab_size", self.vocab_size, Range(1, 2**24))
-
-    @property
-    def sites(self) -> dict[str, AttentionSite]:
-        """Its tokens look at each other."""
-        return {"self": AttentionSite(self)}
 
 
 class Trunk(Side):

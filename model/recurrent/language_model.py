@@ -42,6 +42,10 @@ class CarryCache(NamedTuple):
     carry: Any
     newest_B: jax.Array
 
+    def taken(self, rows_B: jax.Array) -> "CarryCache":
+        """The cache of these rows, in their order; a row may be taken several times, as when a beam splits."""
+        return CarryCache(jax.tree.map(lambda x: x[:, rows_B], self.carry), self.newest_B[rows_B])
+
 
 class Recurrent(Module):
     """Tokens in, next-token logits out.

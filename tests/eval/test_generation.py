@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eval import generation
+from eval import generation, prompting
 from eval.generation import Utf8Text, generate
 from eval.sampling import Sampling
 from model import GPT, GPTConfig, UserError
@@ -154,7 +154,7 @@ def test_as_much_as_the_model_takes() -> None:
     assert write(max_new_tokens=LENGTH - 18) == write()
     with pytest.raises(UserError, match=r"18 \+ 20 = 38 tokens, and the model takes 37; lower --max_new_tokens"):
         write(max_new_tokens=20)
-    rooms = [generation._room(*sizes) for sizes in ((18, None, 37), (18, None, 1009), (36, 1, 37), (5, 7, 37))]
+    rooms = [prompting._room(*sizes) for sizes in ((18, None, 37), (18, None, 1009), (36, 1, 37), (5, 7, 37))]
     assert rooms == [19, 200, 1, 7]
 
 

@@ -51,6 +51,10 @@ class Task:
         """What is evaluated: all (0) rows of the validation split, or `count` spread evenly over them."""
         return data.measured(count)
 
+    def reported(self, data: Any) -> dict[str, Rows]:
+        """What is scored besides, once a run is evaluated, and counts for nothing: rows by the name of their split."""
+        return {}
+
     @staticmethod
     def inputs(batch: Batch, dropout_keys_B: jax.Array | None = None) -> dict[str, Any]:
         """What the model takes of a batch, by the names of its arguments; `dropout_keys_B` turn dropout on."""

@@ -57,9 +57,13 @@ class Translation(Task):
         """What is learned from."""
         return PackedRows(data, "train") if self.packed else PairRows(data, "train")
 
-    def measured(self, data: Any, count: int = 0, split: str = "validation") -> Rows:
-        """What is evaluated: all (0) pairs of the split, or `count` spread evenly over them."""
-        return PairRows(data, split, count)
+    def measured(self, data: Any, count: int = 0) -> Rows:
+        """What is evaluated: all (0) pairs of the validation split, or `count` spread evenly over them."""
+        return PairRows(data, "validation", count)
+
+    def reported(self, data: Any) -> dict[str, Rows]:
+        """The pairs of all other splits, such as numbers that are longer than those that were learned."""
+        return {split: PairRows(data, split) for split in data.corpus.splits if split not in ("train", "validation")}
 
     @staticmethod
     def inputs(batch: Batch, dropout_keys_B: jax.Array | None = None) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def _size(match: str, config: ConfigDict) -> int:
 
 def _unit(match: str, config: ConfigDict) -> int:
     """What a size is a multiple of: heads share the width evenly, and positions turn pairs of each."""
-    return 2 * config.model.num_heads if match == "width" and not config.model.head_width else 1
+    model = config.model
+    return 2 * model.get("num_heads", 1) if match == "width" and not model.get("head_width", 0) else 1
 
 
 def _least(match: str, config: ConfigDict) -> int:

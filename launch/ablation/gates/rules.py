@@ -11,6 +11,7 @@ from launch.ablation.gates.matching import KEYS, TOLERANCE
 from launch.ablation.gates.pairs import Evidence, alike, constant, differences
 from launch.ablation.plan import Plan, config_of
 from launch.ablation.reading import RATE, SEEDS, nearest
+from launch.configs import CHOSEN
 from model.errors import UserError
 from train.run.files.learned import flatten
 
@@ -101,8 +102,17 @@ def gates_of_plan(plan: Plan) -> list[Gate]:
 
 
 def undeclared(plan: Plan) -> list[tuple[str, list[str]]]:
-    """Arms with the keys in which they differ from the baseline beyond what is declared."""
-    found = [(arm, [key for key in difference(plan, arm) if key not in (*plan.factor, RATE)]) for arm in plan.arms]
+    """Arms with the keys in which they differ from the baseline beyond what is declared.
+
+    Where the family or the task is the factor, so are the keys that only one of two has.
+    """
+    declared = {*plan.factor, RATE}
+    chosen = tuple(f"{section}." for chooser, (section, _) in CHOSEN.items() if chooser in declared)
+
+    def other(key: str, values: tuple[Any, Any]) -> bool:
+        return key not in declared and not (key.startswith(chosen) and None in values)
+
+    found = [(arm, [key for key, values in difference(plan, arm).items() if other(key, values)]) for arm in plan.arms]
     return [(arm, keys) for arm, keys in found if keys]
 
 

@@ -129,13 +129,28 @@ def test_each_example_is_predicted_once_in_order(task: str, family: str, tmp_pat
         assert np.mean([line["right"] for line in lines]) == pytest.approx(float(values[score]), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bert:mlm", "bert:packages", "bert:roles", "bert:spans"])
+COMMITTED = [f"bert:{one}" for one in ("mlm", "packages", "roles", "spans")]
+COMMITTED += [
+    "encoder_decoder:numbers",
+    "encoder_decoder:dates",
+    "recurrent:lm",
+    "recurrent:numbers",
+    "recurrent:parity",
+]
+
+
+@pytest.mark.parametrize("name", COMMITTED)
 def test_a_committed_config_begins(name: str, tmp_path: Path) -> None:
     keys = {"train.steps": 2, "train.evaluate_windows": 16, "optimizer.warmup_steps": 1}
     argv = [f"--config={name}", *words(tmp_path / "run", keys)[1:]]
     outcome = call(train.main, argv)
     assert outcome.status == 0, outcome.err
     assert "this model" in outcome.out
+    if name == "recurrent:numbers":  # of texts, whose scores have signatures, and of which some are only reported
+        told = call(evaluate.main, [f"--workdir={tmp_path}/run"]).out
+        assert "  bleu: nrefs:1|case:mixed|eff:no|tok:13a|" in told
+        assert "longer, which counts for nothing, 500 examples:\n  longer/loss" in told
+        assert told.count("longer/exact_match") == 1
 
 
 @pytest.mark.parametrize(("task", "family"), CASES)

@@ -13,6 +13,7 @@ from train.data.examples import questions as spans
 from train.data.examples.dates import dates
 from train.data.examples.numbers import numbers
 from train.data.examples.packages import PACKAGES, packages
+from train.data.examples.parity import parity
 from train.data.examples.roles import TAGS, roles
 from train.data.examples.tables import read_rows, write_rows
 from train.data.examples.types import Corpus, Labelled, Made, Pair, Question, Tagged
@@ -37,6 +38,7 @@ EMBEDDED = {
     "questions": Embedded(Question, spans.questions, True, varied=spans.varied),
     "numbers": Embedded(Pair, numbers, False),
     "dates": Embedded(Pair, dates, False),
+    "parity": Embedded(Pair, parity, False),
 }
 
 

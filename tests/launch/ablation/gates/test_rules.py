@@ -17,6 +17,7 @@ from launch.ablation.gates.rules import (
     gates_of_looks,
     gates_of_plan,
     refuse,
+    undeclared,
 )
 from launch.ablation.plan import Plan, make_plan
 from model.errors import UserError
@@ -115,3 +116,18 @@ def test_every_gate_is_tested() -> None:
     others = {"init", "batches", "dropout", "evaluation", "sources"}  # test_pairs.py
     others |= {"code", "packages", "text", "device", "prng", "windows", "last", "missing", "edge"}  # test_cheats.py
     assert {name for name, *_ in CLOSED} | others == {*NAMES}
+
+
+def test_keys_that_only_one_family_has_belong_to_the_family() -> None:
+    """Those that both have do not, whatever their defaults are."""
+    attention = {"family": "encoder_decoder", "model.mlp_width": 77}
+    plan = plan_of(base="recurrent:parity", factor="family", arms={"recurrence": {}, "attention": attention})
+    assert undeclared(plan) == []
+    deeper = plan_of(
+        base="recurrent:parity",
+        factor="family",
+        arms={"recurrence": {}, "attention": attention | {"model.num_layers": 2, "train.steps": 7}},
+    )
+    assert undeclared(deeper) == [("attention", ["model.num_layers", "train.steps"])]
+    other = plan_of(factor="model.scale", arms={"scaled": {}, "bare": {"family": "recurrent", "model.tied": False}})
+    assert "model.mask" in dict(undeclared(other))["bare"]

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from model.errors import UserError
 from train.data.examples import EMBEDDED, embedded
 from train.data.examples.dates import dates
 from train.data.examples.numbers import numbers
+from train.data.examples.parity import parity
 from train.data.examples.types import fingerprint_of
 
 ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
@@ -49,6 +51,20 @@ def test_numbers() -> None:
     assert numbers(("de", "en"), digits=3, train=150).splits["train"][7].target == "seven"
 
 
+def test_parity() -> None:
+    found = parity(longest=5, train=100).splits
+    for some in found.values():
+        assert all(one.target == ("odd" if sum(map(int, one.source)) % 2 else "even") for one in some)
+    learned, asked = ([one.source for one in found[split]] for split in ("train", "validation"))
+    assert Counter(map(len, learned)) == dict.fromkeys(range(1, 6), 20)
+    assert Counter(map(len, asked)) == dict.fromkeys(range(6, 11), 50)
+    assert Counter(learned)["101"] in (2, 3)  # 8 strings, asked 20 times
+    assert len({*learned}) == 2 + 4 + 8 + 16 + 20
+    assert len({*asked}) == len(asked)
+    with pytest.raises(UserError, match="the longest of 16 bits is not of 4 to 15: change it."):
+        parity(longest=16)
+
+
 def test_dates() -> None:
     found = dates(train=2000).splits
     months = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split()
@@ -76,7 +92,7 @@ def test_dates() -> None:
         (lambda: dates(train=73_000), "73000 days to learn are not from 1 to 72049: "),
         (
             lambda: embedded("no", Path()),
-            "--config.data.name='no' is not one of: packages, roles, questions, numbers, dates.",
+            "--config.data.name='no' is not one of: packages, roles, questions, numbers, dates, parity.",
         ),
     ],
 )
@@ -101,6 +117,7 @@ OPTIONS = {
     "roles": {"words": 11},
     "questions": {},
     "numbers": {"digits": 3, "train": 200},
+    "parity": {"longest": 4, "train": 40},
     "dates": {"train": 100},
 }
 
