@@ -26,6 +26,7 @@ def numbers(config: ConfigDict) -> None:
     optimizer.name, optimizer.learning_rate = "muon", 1e-2
     optimizer.schedule, optimizer.warmup_steps, optimizer.final_fraction = "linear", 20, 0.0
     train.steps, train.evaluate_every, train.checkpoint_every, train.evaluate_windows = 400, 100, 200, 0
+    train.prompt = "forty-two thousand and seven"
 
 
 def dates(config: ConfigDict) -> None:
@@ -39,7 +40,7 @@ def dates(config: ConfigDict) -> None:
     """
     numbers(config)
     config.data.name, config.data.length = "dates", 24
-    config.train.steps, config.train.evaluate_every = 300, 100
+    config.train.steps, config.train.evaluate_every, config.train.prompt = 300, 100, "Friday, November 27, 2026"
 
 
 def t5_small(config: ConfigDict) -> None:

@@ -41,6 +41,7 @@ def numbers(config: ConfigDict) -> None:
     optimizer.name, optimizer.learning_rate = "adamw", 3e-3
     optimizer.schedule, optimizer.warmup_steps, optimizer.final_fraction = "linear", 20, 0.0
     train.steps, train.evaluate_every, train.checkpoint_every, train.evaluate_windows = 600, 200, 200, 0
+    train.prompt = "forty-two thousand and seven"
 
 
 def parity(config: ConfigDict) -> None:
@@ -64,6 +65,7 @@ def parity(config: ConfigDict) -> None:
         0.0,
     )
     train.steps, train.evaluate_every, train.checkpoint_every, train.evaluate_windows = 600, 200, 300, 0
+    train.prompt = "01101001"
 
 
 VARIANTS = {"lm": lm, "numbers": numbers, "parity": parity}

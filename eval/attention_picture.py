@@ -1,5 +1,7 @@
 """What each layer and head looks at, as one picture."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from flax import nnx
@@ -8,7 +10,10 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
+from eval.generation import generate
 from eval.prompting import prompt_tokens
+from model.attention.masks.looking import looks_ahead
+from model.encoder_decoder import Pairs
 from model.errors import UserError
 from model.family import Model
 from train.data import Tokenizer
@@ -24,39 +29,61 @@ COLORS, MASKED = "viridis", "white"
 def attention_figure(model: Model, tokenizer: Tokenizer, prompt: str) -> Figure:
     """One panel per layer (rows) and head (columns): how much each token of the prompt (down) looks at each (across).
 
-    The first token is the end of the document before, as in training. What a causal model cannot see is left white.
+    The first token is the end of the document before, as in training. What a causal model cannot see is left white. Of
+    a model of pairs, how much each token that it likeliest writes looks at each of the prompt.
     `attention_figure(...).savefig('attention.png')` writes the picture; a notebook shows it by itself.
 
     Raises:
-        UserError: an empty prompt, one with a character outside of the vocabulary, or one longer than the model takes.
+        UserError: an empty prompt, one with a character outside of the vocabulary, or one longer than the model takes,
+            or a model without attention.
     """
+    if "target" in model.config.HEADS:
+        return _figure_across(model, tokenizer, prompt)
+    if not model.config.sites:
+        raise UserError("the model has no attention, of which a picture could be made; leave it out.")
     tokens = prompt_tokens(tokenizer, prompt)
     if len(tokens) > model.config.max_length:
         most = model.config.max_length
         raise UserError(f"the prompt has {len(tokens) - 1} tokens, and the model takes fewer than {most}; shorten it.")
     weights_LBHTS = on_host(_weights(*nnx.split(model), np.array(batch_ways() * [tokens])))
     weights_LHTS = np.asarray(weights_LBHTS[:, 0], np.float32)
-    return draw(weights_LHTS, [token_label(tokenizer, token) for token in tokens], prompt)
+    site, labels = model.config.sites["self"], [token_label(tokenizer, token) for token in tokens]
+    ahead = any(looks_ahead(site.mask(place), model.config.max_length) for place in range(site.stack.unit))
+    return draw(weights_LHTS, labels, prompt, labels if ahead else None)
 
 
-def draw(weights_LHTS: np.ndarray, labels: list[str], title: str) -> Figure:
-    """The figure of any causal attention weights, (L, H, T, T), with a label for each token.
+def _figure_across(model: Model, tokenizer: Tokenizer, prompt: str) -> Figure:
+    text = generate(model, tokenizer, prompt, temperature=0.0)[0]
+    sources = [*prompt_tokens(tokenizer, prompt)[1:], tokenizer.end]
+    tokens = [tokenizer.marks["start"], *tokenizer.encode(text)][: model.config.max_length]
+    both: Any = (np.array(batch_ways() * [one]) for one in (sources, tokens))
+    weights_LBHTS = on_host(_across(*nnx.split(model), Pairs(*both)))
+    down, across = ([token_label(tokenizer, token) for token in one] for one in (tokens, sources))
+    across[-1], down[0] = "(end)", "(start)"
+    return draw(np.asarray(weights_LBHTS[:, 0], np.float32), down, f"{text} < {prompt}", across)
+
+
+def draw(weights_LHTS: np.ndarray, labels: list[str], title: str, across: list[str] | None = None) -> Figure:
+    """The figure of attention weights, (L, H, T, S), with a label for each token: of causal ones, whose later tokens
+    are left white, or of all that tokens see `across`.
 
     Those of a head that are no shares, as a core that computes no softmax may have them, are shown by their size, as a
     part of the largest, which the title says.
     """
-    L, H, T, _ = weights_LHTS.shape
+    L, H, T, S = weights_LHTS.shape
+    unseen_TS = np.triu(np.ones((T, S), bool), 1) if across is None else np.zeros((T, S), bool)
     # Labels need a line each; without them the panels can be small.
-    figure, panels_LH, bar = _layout(L, H, side=max(1.6, 0.13 * T) if T <= LABELLED else 2.2)
+    most = max(T, S)
+    figure, panels_LH, bar = _layout(L, H, side=max(1.6, 0.13 * most) if most <= LABELLED else 2.2)
     for layer in range(L):
         for head in range(H):
             weights_TS, name = weights_LHTS[layer, head], f"layer {layer}, head {head}"
-            most = np.abs(weights_TS).max()
-            if weights_TS.min() < 0 or most > SHARES:
-                weights_TS, name = np.abs(weights_TS) / most, f"{name}: |w| / {most:.2g}"
-            _panel(panels_LH[layer, head], weights_TS, name)
-    if T <= LABELLED:
-        _label(panels_LH, [shortened(label, 12) for label in labels])
+            largest = np.abs(weights_TS).max()
+            if weights_TS.min() < 0 or largest > SHARES:
+                weights_TS, name = np.abs(weights_TS) / largest, f"{name}: |w| / {largest:.2g}"
+            _panel(panels_LH[layer, head], np.ma.array(weights_TS, mask=unseen_TS), name)
+    if most <= LABELLED:
+        _label(panels_LH, *([shortened(label, 12) for label in one] for one in (labels, across or labels)))
     figure.suptitle(f"What each token (down) looks at (across): {shortened(title, 60)}", fontsize=9, parse_math=False)
     figure.colorbar(panels_LH[0, 0].images[0], cax=bar, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1])
     bar.set_ylabel("attention weight", fontsize=8)
@@ -93,6 +120,11 @@ def _weights(graphdef: nnx.GraphDef, params: nnx.State, tokens_BT: jax.Array) ->
     return nnx.merge(graphdef, params).attention_weights(tokens_BT)
 
 
+@jax.jit(static_argnums=0)
+def _across(graphdef: nnx.GraphDef, params: nnx.State, pairs: Pairs) -> jax.Array:
+    return nnx.merge(graphdef, params).attention_weights(pairs)["cross"]
+
+
 def _layout(rows: int, columns: int, side: float) -> tuple[Figure, np.ndarray, Axes]:
     """A figure of square panels and a colour bar, measured in inches: constrained layout takes seconds."""
     left, right, bottom, top, gap = 0.9, 0.9, 0.8, 0.3, 0.3
@@ -106,17 +138,15 @@ def _layout(rows: int, columns: int, side: float) -> tuple[Figure, np.ndarray, A
 
 
 def _panel(panel: Axes, weights_TS: np.ndarray, title: str) -> None:
-    unseen_TS = np.triu(np.ones(weights_TS.shape, bool), 1)
-    panel.imshow(np.ma.array(weights_TS, mask=unseen_TS), norm=NORM, cmap=COLORS, interpolation="nearest")
+    panel.imshow(weights_TS, norm=NORM, cmap=COLORS, interpolation="nearest")
     panel.set_title(title, fontsize=8, pad=3)
     panel.set_facecolor(MASKED)
     panel.tick_params(length=0, labelsize=6)
     panel.spines[:].set_visible(False)
 
 
-def _label(panels_LH: np.ndarray, labels: list[str]) -> None:
-    at = range(len(labels))
+def _label(panels_LH: np.ndarray, down: list[str], across: list[str]) -> None:
     for panel in panels_LH[-1]:
-        panel.set_xticks(at, labels, rotation=90, parse_math=False)
+        panel.set_xticks(range(len(across)), across, rotation=90, parse_math=False)
     for panel in panels_LH[:, 0]:
-        panel.set_yticks(at, labels, parse_math=False)
+        panel.set_yticks(range(len(down)), down, parse_math=False)

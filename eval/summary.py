@@ -62,10 +62,15 @@ def _sample(run: Run, prompt: str, folder: Path) -> str:
     if not prompt or not _writes(run):
         return ""
     try:
-        with run.placed():
-            figure = attention_figure(run.model, run.tokenizer, prompt)
-        if jax.process_index() == 0:
-            figure.savefig(folder / "attention.png", dpi=120)
+        of_pairs = "target" in run.model.config.HEADS
+        if of_pairs or run.model.config.sites:
+            with run.placed():
+                figure = attention_figure(run.model, run.tokenizer, prompt)
+            if jax.process_index() == 0:
+                figure.savefig(folder / "attention.png", dpi=120)
+        if of_pairs:
+            with run.placed():
+                return f"{prompt}\n> {generate(run.model, run.tokenizer, prompt, temperature=0.0)[0]}"
         room = run.model.config.max_length - len(run.tokenizer.encode(prompt))
         most = min(SAMPLE_TOKENS, room)
         with run.placed():
@@ -88,4 +93,4 @@ def _places(run: Run, prompt: str, more: str) -> str:
 
 
 def _writes(run: Run) -> bool:
-    return "next_token" in run.model.config.HEADS
+    return bool({"next_token", "target"} & {*run.model.config.HEADS})

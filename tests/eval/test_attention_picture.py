@@ -1,14 +1,20 @@
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from matplotlib.figure import Figure
 
 from eval.attention_picture import LABELLED, attention_figure, draw, shortened, token_label
+from eval.generation import generate
+from launch.configs import load
 from model import GPT, GPTConfig, UserError
+from model.encoder_decoder import Pairs
+from tests.tiers import tiered
 from train.data import ByteTokenizer
+from train.experiment import make_model_config
 
 L, H, LENGTH = 2, 3, 53
 PROMPT = "def $f$(x):\n\té😀\x07"
@@ -82,3 +88,35 @@ def test_refusals(model: GPT) -> None:
     ):
         with pytest.raises(UserError, match=sentence):
             attention_figure(model, ByteTokenizer(), prompt)
+
+
+def test_of_a_model_that_looks_ahead_all_is_shown() -> None:
+    config = GPTConfig(vocab_size=256, max_length=LENGTH, num_layers=1, width=30, num_heads=H, mask="full")
+    one, *_ = panels(attention_figure(GPT(config, rngs=nnx.Rngs(1)), ByteTokenizer(), "abc"))
+    shown_TS = one.images[0].get_array()
+    assert not np.ma.getmaskarray(shown_TS).any()
+    assert shown_TS[0, -1] > 0
+
+
+@pytest.mark.parametrize(
+    "family", tiered([("encoder_decoder",), ("recurrent_encoder_decoder",)], lambda family: family.startswith("rec"))
+)
+def test_of_pairs_it_shows_what_is_looked_at_of_the_source(family: str) -> None:
+    tokenizer = ByteTokenizer().with_marks(["start"])
+    keys = {"family": family, "task": "translation", "model.num_layers": 2, "model.width": 16, "data.length": 7}
+    one = make_model_config(load("base", **keys), 257).build(nnx.Rngs(0))
+    figure = attention_figure(one, tokenizer, "ab c")
+    written = [tokenizer.marks["start"], *tokenizer.encode(generate(one, tokenizer, "ab c", temperature=0.0)[0])][:7]
+    pairs = Pairs(jnp.array([[*b"ab c", 255]]), jnp.array([written]))
+    wanted_LHTS = np.asarray(one.attention_weights(pairs)["cross"])[:, 0]
+    shown = [np.ma.getdata(axes.images[0].get_array()) for axes in panels(figure)]
+    np.testing.assert_allclose(np.array(shown), wanted_LHTS.reshape(-1, *wanted_LHTS.shape[2:]), atol=1e-6)
+    across = [label.get_text() for label in panels(figure)[-1].get_xticklabels()]
+    assert across == ["a", "b", "·", "c", "(end)"]
+    assert panels(figure)[0].get_yticklabels()[0].get_text() == "(start)"
+
+
+def test_without_attention_there_is_no_picture() -> None:
+    one = make_model_config(load("base", family="recurrent", **{"model.width": 16}), 256).build(nnx.Rngs(0))
+    with pytest.raises(UserError, match="the model has no attention, of which a picture could be made; leave it out."):
+        attention_figure(one, ByteTokenizer(), "a")

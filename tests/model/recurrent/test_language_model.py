@@ -222,3 +222,9 @@ def test_the_formula_is_what_the_program_multiplies(cell: str) -> None:
 def test_what_cannot_be_is_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         config(**changes)
+
+
+def test_first_values_are_products_alone() -> None:
+    """A decomposition by LAPACK waits for ever where a CPU is split into devices, on all of which a state is born."""
+    made_anew = jax.jit(lambda: nnx.to_pure_dict(nnx.state(config(width=64).build(nnx.Rngs(0)))))
+    assert "custom_call" not in made_anew.lower().as_text()

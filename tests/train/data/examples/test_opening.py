@@ -51,7 +51,7 @@ def test_each_source_by_its_name(tmp_path) -> None:
     ("kind", "values", "sentence"),
     [
         (Tagged, {"name": "dates"}, "has no tagged words, which the task takes: give roles, "),
-        (Pair, {"name": "packages"}, "has no pairs, which the task takes: give dates, numbers, a TFDS set "),
+        (Pair, {"name": "packages"}, "has no pairs, which the task takes: give dates, numbers, parity, a TFDS set "),
         (Pair, {"name": "no_such"}, "--config.data.name='no_such' is not prepared in "),
         (Pair, {"path": "PLACE/own.jsonl"}, "1 of the 1 documents of the validation split are also in the train split"),
     ],
