@@ -14,7 +14,6 @@ from model import UserError
 from model.beam import Beam, search
 from model.encoder_decoder import Pairs
 from model.families import FAMILIES
-from tests.tiers import tiered
 from train.data.tokenizers import ByteTokenizer
 from train.experiment import make_model_config
 from train.tasks.table import TASKS
@@ -36,7 +35,8 @@ def written(task: str, family: str) -> tuple[Any, Any]:
     return make_model_config(load("base", **keys), tokenizer.vocab_size).build(nnx.Rngs(1)), tokenizer
 
 
-@pytest.mark.parametrize(("task", "family"), tiered(CASES, lambda task, family: family == "recurrent_encoder_decoder"))
+@pytest.mark.rest
+@pytest.mark.parametrize(("task", "family"), CASES)
 def test_a_beam_is_that_of_each_prompt_alone(task: str, family: str) -> None:
     """Beside the search itself, from a cache that this fills token by token."""
     model, tokenizer = written(task, family)
