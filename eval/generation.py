@@ -12,7 +12,6 @@ from flax import nnx
 from eval.prompting import Given, Rows, check_model, read_prompts, start
 from eval.sampling import Sampling
 from model.beam import Beam, search
-from model.errors import UserError
 from model.family import Model
 from train.data import Tokenizer
 from train.devices.placing import on_host
@@ -34,7 +33,6 @@ def generate(
     min_p: float = 0.0,
     seed: int = 0,
     stream: Stream | None = None,
-    beam: Beam | None = None,
 ) -> list[str]:
     """The continuation of each prompt (without the prompt), up to the end of its document or `max_new_tokens`; of a
     model of pairs, what it writes of each prompt as a source.
@@ -43,24 +41,34 @@ def generate(
     with every kind of position; `max_new_tokens=None` means 200, or as many as that leaves room for. Draws depend on
     (seed, index of the prompt, position) alone, so the other prompts of the batch change nothing. `stream(index, text)`
     gets the text while it is made. Bytes that are not UTF-8 become U+FFFD. How tokens are drawn: see
-    `eval.sampling.Sampling`. With a `beam` nothing is drawn: the best hypothesis of its search is the text.
+    `eval.sampling.Sampling`.
 
     Raises:
         UserError: no prompt or an empty one, a character outside of the vocabulary, too many tokens, a value out of its
             range, another model's tokenizer, or a mask that looks ahead.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p)
-    if beam is not None and (sampling, seed) != (Sampling(), 0):
-        raise UserError("a beam draws nothing: leave out temperature, top_k, top_p, min_p and seed, or the beam.")
     check_model(model, tokenizer)
     given = read_prompts(model, tokenizer, [prompts] if isinstance(prompts, str) else prompts, max_new_tokens)
     texts = [Utf8Text(functools.partial(stream or _ignore, index)) for index in range(len(given))]
     every = STREAM_EVERY if stream else max(one.room for one in given)
-    if beam is None:
-        found = _continue(model, given, sampling, tokenizer.end, jax.random.key(seed), every)
-    else:
-        found = _search(model, given, beam, tokenizer.end)
-    for index, tokens in found:
+    for index, tokens in _continue(model, given, sampling, tokenizer.end, jax.random.key(seed), every):
+        texts[index].add(b"".join(tokenizer.token_bytes(token) for token in tokens))
+    return [text.close() for text in texts]
+
+
+def generate_by_beam(
+    model: Model, tokenizer: Tokenizer, prompts: str | Sequence[str], beam: Beam, *, max_new_tokens: int | None = None
+) -> list[str]:
+    """As `generate`, where nothing is drawn: the text is the best hypothesis of a beam search.
+
+    Raises:
+        UserError: as `generate`.
+    """
+    check_model(model, tokenizer)
+    given = read_prompts(model, tokenizer, [prompts] if isinstance(prompts, str) else prompts, max_new_tokens)
+    texts = [Utf8Text(functools.partial(_ignore, index)) for index in range(len(given))]
+    for index, tokens in _search(model, given, beam, tokenizer.end):
         texts[index].add(b"".join(tokenizer.token_bytes(token) for token in tokens))
     return [text.close() for text in texts]
 

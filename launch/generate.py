@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from eval.attention_picture import attention_figure
-from eval.generation import generate
+from eval.generation import generate, generate_by_beam
 from eval.prompting import DEFAULT_NEW_TOKENS
 from eval.runs import open_run
 from launch import cli, hosts
@@ -55,21 +55,31 @@ def main(argv: Sequence[str]) -> None:
     if not 0 <= flags.seed < 2**32:
         raise UserError(f"--seed={flags.seed} must be at least 0 and below 2^32.")
     picture = _picture_path(flags.attention) if flags.attention else None
+    beam = Beam(flags.beam, flags.beam_alpha, flags.beam_form) if flags.beam else None
+    drawn = [name for name, _, default, _ in FLAGS[1:6] if getattr(flags, name) != default]
+    if beam and drawn:
+        raise UserError(f"--beam={flags.beam} draws nothing: leave out --{drawn[0]}, or the beam.")
     with hosts.joined(flags):
-        _write(flags, picture)
+        _write(flags, beam, picture)
 
 
-def _write(flags: argparse.Namespace, picture: Path | None) -> None:
+def _write(flags: argparse.Namespace, beam: Beam | None, picture: Path | None) -> None:
     run = open_run(flags.workdir)
     settings = {name: getattr(flags, name) for name, *_ in FLAGS if not name.startswith("beam")}
-    settings["beam"] = Beam(flags.beam, flags.beam_alpha, flags.beam_form) if flags.beam else None
     write: Write = functools.partial(generate, run.model, run.tokenizer, **settings)
+    if beam:
+        write = functools.partial(
+            generate_by_beam, run.model, run.tokenizer, beam=beam, max_new_tokens=flags.max_new_tokens
+        )
+    # What becomes of a source does not go on from it.
+    goes_on = "target" not in run.model.config.HEADS
     with run.placed():
-        if len(flags.prompt) == 1:
-            _print_one(write, flags.prompt[0])
+        if len(flags.prompt) == 1 and not beam:
+            _print_one(write, flags.prompt[0], goes_on)
         else:
             for prompt, text in zip(flags.prompt, write(flags.prompt), strict=True):
-                cli.say(f"=== {prompt!r}\n{prompt}{text}")
+                title = f"=== {prompt!r}\n" if len(flags.prompt) > 1 else ""
+                cli.say(f"{title}{prompt if goes_on else ''}{text}")
         if picture:
             figure = attention_figure(run.model, run.tokenizer, flags.prompt[0])
             if jax.process_index() == 0:
@@ -77,16 +87,16 @@ def _write(flags: argparse.Namespace, picture: Path | None) -> None:
             cli.say(f"attention: {picture}")
 
 
-def _print_one(write: Write, prompt: str) -> None:
-    shown = False
+def _print_one(write: Write, prompt: str, goes_on: bool) -> None:
+    shown, before = False, prompt if goes_on else ""
 
     def show(index: int, text: str) -> None:
         nonlocal shown
-        cli.say(text if shown else prompt + text, end="")
+        cli.say(text if shown else before + text, end="")
         shown = True
 
     write(prompt, stream=show)
-    cli.say("" if shown else prompt)
+    cli.say("" if shown else before)
 
 
 def _picture_path(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What models of pairs write of sources, and what a beam finds for both kinds of models, through `generate`."""
+"""What models of pairs write of sources, and what a beam finds for both kinds of models, through the two calls."""
 
 import functools
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eval.generation import generate
+from eval.generation import generate, generate_by_beam
 from launch.configs import load
 from model import UserError
 from model.beam import Beam, search
@@ -42,7 +42,7 @@ def test_a_beam_is_that_of_each_prompt_alone(task: str, family: str) -> None:
     model, tokenizer = written(task, family)
     graphdef, params = nnx.split(model)
     beam = Beam(3, 0.6, "wu")
-    found = generate(model, tokenizer, PROMPTS, beam=beam, max_new_tokens=7)
+    found = generate_by_beam(model, tokenizer, PROMPTS, beam, max_new_tokens=7)
     for prompt, text in zip(PROMPTS, found, strict=True):
         ids = tokenizer.encode(prompt)
         if task == "translation":
@@ -79,11 +79,6 @@ def test_what_cannot_be_written_is_refused() -> None:
     model, tokenizer = written("translation", "encoder_decoder")
     for prompt, settings, sentence in (
         ("x" * T, {}, f"the prompt has {T} tokens, and the model takes fewer than {T}; shorten --prompt."),
-        (
-            "x",
-            {"beam": Beam(2), "temperature": 0.5},
-            "a beam draws nothing: leave out temperature, top_k, top_p, min_p ",
-        ),
         ("x", {"max_new_tokens": T + 1}, f"make 0 + {T + 1} = {T + 1} tokens, and the model takes {T}"),
         ("", {}, "the prompt is empty"),
     ):
