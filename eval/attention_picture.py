@@ -40,7 +40,7 @@ def attention_figure(model: Model, tokenizer: Tokenizer, prompt: str) -> Figure:
     if "target" in model.config.HEADS:
         return _figure_across(model, tokenizer, prompt)
     if not model.config.sites:
-        raise UserError("the model has no attention, of which a picture could be made; leave it out.")
+        raise UserError("the model has no attention, of which a picture could be made; leave --attention out.")
     tokens = prompt_tokens(tokenizer, prompt)
     if len(tokens) > model.config.max_length:
         most = model.config.max_length

@@ -118,5 +118,7 @@ def test_of_pairs_it_shows_what_is_looked_at_of_the_source(family: str) -> None:
 
 def test_without_attention_there_is_no_picture() -> None:
     one = make_model_config(load("base", family="recurrent", **{"model.width": 16}), 256).build(nnx.Rngs(0))
-    with pytest.raises(UserError, match="the model has no attention, of which a picture could be made; leave it out."):
+    with pytest.raises(
+        UserError, match="the model has no attention, of which a picture could be made; leave --attention out."
+    ):
         attention_figure(one, ByteTokenizer(), "a")

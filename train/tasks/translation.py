@@ -101,8 +101,8 @@ class Translation(Task):
         return sums
 
 
-def written(model: Any, pairs: Pairs, end: int, beam: Beam = GREEDY) -> jax.Array:
-    """The best of what a beam search makes of each source, (B, T), with `end` from its end on.
+def written(model: Any, pairs: Pairs, end: int) -> jax.Array:
+    """What a model writes of each source, always the likeliest token, (B, T), with `end` from its end on.
 
     The first of the targets' tokens is what each begins with; there are no others.
     """
@@ -111,7 +111,7 @@ def written(model: Any, pairs: Pairs, end: int, beam: Beam = GREEDY) -> jax.Arra
     with unsplit("length"):  # a token at a time is nothing to share
         cache = model.init_cache(memory_BSD, pairs.source_segment_ids_BS, T)
         first_B = pairs.tokens_BT[:, 0]
-        found = beam_search(model.decode, cache, first_B, jnp.zeros_like(first_B), beam=beam, end=end, limit=T)
+        found = beam_search(model.decode, cache, first_B, jnp.zeros_like(first_B), beam=GREEDY, end=end, limit=T)
     return found.tokens_BKT[:, 0]
 
 
