@@ -37,10 +37,9 @@ def attention_figure(model: Model, tokenizer: Tokenizer, prompt: str) -> Figure:
         UserError: an empty prompt, one with a character outside of the vocabulary, or one longer than the model takes,
             or a model without attention.
     """
+    check_looks(model)
     if "target" in model.config.HEADS:
         return _figure_across(model, tokenizer, prompt)
-    if not model.config.sites:
-        raise UserError("the model has no attention, of which a picture could be made; leave --attention out.")
     tokens = prompt_tokens(tokenizer, prompt)
     if len(tokens) > model.config.max_length:
         most = model.config.max_length
@@ -50,6 +49,16 @@ def attention_figure(model: Model, tokenizer: Tokenizer, prompt: str) -> Figure:
     site, labels = model.config.sites["self"], [token_label(tokenizer, token) for token in tokens]
     ahead = any(looks_ahead(site.mask(place), model.config.max_length) for place in range(site.stack.unit))
     return draw(weights_LHTS, labels, prompt, labels if ahead else None)
+
+
+def check_looks(model: Model) -> None:
+    """Lets a model pass of whose attention there is a picture.
+
+    Raises:
+        UserError: it has none.
+    """
+    if "target" not in model.config.HEADS and not model.config.sites:
+        raise UserError("the model has no attention, of which a picture could be made; leave --attention out.")
 
 
 def _figure_across(model: Model, tokenizer: Tokenizer, prompt: str) -> Figure:

@@ -47,7 +47,7 @@ def _comparison(task: str, folder: Path, step: int, again: str) -> str:
     windows, of = int(score["val/windows"]), read_kept(folder, "passport.json")["evaluation"]["of"]
     if windows == of:
         return table
-    few = f"this model is measured on {windows} of {of} windows, the others on the whole text"
+    few = f"this model is measured on {windows} of {of} rows, the others on all of them"
     return f"{table}\n{few}; of all of it:\n  {command('evaluate', f'--workdir={folder}')}"
 
 

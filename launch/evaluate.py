@@ -2,6 +2,7 @@
 
 Where a task has answers to examples (classes, tags, ...) it also writes predictions-STEP.jsonl into the run's folder: a
 line for each example of the validation split, in their order, with the columns of the data, `predicted` and `right`.
+Texts that are written are the likeliest token each time, or the best of a beam: `--beam=4`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from eval.evaluator import Value
 from eval.evaluators import MEASURED, Evaluators, compare
 from eval.runs import Run, open_run
 from eval.summary import last_score
-from launch import cli, hosts
+from launch import beams, cli, hosts
+from model.beam import Beam
 from model.errors import UserError
 from train.data import Rows
 from train.devices.together import compiled_together
@@ -25,6 +27,7 @@ from train.run.files.learned import PLACES
 def parser() -> cli.Parser:
     """The flags of this command."""
     made = cli.make_parser("evaluate", __doc__ or "", config=False)
+    beams.add_flags(made)
     hosts.add_flags(made)
     return made
 
@@ -41,27 +44,34 @@ def main(argv: Sequence[str]) -> None:
         )
     if "data.name" in overrides:  # which only counts without a path
         overrides = {"data.path": ""} | overrides
+    beam = beams.asked_for(flags)
     with hosts.joined(flags):
         run = open_run(flags.workdir, overrides)
-        values, records = answered(run)
-        cli.say(_report(run, flags.workdir, values))
+        if beam and run.experiment.task.HEAD != "target":
+            raise UserError(
+                f"--beam={beam.size}: {run.config.task} is scored by no text that is written; leave it out."
+            )
+        values, records = answered(run, beam=beam)
+        cli.say(_report(run, flags.workdir, values, beam))
         for split, rows in run.experiment.task.reported(run.data).items():
-            found, _ = answered(run, rows)
+            found, _ = answered(run, rows, beam)
             lines = [f"  {name.replace('val', split, 1):<24} {value:.4f}" for name, value in found.items()]
             cli.say("\n".join([f"{split}, which counts for nothing, {rows.told()}:", *lines]))
         cli.say(_write(run, records))
 
 
-def _report(run: Run, workdir: str, values: dict[str, Value]) -> str:
+def _report(run: Run, workdir: str, values: dict[str, Value], beam: Beam | None) -> str:
     rows = run.experiment.task.measured(run.data)
     lines = []
     if run.config.train.seeds > 1:
         lines.append(f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}")
     lines.append(f"{workdir}, step {run.step}, {rows.told()}:")
+    if beam:
+        lines.append(f"written by a beam: {beam.size} hypotheses, form {beam.form}, alpha {beam.alpha:g}")
     own = last_score(run.folder, run.step)
     if own is not None and own["val/windows"] < len(rows):
         few = f"of {own['val/windows']:.0f} (--config.train.evaluate_windows)"
-        lines.append(f"of all {len(rows)} windows: these scores do not compare with the run's own, {few}")
+        lines.append(f"of all {len(rows)} rows: these scores do not compare with the run's own, {few}")
     lines += [f"  {name:<24} {value:.4f}" for name, value in values.items()]
     task, measured = run.config.task, MEASURED[run.config.task]
     lines += [f"  {name}: {text}" for name, text in measured.notes().items()]
@@ -94,15 +104,18 @@ def evaluate(run: Run) -> dict[str, Value]:
     return answered(run)[0]
 
 
-def answered(run: Run, measured: Rows | None = None) -> tuple[dict[str, Value], list[dict[str, Any]]]:
+def answered(
+    run: Run, measured: Rows | None = None, beam: Beam | None = None
+) -> tuple[dict[str, Value], list[dict[str, Any]]]:
     """Returns the same, and a record of each example, if the task has answers to such: as `eval.metrics.records`; of
-    other rows, if they are given.
+    other rows, if they are given; of what is written by a beam, if there is one, instead of the likeliest tokens.
 
     By one device; on several processes, all of which must call this, by all of their devices.
     """
     here = run.experiment
     graphdef, params = nnx.split(run.model)
-    sums, rows = compiled_together(jax.jit(here.task.sums(graphdef))), here.config.data.batch_size
+    how = {"beam": beam} if beam else {}
+    sums, rows = compiled_together(jax.jit(here.task.sums(graphdef, **how))), here.config.data.batch_size
     with run.placed():
         validation = here.task.measured(run.data) if measured is None else measured
         return Evaluators(run.config.task, sums, validation, rows, here.place, here.rows).answered(params)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import jax
 
-from eval.attention_picture import attention_figure
+from eval.attention_picture import attention_figure, check_looks
 from eval.generation import generate, generate_by_beam
 from eval.prompting import DEFAULT_NEW_TOKENS
 from eval.runs import open_run
-from launch import cli, hosts
-from model.beam import FORMS, Beam
+from launch import beams, cli, hosts
+from model.beam import Beam
 from model.errors import UserError
 
 Write = Callable[..., list[str]]
@@ -26,9 +26,6 @@ FLAGS = (
     ("top_p", float, 1.0, "draw from the likeliest tokens that hold this share of the probability"),
     ("min_p", float, 0.0, "draw from the tokens at least this many times as probable as the likeliest"),
     ("seed", int, 0, "of the draws"),
-    ("beam", int, 0, "write the best of so many hypotheses that are kept alive, instead of drawing; 0: draw"),
-    ("beam_alpha", float, 0.6, "how much a beam favours what is long; 0: not at all"),
-    ("beam_form", str, "wu", f"how a beam compares lengths: {' or '.join(FORMS)}"),
 )
 
 
@@ -40,6 +37,7 @@ def parser() -> cli.Parser:
     hosts.add_flags(made)
     for name, kind, default, text in FLAGS:
         made.add_argument(f"--{name}", type=kind, default=default, help=text)
+    beams.add_flags(made)
     return made
 
 
@@ -55,8 +53,8 @@ def main(argv: Sequence[str]) -> None:
     if not 0 <= flags.seed < 2**32:
         raise UserError(f"--seed={flags.seed} must be at least 0 and below 2^32.")
     picture = _picture_path(flags.attention) if flags.attention else None
-    beam = Beam(flags.beam, flags.beam_alpha, flags.beam_form) if flags.beam else None
-    drawn = [name for name, _, default, _ in FLAGS[1:6] if getattr(flags, name) != default]
+    beam = beams.asked_for(flags)
+    drawn = [name for name, _, default, _ in FLAGS[1:] if getattr(flags, name) != default]
     if beam and drawn:
         raise UserError(f"--beam={flags.beam} draws nothing: leave out --{drawn[0]}, or the beam.")
     with hosts.joined(flags):
@@ -65,7 +63,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _write(flags: argparse.Namespace, beam: Beam | None, picture: Path | None) -> None:
     run = open_run(flags.workdir)
-    settings = {name: getattr(flags, name) for name, *_ in FLAGS if not name.startswith("beam")}
+    if picture:
+        check_looks(run.model)
+    settings = {name: getattr(flags, name) for name, *_ in FLAGS}
     write: Write = functools.partial(generate, run.model, run.tokenizer, **settings)
     if beam:
         write = functools.partial(

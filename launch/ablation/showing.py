@@ -48,7 +48,7 @@ def _notes(plan: Plan, records: Records) -> list[str]:
     )
     if windows:
         found.append(
-            f"All seeds and arms are measured on the same items, {' or '.join(windows)} windows of the validation text:"
+            f"All seeds and arms are measured on the same items, {' or '.join(windows)} rows of the validation split:"
             " the intervals speak of the noise of training, and not of another text."
         )
     if told := by_position.meaning(plan.endpoint, configs[0]["data.length"]):

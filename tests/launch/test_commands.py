@@ -160,19 +160,19 @@ def test_scores_of_some_windows_say_so(keys: dict[str, Any], tmp_path: Path) -> 
     number = len(data.windows("validation"))
     assert number > 3
     assert json.loads((run / "passport.json").read_text())["evaluation"] == {"windows": 3, "of": number}
-    assert f"measured on 3 of {number} windows" in outcome.out
+    assert f"measured on 3 of {number} rows" in outcome.out
     measured = call(evaluate_command.main, [f"--workdir={run}"])
-    assert f"all {number} windows: these scores do not compare with the run's own" in measured.out
+    assert f"all {number} rows: these scores do not compare with the run's own" in measured.out
     values, own = evaluate_command.evaluate(open_run(run)), metrics(run)[-1]["val/loss"]
     assert abs(values["val/loss"] - own) > 1e-4
 
     for windows in (0, number - 1):  # the score is still of those that it was measured on
         again = call(train_command.main, words(run, few | {"train.evaluate_windows": windows, "train.steps": 6}))
-        assert f"measured on 3 of {number} windows" in again.out
+        assert f"measured on 3 of {number} rows" in again.out
         assert "the run's own, of 3 (" in call(evaluate_command.main, [f"--workdir={run}"]).out
 
     more = call(train_command.main, words(run, few | {"train.evaluate_windows": 0, "train.steps": 12}, "--extend"))
-    assert f"scores are of {number} of {number} windows, and were of {number - 1} of {number} windows: they" in more.err
+    assert f"scores are of {number} of {number} rows, and were of {number - 1} of {number} rows: they" in more.err
     assert "measured on" not in more.out
     assert saved(run) == [12]
 

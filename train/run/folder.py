@@ -203,7 +203,7 @@ def packages() -> dict[str, str]:
 
 def _windows(passport: Mapping[str, Any]) -> str:
     measured = passport.get("evaluation")
-    return f"{measured['windows']} of {measured['of']} windows" if measured else "unknown windows"
+    return f"{measured['windows']} of {measured['of']} rows" if measured else "unknown rows"
 
 
 def _git_state() -> dict[str, Any] | None:

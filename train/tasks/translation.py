@@ -84,9 +84,9 @@ class Translation(Task):
         """That of a language model, of the second text by the tokens before and by the first text."""
         return language_model(graphdef, label_smoothing=train.label_smoothing, z_loss=train.z_loss, inputs=self.inputs)
 
-    def sums(self, graphdef: nnx.GraphDef) -> Callable[[Params, Batch], Any]:
+    def sums(self, graphdef: nnx.GraphDef, beam: Beam = GREEDY) -> Callable[[Params, Batch], Any]:
         """`loss` in nats and `accuracy` per token, where those before are given, each with its count; and, as `answers`
-        (B, T), what the model writes by itself, always the likeliest token, up to the end.
+        (B, T), what the model writes by itself up to the end: the best of a beam, or always the likeliest token.
         """
 
         def sums(params: Params, batch: Batch) -> Any:
@@ -96,13 +96,13 @@ class Translation(Task):
             weights_BT = batch["weights"]
             summed = {name: (jnp.sum(x_BT * weights_BT), jnp.sum(weights_BT)) for name, x_BT in found.items()}
             end = model.config.vocab_size - len(self.MARKS) - 1  # as every tokenizer numbers it
-            return {"sums": summed, "answers": written(model, pairs, end)}
+            return {"sums": summed, "answers": written(model, pairs, end, beam)}
 
         return sums
 
 
-def written(model: Any, pairs: Pairs, end: int) -> jax.Array:
-    """What a model writes of each source, always the likeliest token, (B, T), with `end` from its end on.
+def written(model: Any, pairs: Pairs, end: int, beam: Beam = GREEDY) -> jax.Array:
+    """What a model writes of each source by a beam, (B, T), with `end` from its end on.
 
     The first of the targets' tokens is what each begins with; there are no others.
     """
@@ -111,7 +111,7 @@ def written(model: Any, pairs: Pairs, end: int) -> jax.Array:
     with unsplit("length"):  # a token at a time is nothing to share
         cache = model.init_cache(memory_BSD, pairs.source_segment_ids_BS, T)
         first_B = pairs.tokens_BT[:, 0]
-        found = beam_search(model.decode, cache, first_B, jnp.zeros_like(first_B), beam=GREEDY, end=end, limit=T)
+        found = beam_search(model.decode, cache, first_B, jnp.zeros_like(first_B), beam=beam, end=end, limit=T)
     return found.tokens_BKT[:, 0]
 
 

@@ -121,7 +121,7 @@ def test_a_grid_leaves_its_plan_its_numbers_and_its_verdict(plan: Plan, grid: Pa
     assert loads((grid / "ledger.jsonl").read_bytes().splitlines()[0])["event"] == "plan"
     page = the_file(grid, "verdict.md").decode()
     assert "of no other noise do the intervals speak: initial values, order of the batches." in page
-    assert re.search(r"measured on the same items, (\d+) of \1 windows of the validation text", page)
+    assert re.search(r"measured on the same items, (\d+) of \1 rows of the validation split", page)
 
 
 @pytest.mark.usefixtures("no_runs")

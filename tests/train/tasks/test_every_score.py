@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from eval.evaluators import MEASURED
-from eval.runs import open_run
-from launch import evaluate, train
+from eval.generation import generate_by_beam
+from eval.runs import Run, open_run
+from launch import evaluate, generate, train
 from launch.ablate import ablate
 from launch.ablation.plan import make_plan
 from launch.configs import load
 from launch.train import fit
+from model.beam import Beam
 from tests.tiny import call, words
 from tests.train.tasks.every import FIRST, keys_of
 from train.run.files.json_files import dumps
@@ -41,6 +43,21 @@ def test_each_example_is_predicted_once_in_order(task: str, family: str, tmp_pat
     score = next((name for name in ("val/accuracy", "val/exact_match") if name in values), None)
     if score:
         assert np.mean([line["right"] for line in lines]) == pytest.approx(float(values[score]), abs=1e-4)
+    _check_beam(run, file)
+
+
+def _check_beam(run: Run, file: Path) -> None:
+    """What is scored is what the beam writes of each source; a task of which nothing is written refuses one."""
+    told = call(evaluate.main, [f"--workdir={run.folder}", "--beam=3", "--beam_alpha=0.3"])
+    if run.experiment.task.HEAD != "target":
+        assert (told.status, told.err.count("\n")) == (2, 1)
+        assert f"--beam=3: {run.config.task} is scored by no text that is written" in told.err
+        return
+    assert "written by a beam: 3 hypotheses, form wu, alpha 0.3" in told.out
+    lines = [json.loads(line) for line in file.read_text().splitlines()][:5]
+    sources, most = [line["source"] for line in lines], run.model.config.max_length
+    texts = generate_by_beam(run.model, run.tokenizer, sources, Beam(3, 0.3), max_new_tokens=most)
+    assert [line["predicted"] for line in lines] == texts
 
 
 COMMITTED = [f"bert:{one}" for one in ("mlm", "packages", "roles", "spans")]
@@ -65,6 +82,10 @@ def test_a_committed_config_begins(name: str, tmp_path: Path) -> None:
         assert "  bleu: nrefs:1|case:mixed|eff:no|tok:13a|" in told
         assert "longer, which counts for nothing, 500 examples:\n  longer/loss" in told
         assert told.count("longer/exact_match") == 1
+    if name == "recurrent:lm":  # of whose attention no picture can be made, which is said before anything is written
+        refused = call(generate.main, [f"--workdir={tmp_path}/run", "--prompt=def", f"--attention={tmp_path}/a.png"])
+        assert (refused.status, refused.out) == (2, "")
+        assert "the model has no attention" in refused.err
 
 
 @pytest.mark.parametrize(("task", "family"), FIRST)

@@ -129,5 +129,5 @@ def free_name(file: Path, prefix: str) -> Path:
 
 def check_numbers(value: Any) -> None:
     """Raises ValueError for anything but names and finite numbers."""
-    if not (isinstance(value, dict) and value and all(type(one) in (int, float) for one in value.values())):
+    if not (isinstance(value, dict) and all(type(one) in (int, float) for one in value.values())):
         raise ValueError("it does not hold names and numbers")
