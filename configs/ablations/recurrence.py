@@ -8,6 +8,9 @@ find is to be believed.
 
 Expected: attention worse by more than .1, and recurrence near 1.
 
+Seen (2026-11-26, two cores of an AMD EPYC that others used too, jax 0.10.2, about 15 minutes): attention WORSE by .415
+(95 %: .339 to .490; 6 seeds, p = .031), at .585, the mean of its seeds, where recurrence is at 1.000 with each.
+
     .venv/bin/python -m launch.ablate --plan=configs/ablations/recurrence.py --workdir=runs/ablations
 """
 
