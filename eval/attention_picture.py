@@ -16,6 +16,7 @@ from model.attention.masks.looking import looks_ahead
 from model.encoder_decoder import Pairs
 from model.errors import UserError
 from model.family import Model
+from model.inspection import attention_weights
 from train.data import Tokenizer
 from train.devices.placing import batch_ways, on_host
 
@@ -126,12 +127,12 @@ def shortened(text: str, most: int) -> str:
 
 @jax.jit(static_argnums=0)
 def _weights(graphdef: nnx.GraphDef, params: nnx.State, tokens_BT: jax.Array) -> jax.Array:
-    return nnx.merge(graphdef, params).attention_weights(tokens_BT)
+    return attention_weights(nnx.merge(graphdef, params), tokens_BT=tokens_BT)["stack.attention"]
 
 
 @jax.jit(static_argnums=0)
 def _across(graphdef: nnx.GraphDef, params: nnx.State, pairs: Pairs) -> jax.Array:
-    return nnx.merge(graphdef, params).attention_weights(pairs)["cross"]
+    return attention_weights(nnx.merge(graphdef, params), pairs=pairs)["decoder.cross"]
 
 
 def _layout(rows: int, columns: int, side: float) -> tuple[Figure, np.ndarray, Axes]:

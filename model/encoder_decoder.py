@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
@@ -20,7 +20,7 @@ from model.side import Side
 from model.stack.caches import PairCaches, empty_caches
 from model.stack.config import SideConfig
 from model.stack.context import Context, folded
-from model.stack.residuals import Watch
+from model.taps import Tap, Taps, untouched, within
 from model.use_bias import parse_use_bias
 from model.vocabulary import EMBEDDINGS, Embedding, Head, Readout
 
@@ -147,18 +147,20 @@ class EncoderDecoder(Module):
         """Logits of the next token at each place, (B, T, V) in float32: what `readout` makes of the `vectors`."""
         return self.readout()(self.vectors(pairs))
 
-    def vectors(self, pairs: Pairs) -> jax.Array:
+    def vectors(self, pairs: Pairs, taps: Taps | None = None) -> jax.Array:
         """What the model knows at each place that it writes, (B, T, D); at padding it is finite and means nothing."""
-        x_BTD, contexts = self._decoder_start(pairs, self.encode(pairs))
-        return self._scaled(self.decoder.normed(self.decoder.stack(x_BTD, contexts)))
+        taps = taps or Taps()
+        x_BTD, contexts = self._decoder_start(pairs, self.encode(pairs, taps), taps)
+        return taps("vectors", self._scaled(self.decoder.run(x_BTD, contexts, taps, "decoder")))
 
     def readout(self) -> Readout:
         """What turns vectors into logits."""
         return self.head.readout(self.embed, self.config.logits_soft_cap)
 
-    def encode(self, pairs: Pairs) -> jax.Array:
+    def encode(self, pairs: Pairs, taps: Taps | None = None) -> jax.Array:
         """What the encoder makes of the sources, (B, S, D); of the pairs it reads nothing else."""
-        return self.encoder.normed(self.encoder.stack(*self._encoder_start(pairs)))
+        taps = taps or Taps()
+        return self.encoder.run(*self._encoder_start(pairs, within(taps, "encoder")), taps, "encoder")
 
     def init_cache(self, memory_BSD: jax.Array, source_segment_ids_BS: jax.Array | None, length: int) -> PairCaches:
         """An empty cache for at most `length` tokens of each row, with the keys and values of what `encode` has made of
@@ -178,18 +180,7 @@ class EncoderDecoder(Module):
         # What is written outside of the cache is lost, and with it what the token sees of itself.
         x_BTD = jnp.where(((0 <= positions_BT) & (positions_BT < S))[..., None], x_BTD, jnp.nan)
         x_BTD, own = self.decoder.stack.decode(x_BTD, contexts, cache.own, positions_BT)
-        return self.readout()(self._scaled(self.decoder.normed(x_BTD))), dataclasses.replace(cache, own=own)
-
-    def attention_weights(self, pairs: Pairs) -> dict[str, jax.Array]:
-        """The weights of each layer and head of a site: `encoder` (L, B, H, S, S), `decoder` (.., T, T) and `cross`
-        (.., T, S).
-        """
-        decoding = self._decoder_start(pairs, self.encode(pairs))
-        return {
-            "encoder": self.encoder.stack.weights(*self._encoder_start(pairs)),
-            "decoder": self.decoder.stack.weights(*decoding),
-            "cross": self.decoder.stack.weights(*decoding, "cross"),
-        }
+        return self.readout()(self._scaled(self.decoder.normed(x_BTD, untouched))), dataclasses.replace(cache, own=own)
 
     def attention_scores(
         self, batch: tuple[jax.Array, jax.Array, jax.Array], keys_B: jax.Array | None
@@ -218,28 +209,18 @@ class EncoderDecoder(Module):
         cache = jax.eval_shape(made, params, source)
         return {"decoder": cache.own.layer_bytes, "cross": Cycle((cache.memory_bytes,) * self.config.unit)}
 
-    def of_norms(self, measure: Callable[[jax.Array], jax.Array], pairs: Pairs) -> jax.Array:
-        """What `measure`, from (B, S or T, D) to one shape, says of the input of each norm: (number of norms, ...), the
-        encoder's first.
-        """
-        seen: list[jax.Array] = []
-        watch: Watch = lambda x_BTD: seen.append(measure(x_BTD))  # noqa: E731
-        memory_BSD, encoder = self.encoder.norms_from(measure, *self._encoder_start(pairs, watch))
-        seen += encoder
-        _, decoder = self.decoder.norms_from(measure, *self._decoder_start(pairs, memory_BSD, watch))
-        return jnp.stack([*seen, *decoder])
-
-    def _encoder_start(self, pairs: Pairs, watch: Watch = lambda x_BTD: None) -> tuple[jax.Array, Cycle[Context]]:
+    def _encoder_start(self, pairs: Pairs, tap: Tap = untouched) -> tuple[jax.Array, Cycle[Context]]:
         ids_BS, keys_B = pairs.source_segment_ids_BS, folded(pairs.dropout_keys_B, _ENCODER_SITE)
         given = pairs.sources_BS, ids_BS, pairs.source_positions_BS, keys_B, _valid(ids_BS)
-        return self.encoder.start(self.embed, self.config.vocab_size, *given, watch=watch)
+        return self.encoder.start(self.embed, self.config.vocab_size, *given, tap=tap)
 
     def _decoder_start(
-        self, pairs: Pairs, memory_BSD: jax.Array | None, watch: Watch = lambda x_BTD: None
+        self, pairs: Pairs, memory_BSD: jax.Array | None, taps: Tap = untouched
     ) -> tuple[jax.Array, Cycle[Context]]:
         ids_BT, memory = pairs.segment_ids_BT, Memory(_across(pairs), memory_BSD)
         given = pairs.tokens_BT, ids_BT, pairs.positions_BT, pairs.dropout_keys_B, _valid(ids_BT)
-        return self.decoder.start(self.embed, self.config.vocab_size, *given, memory=memory, watch=watch)
+        tap = within(taps, "decoder")
+        return self.decoder.start(self.embed, self.config.vocab_size, *given, memory=memory, tap=tap)
 
     def _scaled(self, x_BTD: jax.Array) -> jax.Array:
         scale = self.config.logits_scale or self.config.width**-0.5

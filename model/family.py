@@ -107,4 +107,4 @@ class TrunkConfig(SideConfig, Family):
         return {"self": AttentionSite(self)}
 
 
-Model = Any  # what `build` makes: `vectors`, `readout` or answers, `of_norms`, and where it attends `attention_scores`
+Model = Any  # what `build` makes: `vectors`, `readout` or answers, and where it attends `attention_scores`

@@ -13,22 +13,22 @@ from model.attention.cross import Memory
 from model.axes import pin
 from model.bounds import check_tokens, without_padding
 from model.cycles import Cycle
-from model.inspection import Inspected
 from model.layers import dropout
 from model.norms import parse_norm
-from model.parameters import keep_in_turn
+from model.parameters import Module, keep_in_turn
 from model.positions import NoPosition, positions_in_turn
 from model.stack.config import SideConfig
 from model.stack.context import NO_MEMORY, Context, folded
-from model.stack.residuals import NORM_PLACES, Watch
+from model.stack.residuals import NORM_PLACES
 from model.stack.stack import Stack
+from model.taps import Tap, Taps, untouched, within
 from model.use_bias import parse_use_bias
 from model.vocabulary import EMBEDDINGS
 
 _EMBEDDING_SITE = 2**31  # what its dropout keys are folded with, as with the number of a layer
 
 
-class Side(Inspected):
+class Side(Module):
     """A stack between vectors of tokens and vectors that know their context: positions, biases, norms."""
 
     position: NoPosition
@@ -56,7 +56,7 @@ class Side(Inspected):
         *,
         memory: Memory = NO_MEMORY,
         decoding: bool = False,
-        watch: Watch = lambda x_BTD: None,
+        tap: Tap = untouched,
     ) -> tuple[jax.Array, Cycle[Context]]:
         """What the first layer gets, (B, T, D), and the contexts of all layers: see `Trunk.vectors`."""
         limit = self.config.max_length if self.position.limited else None
@@ -67,10 +67,10 @@ class Side(Inspected):
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(jnp.arange(T)[None], (B, T))
         # So nothing that stands at padding, be it NaN, reaches a sum over all places, such as a kernel's gradient.
-        x_BTD = without_padding(self.position.add(embed(tokens_BT), positions_BT), valid_BT)
+        x_BTD = self.position.add(tap("embedding", embed(tokens_BT)), positions_BT)
+        x_BTD = without_padding(x_BTD, valid_BT)
         if self.embedding_norm is not None:
-            watch(x_BTD)
-            x_BTD = self.embedding_norm(x_BTD)
+            x_BTD = self.embedding_norm(tap("embedding_norm.input", x_BTD))
         x_BTD = dropout(x_BTD, self.config.dropout, folded(dropout_keys_B, _EMBEDDING_SITE), 0)
 
         def mask(text: Any) -> Mask:
@@ -84,3 +84,12 @@ class Side(Inspected):
         of_places = [(masks[n], biases[n], rotations[n]) for n in range(self.config.unit)]
         contexts = (Context(*one, dropout_keys_B, memory) for one in of_places)
         return pin(x_BTD, "batch", "length", None), Cycle(tuple(contexts))
+
+    def run(self, x_BTD: jax.Array, contexts: Cycle[Context], taps: Taps, name: str = "stack") -> jax.Array:
+        """What is known at each place behind all layers and the norm that may follow them, (B, T, D)."""
+        tap: Tap = taps if name == "stack" else within(taps, name)
+        return self.normed(self.stack(x_BTD, contexts, taps, name), tap)
+
+    def normed(self, x_BTD: jax.Array, tap: Tap) -> jax.Array:
+        """What the last layer gives, normalised where a norm follows it."""
+        return x_BTD if self.norm is None else self.norm(tap("norm.input", x_BTD))

@@ -7,6 +7,7 @@ from model.attention import parse_mask
 from model.bounds import check_within
 from model.cycles import Cycle
 from model.stack.caches import Caches, empty_caches
+from model.taps import untouched
 from model.trunk import Trunk
 from model.vocabulary import Readout
 
@@ -34,7 +35,7 @@ class Writer(Trunk):
         # What is written outside of the cache is lost, and with it what the token sees of itself.
         x_BTD = jnp.where(((0 <= positions_BT) & (positions_BT < S))[..., None], x_BTD, jnp.nan)
         x_BTD, cache = self.stack.decode(x_BTD, context, cache, positions_BT)
-        return self.readout()(self.normed(x_BTD)), cache
+        return self.readout()(self.normed(x_BTD, untouched)), cache
 
     def init_cache(self, batch_size: int, length: int) -> Caches:
         """An empty cache for `batch_size` sequences of at most `length` tokens; a layer that looks back less keeps

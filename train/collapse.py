@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from model.inspection import norm_inputs
 from train.devices.placing import on_host
 from train.devices.together import compiled_together
 from train.experiment import Experiment
@@ -30,7 +31,8 @@ class Watch:
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
 
         def look(params: Params, batch: Batch) -> jax.Array:
-            return nnx.merge(graphdef, params).of_norms(measure, **self.experiment.task.inputs(batch))
+            found = norm_inputs(nnx.merge(graphdef, params), measure, **self.experiment.task.inputs(batch))
+            return jnp.concatenate([x.reshape(-1, 2) for x in found.values()])
 
         seeds = self.experiment.config.train.seeds
         all_seeds = jax.vmap(look, (0, None), spmd_axis_name="replica") if seeds > 1 else look

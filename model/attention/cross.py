@@ -6,10 +6,11 @@ import jax
 
 from model.attention.cache import Seen
 from model.attention.config import AttentionConfig
-from model.attention.cores.table import attend_few, matrix, recurrent
+from model.attention.cores.table import attend_few, recurrent
 from model.attention.masks.base import Mask
 from model.attention.module import MultiHeadAttention
 from model.errors import UserError
+from model.taps import Tap, untouched
 
 
 @jax.tree_util.register_dataclass
@@ -27,26 +28,22 @@ class Memory:
 class CrossAttention(MultiHeadAttention):
     """Queries of the tokens, keys and values of a memory, which no position turns and no bias places."""
 
-    def look(self, x_BTD: jax.Array, memory: Memory, dropout_keys_B: jax.Array | None = None) -> jax.Array:
-        """What each token of x takes from the memory, (B, T, D); of keys and values without dropout."""
+    def look(
+        self, x_BTD: jax.Array, memory: Memory, dropout_keys_B: jax.Array | None = None, tap: Tap = untouched
+    ) -> jax.Array:
+        """What each token of x takes from the memory, (B, T, D); of keys and values without dropout, and untouched."""
         if memory.seen is None:
-            return self(x_BTD, memory.mask, context_BSD=memory.x_BSD, dropout_keys_B=dropout_keys_B)[0]
+            return self(x_BTD, memory.mask, context_BSD=memory.x_BSD, dropout_keys_B=dropout_keys_B, tap=tap)[0]
         # The keys of x itself are nobody's, and no program computes them.
         q_BTHK, *_ = self._projected(x_BTD, x_BTD, (None, None), None)
         k_BSGK, v_BSGK, _ = memory.seen
         o_BTHK = attend_few(self.config.core, q_BTHK, k_BSGK, v_BSGK, self.scores(memory.mask), self.core)
-        return self._out(o_BTHK, v_BSGK, x_BTD, None)
+        return self._out(o_BTHK, v_BSGK, x_BTD)
 
     def remember(self, x_BSD: jax.Array) -> Seen:
         """The keys and values of a memory."""
         _, k_BSGK, v_BSGK, _ = self._projected(x_BSD, x_BSD, (None, None), None)
         return Seen(k_BSGK, v_BSGK)
-
-    def looked(self, x_BTD: jax.Array, memory: Memory) -> jax.Array:
-        """The weights (B, H, T, S) that the core really applies to a memory's vectors."""
-        assert memory.x_BSD is not None
-        q_BTHK, k_BSGK, *_ = self._projected(x_BTD, memory.x_BSD, (None, None), None)
-        return matrix(self.config.core, q_BTHK, k_BSGK, self.scores(memory.mask), self.core)
 
 
 def check_cross(config: AttentionConfig) -> None:

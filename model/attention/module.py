@@ -8,15 +8,17 @@ from flax import nnx
 from model.attention.biases.base import Bias
 from model.attention.cache import Cache, StateCache
 from model.attention.config import AttentionConfig
-from model.attention.cores.table import attend, decode, make_core, matrix
+from model.attention.cores.table import attend, decode, make_core
 from model.attention.dropout import dropout
 from model.attention.edits.base import Handed
+from model.attention.looked import Looked
 from model.attention.masks.base import Mask
 from model.attention.scores import Scores
 from model.axes import check_axes, pin
 from model.layers import Linear
 from model.parameters import Module, parameter
 from model.positions import Rotation, rotate
+from model.taps import Tap, untouched
 from model.use_bias import parse_use_bias
 
 Turn = Rotation | None
@@ -52,19 +54,18 @@ class MultiHeadAttention(Module):
         rotation: Turn = None,
         context_rotation: Turn = None,
         dropout_keys_B: jax.Array | None = None,
-        head_gate_H: jax.Array | None = None,
         handed: Handed | None = None,
+        tap: Tap = untouched,
     ) -> tuple[jax.Array, Handed]:
         """What each token of x takes from the tokens of `context_BSD` (cross-attention) or of x itself, (B, T, D), and
         what it hands on.
 
         Mask and bias speak of queries 0 to T - 1 and keys 0 to S - 1. `dropout_keys_B` (one per row) turns dropout on.
-        `head_gate_H` multiplies each head's output before the output projection (1: as is, 0: pruned).
         """
         y_BSD, context_rotation = (x_BTD, rotation) if context_BSD is None else (context_BSD, context_rotation)
-        q_BTHK, k_BSGK, v_BSGK, handed = self._projected(x_BTD, y_BSD, (rotation, context_rotation), handed)
-        o_BTHK = attend(self.config.core, q_BTHK, k_BSGK, v_BSGK, self.scores(mask, bias, dropout_keys_B), self.core)
-        return self._out(o_BTHK, v_BSGK, x_BTD, head_gate_H), handed
+        *given, handed = self._projected(x_BTD, y_BSD, (rotation, context_rotation), handed)
+        q_BTHK, k_BSGK, v_BSGK = map(tap, ("query", "key", "value"), given)
+        return self._attended(q_BTHK, k_BSGK, v_BSGK, self.scores(mask, bias, dropout_keys_B), x_BTD, tap), handed
 
     def decode(
         self,
@@ -81,19 +82,7 @@ class MultiHeadAttention(Module):
         q_BTHK, k_BTGK, v_BTGK, handed = self._projected(x_BTD, x_BTD, (rotation, rotation), handed)
         given = q_BTHK, k_BTGK, v_BTGK, self.scores(mask, bias), cache, positions_BT
         o_BTHK, cache = decode(self.config.core, *given, self.core)
-        return self._out(o_BTHK, v_BTGK, x_BTD, None), (handed, cache)
-
-    def weights(
-        self,
-        x_BTD: jax.Array,
-        mask: Mask,
-        bias: Bias | None = None,
-        rotation: Turn = None,
-        handed: Handed | None = None,
-    ) -> jax.Array:
-        """The weights (B, H, T, T) that the core really applies to x."""
-        q_BTHK, k_BTGK, *_ = self._projected(x_BTD, x_BTD, (rotation, rotation), handed)
-        return matrix(self.config.core, q_BTHK, k_BTGK, self.scores(mask, bias), self.core)
+        return self._out(o_BTHK, v_BTGK, x_BTD), (handed, cache)
 
     def scores(self, mask: Mask, bias: Bias | None = None, dropout_keys_B: jax.Array | None = None) -> Scores:
         """What turns this layer's products into weights."""
@@ -116,10 +105,15 @@ class MultiHeadAttention(Module):
         q_BTHK, k_BSGK = _pinned(rotate(q_BTHK, turns[0]), "heads"), _pinned(rotate(k_BSGK, turns[1]), "kv_heads")
         return q_BTHK, k_BSGK, _pinned(v_BSGK, "kv_heads"), handed
 
-    def _out(self, o_BTHK: jax.Array, v_BSGK: jax.Array, x_BTD: jax.Array, gate_H: jax.Array | None) -> jax.Array:
-        o_BTHK = self.config.edited.after(self, o_BTHK, v_BSGK, x_BTD)
-        if gate_H is not None:
-            o_BTHK = o_BTHK * gate_H.astype(o_BTHK.dtype)[None, None, :, None]
+    def _attended(
+        self, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, scores: Scores, x_BTD: jax.Array, tap: Tap
+    ) -> jax.Array:
+        o_BTHK = attend(self.config.core, q_BTHK, k_BSGK, v_BSGK, scores, self.core)
+        looked = tap("weights", Looked(o_BTHK, q_BTHK, k_BSGK, v_BSGK, scores, self.config.core, self.core))
+        return self._out(looked.o_BTHK, v_BSGK, x_BTD, tap)
+
+    def _out(self, o_BTHK: jax.Array, v_BSGK: jax.Array, x_BTD: jax.Array, tap: Tap = untouched) -> jax.Array:
+        o_BTHK = tap("heads", self.config.edited.after(self, o_BTHK, v_BSGK, x_BTD))
         return self.output(_pinned(o_BTHK, "heads"))
 
 

@@ -38,6 +38,10 @@ class Attended(NamedTuple):
     contexts_BTD: jax.Array
     weights_BTS: jax.Array
 
+    def weights(self) -> jax.Array:
+        """Those of the one head that there is, (B, 1, T, S)."""
+        return self.weights_BTS[:, None]
+
 
 class AdditiveAttention(Module):
     """The weights softmax over j of v . tanh(W s + U h_j), for a state s (B, D) and a source's h_j (B, S, D)."""

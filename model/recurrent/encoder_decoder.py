@@ -1,7 +1,6 @@
 """An encoder-decoder of recurrent layers: a bidirectional encoder and additive attention (Bahdanau et al. 2015)."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -19,6 +18,7 @@ from model.recurrent.config import RecurrentKeys
 from model.recurrent.documents import Documents, find_documents
 from model.recurrent.layers import Encoder
 from model.stack.context import folded
+from model.taps import Taps
 from model.vocabulary import Embedding, Head, Readout
 
 _ENCODER = 2**31 + 2  # what its keys of dropout are folded with; those of the decoder are, with smaller numbers
@@ -111,23 +111,19 @@ class RecurrentEncoderDecoder(Module):
         """Logits of the next token at each place, (B, T, V) in float32: what `readout` makes of the `vectors`."""
         return self.readout()(self.vectors(pairs))
 
-    def vectors(self, pairs: Pairs) -> jax.Array:
-        """What the model knows at each place that it writes, (B, T, D); at padding it is finite and means nothing."""
-        return self._taught(pairs)[0]
+    def vectors(self, pairs: Pairs, taps: Taps | None = None) -> jax.Array:
+        """What the model knows at each place that it writes, (B, T, D); at padding it is finite and means nothing.
 
-    def of_norms(self, measure: Callable[[jax.Array], jax.Array], pairs: Pairs) -> jax.Array:
-        """As that of the language model: of the last states of the decoder, (1, ...)."""
-        return measure(self.vectors(pairs))[None]
+        At the site `decoder.cross.weights` stands what was attended to.
+        """
+        x_BTD, attended = self._taught(pairs)
+        taps = taps or Taps()
+        taps.alone("decoder.cross.weights", attended)
+        return taps("vectors", x_BTD)
 
     def readout(self) -> Readout:
         """What turns vectors into logits."""
         return self.head.readout(self.embed, 0.0)
-
-    def attention_weights(self, pairs: Pairs) -> dict[str, jax.Array]:
-        """How much each token looks at each of its source before it is read: `cross`, of the one layer and head that
-        there are, (1, B, 1, T, S).
-        """
-        return {"cross": self._taught(pairs)[1].weights_BTS[None, :, None]}
 
     def encode(self, pairs: Pairs) -> jax.Array:
         """What the encoder makes of the sources, (B, S, D); of the pairs it reads nothing else."""

@@ -1,7 +1,6 @@
 """A causal language model without attention: layers of LSTM or GRU (Mikolov et al. 2010; Zaremba et al. 2014)."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from model.recurrent.config import RecurrentKeys, cell_keys
 from model.recurrent.documents import Documents, find_documents
 from model.recurrent.layers import Layers
 from model.stack.context import folded
+from model.taps import Taps
 from model.vocabulary import Embedding, Head, Readout
 
 _OUTPUT_SITE = 2**31  # the layer number under which the last states draw their dropout: no network is that deep
@@ -85,6 +85,7 @@ class Recurrent(Module):
         dropout_keys_B: jax.Array | None = None,
         *,
         valid_BT: jax.Array | None = None,
+        taps: Taps | None = None,
     ) -> jax.Array:
         """What the model knows at each place, (B, T, D).
 
@@ -95,7 +96,8 @@ class Recurrent(Module):
         """
         check_tokens(tokens_BT, segment_ids_BT, positions_BT, self.config.vocab_size, None, valid_BT)
         documents, carry = find_documents(tokens_BT.shape, segment_ids_BT, valid_BT), self.empty_carry(len(tokens_BT))
-        return self._run(tokens_BT, documents, carry, dropout_keys_B)[0]
+        x_BTD = self._run(tokens_BT, documents, carry, dropout_keys_B)[0]
+        return x_BTD if taps is None else taps("vectors", x_BTD)
 
     def continued(
         self,
@@ -118,10 +120,6 @@ class Recurrent(Module):
     def empty_carry(self, rows: int) -> Any:
         """The carry of so many rows before their first token."""
         return self.stack.empty(rows)
-
-    def of_norms(self, measure: Callable[[jax.Array], jax.Array], *inputs: Any, **named: Any) -> jax.Array:
-        """What `measure` says of the last states, (1, ...): there are no norms, and these are what the head gets."""
-        return measure(self.vectors(*inputs, **named))[None]
 
     def readout(self) -> Readout:
         """What turns vectors into logits."""

@@ -18,7 +18,8 @@ from model.norms import parse_norm
 from model.parameters import Module
 from model.stack.config import StackConfig
 from model.stack.context import Context
-from model.stack.residuals import NORM_PLACES, Watch
+from model.stack.residuals import NORM_PLACES, Map
+from model.taps import Tap, untouched, within
 from model.use_bias import parse_use_bias
 
 Carry = tuple[jax.Array, Handed]  # the residual stream (B, T, D), and what layers hand on
@@ -46,17 +47,15 @@ class Block(Module):
         for name in NORM_PLACES[config.norm_place].norms(self.branches):
             setattr(self, name, parse_norm(config.norm)(config.width, bias=use_bias.norm, rngs=rngs))
 
-    def __call__(
-        self, carry: Carry, context: Context, head_gate_H: jax.Array | None, watch: Watch = lambda x_BTD: None
-    ) -> Carry:
-        """The block's output, (B, T, D), and what it hands on; `watch` gets the input of each norm."""
-        given: dict[str, Any] = {"dropout_keys_B": context.dropout_keys_B, "head_gate_H": head_gate_H}
+    def __call__(self, carry: Carry, context: Context, tap: Tap = untouched) -> Carry:
+        """The block's output, (B, T, D), and what it hands on."""
+        given: dict[str, Any] = {"dropout_keys_B": context.dropout_keys_B, "tap": within(tap, "attention")}
 
         def attend(y_BTD: jax.Array) -> tuple[jax.Array, Handed]:
             return self.attention(y_BTD, **context.beside(carry[1]), **given)
 
-        x_BTD, found = self._residuals(carry[0], context, watch, attention=attend)
-        return x_BTD, found["attention"]
+        x_BTD, handed = self._residuals(carry[0], context, attend, tap)
+        return tap("residual", x_BTD), handed
 
     def decode(
         self, carry: Carry, context: Context, cache: Cache | StateCache, positions_BT: jax.Array
@@ -66,37 +65,31 @@ class Block(Module):
         def attend(y_BTD: jax.Array) -> tuple[jax.Array, Any]:
             return self.attention.decode(y_BTD, cache=cache, positions_BT=positions_BT, **context.beside(carry[1]))
 
-        x_BTD, found = self._residuals(carry[0], context, attention=attend)
-        handed, cache = found["attention"]
+        x_BTD, (handed, cache) = self._residuals(carry[0], context, attend)
         return (x_BTD, handed), cache
 
-    def weights(self, carry: Carry, context: Context, site: str) -> jax.Array:
-        """The weights of this block's `attention`, or of its `cross`-attention, for its input, (B, H, T, S)."""
-        beside = context.beside(carry[1])
-
-        def attend(y_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return self.attention(y_BTD, **beside)[0], self.attention.weights(y_BTD, **beside)
-
-        def look(y_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return self.cross.look(y_BTD, context.memory), self.cross.looked(y_BTD, context.memory)
-
-        return self._residuals(carry[0], context, attention=attend, cross=look)[1][site]
-
     def _residuals(
-        self, x_BTD: jax.Array, context: Context, watch: Watch = lambda x_BTD: None, **given: Attend
-    ) -> tuple[jax.Array, dict[str, Any]]:
-        """The output of the branches and norms, and what those that are `given` give beside their own."""
-        found = dict[str, Any]()
-        maps = {"cross": lambda y_BTD: (self.cross.look(y_BTD, context.memory, context.cross_keys_B), None)}
-        maps |= {"mlp": lambda y_BTD: (self.mlp(y_BTD), None), **given}
+        self, x_BTD: jax.Array, context: Context, attend: Attend, tap: Tap = untouched
+    ) -> tuple[jax.Array, Any]:
+        """The output of the branches and norms, and what attention gives beside its own."""
+        more: Any = None
+
+        def attention(y_BTD: jax.Array) -> jax.Array:
+            nonlocal more
+            o_BTD, more = attend(y_BTD)
+            return o_BTD
+
+        def cross(y_BTD: jax.Array) -> jax.Array:
+            return self.cross.look(y_BTD, context.memory, context.cross_keys_B, within(tap, "cross"))
+
+        maps: dict[str, Map] = {"attention": attention, "cross": cross, "mlp": self.mlp}
 
         def branch(name: str, y_BTD: jax.Array) -> jax.Array:
-            o_BTD, found[name] = maps[name](y_BTD)
-            return dropout(o_BTD, self.rate, context.dropout_keys_B, _SITES[name])
+            o_BTD = dropout(maps[name](y_BTD), self.rate, context.dropout_keys_B, _SITES[name])
+            return tap(f"{name}.output", o_BTD)
 
         def norm(name: str, x_BTD: jax.Array) -> jax.Array:
-            watch(x_BTD)
-            return getattr(self, name)(x_BTD)
+            return getattr(self, name)(tap(f"{name}.input", x_BTD))
 
         branches = {name: functools.partial(branch, name) for name in self.branches}
-        return NORM_PLACES[self.norm_place].join(x_BTD, branches, norm), found
+        return NORM_PLACES[self.norm_place].join(x_BTD, branches, norm), more

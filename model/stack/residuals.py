@@ -14,7 +14,6 @@ from model.axes import pin
 Map = Callable[[jax.Array], jax.Array]
 Branches = Mapping[str, Map]
 Norms = Callable[[str, jax.Array], jax.Array]
-Watch = Callable[[jax.Array], None]
 
 
 class NormPlace(NamedTuple):

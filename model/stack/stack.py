@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from model.attention import MultiHeadAttention, Scores
@@ -17,6 +16,7 @@ from model.stack.config import REMAT, StackConfig
 from model.stack.context import Context
 from model.stack.loops import Layer, Loops
 from model.stack.sharing import begin, shared_places
+from model.taps import Taps, within
 
 Body = Callable[[Block, Any, Layer], tuple[Any, Any]]
 
@@ -42,15 +42,19 @@ class Stack(Module):
         self.loops = Loops(config.num_layers, kinds, config.unroll, REMAT[config.remat])
         self.blocks, self.owners = stack_layers(blocks.values, config.num_layers)
 
-    def __call__(self, x_BTD: jax.Array, contexts: Cycle[Context], head_gate_LH: jax.Array | None = None) -> jax.Array:
-        """All blocks in order, (B, T, D) to (B, T, D); `contexts` has one for each place of the unit."""
+    def __call__(self, x_BTD: jax.Array, contexts: Cycle[Context], taps: Taps, name: str = "stack") -> jax.Array:
+        """All blocks in order, (B, T, D) to (B, T, D); `contexts` has one for each place of the unit, and sites have
+        `name` before them.
+        """
 
-        def body(block: Block, carry: Carry, layer: Layer) -> tuple[Carry, None]:
+        def body(block: Block, carry: tuple[Carry, Any], layer: Layer) -> tuple[Any, Any]:
             number = layer.row(range(self.config.unit))
-            gate_H = None if head_gate_LH is None else head_gate_LH[number]
-            return block(carry, contexts[layer.place].at(number), gate_H), None
+            own = taps.at(number, carry[1])
+            return (block(carry[0], contexts[layer.place].at(number), within(own, name)), own.states), own.found
 
-        return self._run(body, begin(self.config, x_BTD))[0][0]
+        ((x_BTD, _), taps.states), found = self._run(body, (begin(self.config, x_BTD), taps.states))
+        taps.found |= found
+        return x_BTD
 
     def decode(
         self, x_BTD: jax.Array, contexts: Cycle[Context], caches: Caches, positions_BT: jax.Array
@@ -73,29 +77,8 @@ class Stack(Module):
 
         return self._run(body, None)[1]
 
-    def weights(self, x_BTD: jax.Array, contexts: Cycle[Context], site: str = "attention") -> jax.Array:
-        """The weights of `attention`, or of `cross`-attention, in every layer, (L, B, H, T, S)."""
-
-        def body(block: Block, carry: Carry, layer: Layer) -> tuple[Carry, jax.Array]:
-            context = contexts[layer.place]
-            return block(carry, context, None), block.weights(carry, context, site)
-
-        return self._run(body, begin(self.config, x_BTD))[1]
-
-    def of_norms(
-        self, measure: Callable[[jax.Array], jax.Array], x_BTD: jax.Array, contexts: Cycle[Context]
-    ) -> tuple[jax.Array, jax.Array]:
-        """The output of all blocks, and what `measure` says of the input of each norm, (L, norms of a block, ...)."""
-
-        def body(block: Block, carry: Carry, layer: Layer) -> tuple[Carry, jax.Array]:
-            seen: list[jax.Array] = []
-            return block(carry, contexts[layer.place], None, lambda x: seen.append(measure(x))), jnp.stack(seen)
-
-        (x_BTD, _), found = self._run(body, begin(self.config, x_BTD))
-        return x_BTD, found
-
     def scores(self, contexts: Cycle[Context], site: str = "attention") -> list[Scores]:
-        """What turns products into weights in the first layer at each place of the unit; `site` as for `weights`."""
+        """What turns products into weights in the first layer at each place of the unit, of `attention` or `cross`."""
         places = range(self.config.unit)
         return [self.attention(n, site).scores(**contexts[n].at(n).scored(site)) for n in places]
 

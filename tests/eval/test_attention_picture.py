@@ -12,6 +12,7 @@ from eval.generation import generate
 from launch.configs import load
 from model import GPT, GPTConfig, UserError
 from model.encoder_decoder import Pairs
+from model.inspection import attention_weights
 from tests.tiers import tiered
 from train.data import ByteTokenizer
 from train.experiment import make_model_config
@@ -38,7 +39,7 @@ def panels(figure: Figure) -> list[Any]:
 def test_one_panel_for_each_layer_and_head_shows_its_weights(model: GPT, figure: Figure) -> None:
     assert [axes.get_title() for axes in panels(figure)] == [f"layer {i}, head {j}" for i in range(L) for j in range(H)]
     tokens = [255, *PROMPT.encode()]
-    weights_LHTS = np.asarray(model.attention_weights(np.array([tokens])))[:, 0]
+    weights_LHTS = np.asarray(attention_weights(model, tokens_BT=np.array([tokens]))["stack.attention"])[:, 0]
     for axes, weights_TS in zip(panels(figure), weights_LHTS.reshape(-1, *weights_LHTS.shape[2:]), strict=True):
         shown_TS = axes.images[0].get_array()
         np.testing.assert_array_equal(shown_TS.mask, np.triu(np.ones_like(weights_TS, bool), 1))
@@ -108,7 +109,7 @@ def test_of_pairs_it_shows_what_is_looked_at_of_the_source(family: str) -> None:
     figure = attention_figure(one, tokenizer, "ab c")
     written = [tokenizer.marks["start"], *tokenizer.encode(generate(one, tokenizer, "ab c", temperature=0.0)[0])][:7]
     pairs = Pairs(jnp.array([[*b"ab c", 255]]), jnp.array([written]))
-    wanted_LHTS = np.asarray(one.attention_weights(pairs)["cross"])[:, 0]
+    wanted_LHTS = np.asarray(attention_weights(one, pairs=pairs)["decoder.cross"])[:, 0]
     shown = [np.ma.getdata(axes.images[0].get_array()) for axes in panels(figure)]
     np.testing.assert_allclose(np.array(shown), wanted_LHTS.reshape(-1, *wanted_LHTS.shape[2:]), atol=1e-6)
     across = [label.get_text() for label in panels(figure)[-1].get_xticklabels()]

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from model import GPT, GPTConfig, UserError
+from model.inspection import attention_weights
 
 V, LENGTH, T = 7, 11, 5
 SIZES: dict[str, Any] = {"vocab_size": V, "max_length": LENGTH, "num_layers": 1, "width": 12, "num_heads": 3}
@@ -29,7 +30,7 @@ def changed(value: int, largest: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
 def test_a_known_token_outside_of_the_vocabulary_is_refused(value: int, kind: Any) -> None:
     model, tokens_BT = gpt(), kind(changed(value, V - 1).astype(np.int32))
-    for call in (model, model.attention_weights):
+    for call in (model, lambda given_BT: attention_weights(model, tokens_BT=given_BT)):
         with pytest.raises(
             UserError, match=rf"^token {value} at \(1, 3\) \(row, place\) is outside of the vocabulary of 7"
         ):

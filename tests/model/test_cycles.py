@@ -14,7 +14,20 @@ from model.cycles import Cycle, cycle, read_cycle
 from model.stack.rows import take_row
 from tests.model import reference
 from tests.model.attention import decay
-from tests.model.test_gpt import GEMMA, B, H, Model, T, assert_same, compiled, cross_entropy, documents, model
+from tests.model.test_gpt import (
+    GEMMA,
+    B,
+    H,
+    Model,
+    T,
+    assert_same,
+    compiled,
+    cross_entropy,
+    documents,
+    gated,
+    model,
+    weights_of,
+)
 from tests.tiers import tiered
 
 NEAR = "causal & window(4)"  # T is above it
@@ -82,7 +95,7 @@ def assert_is_the_plain_loop(m: Model) -> None:
     @compiled
     def run(leaf: Any) -> Any:
         def loss(leaf: Any) -> tuple[jax.Array, jax.Array]:
-            logits_BTV = m.merge(leaf["model"])(m.tokens_BT, *packed, head_gate_LH=leaf["gate"])
+            logits_BTV = m.merge(leaf["model"])(m.tokens_BT, *packed, taps=gated(leaf["gate"]))
             return cross_entropy(logits_BTV, m.targets_BT), logits_BTV
 
         one, places_BT = m.merge(leaf["model"]), jnp.broadcast_to(jnp.arange(T), (B, T))
@@ -90,7 +103,7 @@ def assert_is_the_plain_loop(m: Model) -> None:
         for at in (slice(0, 6), slice(6, T)):
             logits_BtV, cache = one.decode(m.tokens_BT[:, at], places_BT[:, at], cache)
             decoded.append(logits_BtV)
-        weights_LBHTS = one.attention_weights(m.tokens_BT, *packed)
+        weights_LBHTS = weights_of(one, m.tokens_BT, *packed)
         return jax.value_and_grad(loss, has_aux=True)(leaf), weights_LBHTS, jnp.concatenate(decoded, 1)
 
     ((_, logits_BTV), gradient), weights_LBHTS, decoded_BTV = run(leaf)

@@ -12,6 +12,7 @@ from flax import nnx
 from model import UserError
 from model.attention import CORES
 from model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Pairs
+from model.inspection import attention_weights, norm_inputs
 from model.stack.residuals import NORM_PLACES
 from tests.model import reference, reference_pairs
 from tests.model.attention import decay
@@ -116,6 +117,9 @@ def test_every_place_for_norms_is_compared() -> None:
     assert {case["norm_place"] for case in CASES} == set(NORM_PLACES)
 
 
+SITES = {"encoder.attention": "encoder", "decoder.attention": "decoder", "decoder.cross": "cross"}
+
+
 @pytest.mark.parametrize("case", tiered([(case,) for case in CASES], lambda case: case in CASES[:1]), ids=str)
 def test_logits_weights_and_gradients_are_the_references(case: dict[str, Any]) -> None:
     """The gradient, in random directions, is the central difference of the float64 reference's loss."""
@@ -132,7 +136,7 @@ def test_logits_weights_and_gradients_are_the_references(case: dict[str, Any]) -
             logits_BTV = m.merge(params)(pairs)
             return cross_entropy(jnp.where(real_BT[..., None], logits_BTV, 0), targets_BT), logits_BTV
 
-        return *jax.value_and_grad(loss, has_aux=True)(params), m.merge(params).attention_weights(pairs)
+        return *jax.value_and_grad(loss, has_aux=True)(params), attention_weights(m.merge(params), pairs=pairs)
 
     def expected(params: Any) -> Any:
         found = reference_pairs.encoder_decoder(params, m.config, pairs)
@@ -142,9 +146,9 @@ def test_logits_weights_and_gradients_are_the_references(case: dict[str, Any]) -
     wanted, wanted_loss = expected(m.params)
     assert_same(logits_BTV[real_BT > 0], wanted.logits_BTV[real_BT > 0])
     np.testing.assert_allclose(loss, wanted_loss, rtol=1e-5)
-    assert weights.keys() == wanted.weights.keys()
-    for site, one in weights.items():
-        np.testing.assert_allclose(one, wanted.weights[site], rtol=1e-4, atol=1e-5, err_msg=site)
+    assert weights.keys() == SITES.keys()
+    for place, one in weights.items():
+        np.testing.assert_allclose(one, wanted.weights[SITES[place]], rtol=1e-4, atol=1e-5, err_msg=place)
     flat, structure = jax.tree.flatten(jax.tree.map(np.float64, m.params))
     step, groups = 1e-5, 2
     for group in range(groups):
@@ -277,20 +281,21 @@ def test_each_row_draws_dropout_by_its_key_and_each_site_for_itself() -> None:
 
 def test_the_input_of_each_norm_is_seen() -> None:
     m, pairs = model(embedding="normed", norm_place="sandwich"), padded()
-    found = compiled(lambda params: m.merge(params).of_norms(lambda x_BTD: jnp.mean(x_BTD, axis=(1, 2)), pairs))(
-        m.params
-    )
-    assert found.shape == (1 + 2 * 4 + 1 + 1 + 3 * 6 + 1, B)
-    assert len({row.tobytes() for row in np.asarray(found)}) == len(found)
+    found = compiled(
+        lambda params: norm_inputs(m.merge(params), lambda x_BTD: jnp.mean(x_BTD, axis=(1, 2)), pairs=pairs)
+    )(m.params)
+    rows = [row.tobytes() for one in found.values() for row in np.asarray(one).reshape(-1, B)]
+    assert len({*rows}) == len(rows) == 1 + 2 * 4 + 1 + 1 + 3 * 6 + 1
 
 
 def test_a_source_that_does_not_exist_is_nothing_to_look_at() -> None:
     m, pairs = model(), padded()._replace(source_segment_ids_BS=np.zeros((B, S), np.int32))
-    logits_BTV, weights = compiled(lambda params: (m.merge(params)(pairs), m.merge(params).attention_weights(pairs)))(
-        m.params
-    )
+    one = m.merge
+    logits_BTV, weights = compiled(
+        lambda params: (one(params)(pairs), attention_weights(one(params), pairs=pairs)),
+    )(m.params)
     assert np.isfinite(logits_BTV).all()
-    assert not np.any(weights["cross"])
+    assert not np.any(weights["decoder.cross"])
 
 
 @pytest.mark.parametrize(

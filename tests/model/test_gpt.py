@@ -14,11 +14,13 @@ from flax import nnx
 from model import GPT, GPTConfig, UserError
 from model.attention import BIASES, EDITS, MASKS
 from model.cycles import read_cycle
+from model.inspection import attention_weights, norm_inputs
 from model.layers import ACTIVATIONS, GATED, dropout, row_bernoulli
 from model.norms import NORMS
 from model.positions import POSITIONS
 from model.stack.config import REMAT
 from model.stack.residuals import NORM_PLACES
+from model.taps import Taps, head_gates
 from model.vocabulary import EMBEDDINGS, Embedding
 from tests.model import reference
 from tests.tiers import tiered
@@ -112,6 +114,15 @@ def leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
+def gated(gates_LH: jax.Array) -> Taps:
+    return Taps({"stack.attention.heads": head_gates(gates_LH)})
+
+
+def weights_of(one: GPT, tokens_BT: Any, segment_ids_BT: Any = None, positions_BT: Any = None) -> jax.Array:
+    given = {"tokens_BT": tokens_BT, "segment_ids_BT": segment_ids_BT, "positions_BT": positions_BT}
+    return attention_weights(one, **given)["stack.attention"]
+
+
 def assert_same(one: Any, two: Any, tolerance: float = 1e-5) -> None:
     """Leaf by leaf, as a part of the largest number of the leaf."""
     for (name, x), (_, y) in zip(leaves(one), leaves(two), strict=True):
@@ -150,10 +161,10 @@ def test_logits_loss_weights_and_gradients_are_the_references(case: dict[str, An
     @compiled
     def run(leaf: Any, tokens_BT: jax.Array, targets_BT: jax.Array) -> Any:
         def loss(leaf: Any) -> tuple[jax.Array, jax.Array]:
-            logits_BTV = m.merge(leaf["model"])(tokens_BT, *packed, head_gate_LH=leaf["gate"])
+            logits_BTV = m.merge(leaf["model"])(tokens_BT, *packed, taps=gated(leaf["gate"]))
             return cross_entropy(logits_BTV, targets_BT), logits_BTV
 
-        weights_LBHTS = m.merge(leaf["model"]).attention_weights(tokens_BT, *packed)
+        weights_LBHTS = weights_of(m.merge(leaf["model"]), tokens_BT, *packed)
         return *jax.value_and_grad(loss, has_aux=True)(leaf), weights_LBHTS
 
     (loss, logits_BTV), gradient, weights_LBHTS = run(leaf, m.tokens_BT, m.targets_BT)
@@ -228,12 +239,13 @@ def test_the_input_of_each_norm_is_seen_in_the_order_of_the_model(place: str, em
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(reference.NORMS, "rms", watched)
         reference.gpt(m.params, m.config, m.tokens_BT)
-    found = compiled(lambda params: m.merge(params).of_norms(lambda x_BTD: x_BTD, m.tokens_BT))(m.params)
+    found = compiled(lambda params: norm_inputs(m.merge(params), lambda x_BTD: x_BTD, tokens_BT=m.tokens_BT))(m.params)
     expected = np.stack([x_TD for x_TD, _ in seen]).reshape(B, -1, T, 24).swapaxes(0, 1)
-    assert len(found) == 2 * len(NORM_PLACES[place].norms(("attention", "mlp"))) + (embedding == "normed") + (
-        place != "post"
-    )
-    assert_same(found, expected)
+    of_layers = np.stack([found.pop(f"stack.{name}.input") for name in NORM_PLACES[place].norms(("attention", "mlp"))])
+    around = ["embedding_norm.input"] * (embedding == "normed"), ["norm.input"] * (place != "post")
+    first, last = ([found.pop(name)[None] for name in names] for names in around)
+    assert not found
+    assert_same(np.concatenate([*first, of_layers.swapaxes(0, 1).reshape(-1, B, T, 24), *last]), expected)
 
 
 class Run(NamedTuple):

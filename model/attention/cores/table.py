@@ -139,21 +139,3 @@ def attend_few(
     if _is_softmax(name):
         return dense.dense(q_BTHK, k_BSGK, v_BSGK, scores)
     return attend(name, q_BTHK, k_BSGK, v_BSGK, scores, module)
-
-
-def matrix(
-    name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, scores: Scores, module: CoreModule | None = None
-) -> jax.Array:
-    """The weights (B, H, T, S) that the core of that name really applies.
-
-    A core is linear in v: with rows of the identity as values, K columns at a time, its output is its matrix.
-
-    Raises:
-        UserError: as `attend`.
-    """
-    (B, S, G, K), slabs = k_BSGK.shape, []
-    for start in range(0, S, K):
-        columns_SK = jnp.eye(S, K, -start, dtype=k_BSGK.dtype)
-        values_BSGK = jnp.broadcast_to(columns_SK[None, :, None], (B, S, G, K))
-        slabs.append(attend(name, q_BTHK, k_BSGK, values_BSGK, scores, module))
-    return jnp.concatenate(slabs, axis=-1)[..., :S].swapaxes(1, 2)

@@ -27,6 +27,7 @@ from model.attention import (
 )
 from model.errors import UserError
 from model.positions import Rotation, parse_position
+from model.taps import Hook, Taps, head_gates
 from tests.model import reference
 
 B, T, S = 2, 5, 7
@@ -76,7 +77,7 @@ def test_cross_attention_is_the_reference(choices: dict[str, Any], position: str
     def cross(x_BTD: jax.Array, y_BSD: jax.Array, positions_BT: jax.Array, positions_BS: jax.Array) -> jax.Array:
         turns = {"rotation": layer.rotation(positions_BT), "context_rotation": layer.rotation(positions_BS)}
         gate = jnp.array(gate_H)
-        return layer.module(x_BTD, mask, bias=holder(), context_BSD=y_BSD, head_gate_H=gate, **turns)[0]
+        return layer.module(x_BTD, mask, bias=holder(), context_BSD=y_BSD, tap=gated(gate), **turns)[0]
 
     got = cross(layer.x_BTD, layer.y_BSD, layer.positions_BT, layer.positions_BS)
     bias_HTS = reference.bias_array(bias, numbers, 6, np.arange(T), np.arange(S))
@@ -84,6 +85,10 @@ def test_cross_attention_is_the_reference(choices: dict[str, Any], position: str
         x_TD, y_SD, places = layer.x_BTD[b], layer.y_BSD[b], (layer.positions_BT[b], layer.positions_BS[b])
         expected = reference.attention_layer(layer.params, layer, x_TD, y_SD, allowed_BTS[b], places, gate_H, bias_HTS)
         np.testing.assert_allclose(got[b], expected.o_TD, rtol=1e-5, atol=1e-5)
+
+
+def gated(gate_H: jax.Array) -> Taps:
+    return Taps({"heads": head_gates(gate_H[None])})
 
 
 def test_a_gate_of_zero_is_a_head_that_is_not_there() -> None:
@@ -94,11 +99,11 @@ def test_a_gate_of_zero_is_a_head_that_is_not_there() -> None:
         bias = whole.params[name]["bias"]
         pruned.params[name]["bias"] = bias if name == "output" else np.delete(bias, 1, 0)
     nnx.update(pruned.module, pruned.params)
-    call = jax.jit(lambda x_BTD, gate_H: whole.module(x_BTD, causal(), head_gate_H=gate_H)[0])
-    gated, plain = call(whole.x_BTD, np.array([1.0, 0.0, 1.0])), call(whole.x_BTD, np.ones(3))
+    call = jax.jit(lambda x_BTD, gate_H: whole.module(x_BTD, causal(), tap=gated(gate_H))[0])
+    pruned_BTD, plain = call(whole.x_BTD, np.array([1.0, 0.0, 1.0])), call(whole.x_BTD, np.ones(3))
     expected = jax.jit(lambda x_BTD: pruned.module(x_BTD, causal())[0])(whole.x_BTD)
-    np.testing.assert_allclose(gated, expected, rtol=1e-5, atol=1e-5)
-    assert np.abs(gated - plain).max() > 1e-2
+    np.testing.assert_allclose(pruned_BTD, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(pruned_BTD - plain).max() > 1e-2
 
 
 @pytest.mark.parametrize("core", ["dense", "auto"])
@@ -114,7 +119,9 @@ def test_weights_are_the_matrix_of_the_reference_over_several_slabs(sinks: bool,
     @jax.jit
     def weights(x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         rotation = layer.rotation(positions_BT)
-        return layer.module.weights(x_BTD, mask, bias=ExplicitBias(jnp.array(bias_HTT)[None]), rotation=rotation)
+        taps = Taps({"weights": Hook(lambda state, number, looked: (state, looked, looked.weights()))})
+        layer.module(x_BTD, mask, bias=ExplicitBias(jnp.array(bias_HTT)[None]), rotation=rotation, tap=taps)
+        return taps.found["weights"]
 
     got = np.asarray(weights(layer.x_BTD, layer.positions_BT))
     assert got.shape == (B, 6, T, T)
@@ -183,10 +190,9 @@ def test_auto_chooses_a_core_of_the_table_and_attend_calls_it() -> None:
 )
 def test_masks_and_biases_of_other_sizes_are_refused(mask: Mask, bias: Any, sentence: str) -> None:
     layer = Layer()
-    for method in (layer.module, layer.module.weights):
-        with pytest.raises(UserError) as error:
-            method(layer.x_BTD, mask, bias=bias)
-        assert str(error.value).startswith(sentence)
+    with pytest.raises(UserError) as error:
+        layer.module(layer.x_BTD, mask, bias=bias)
+    assert str(error.value).startswith(sentence)
 
 
 @pytest.mark.parametrize(

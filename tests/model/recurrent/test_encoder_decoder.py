@@ -11,6 +11,7 @@ import pytest
 
 from model import UserError
 from model.encoder_decoder import Pairs
+from model.inspection import attention_weights
 from model.recurrent.encoder_decoder import RecurrentEncoderDecoderConfig, RecurrentPairCache
 from tests.model.recurrent import loops
 from tests.model.recurrent.cases import Model, check_gradient, compiled, made, nll, products
@@ -65,7 +66,7 @@ def test_packed_and_padded_pairs_are_the_loops_one_by_one(cell: str, num_layers:
     def loss(params: Any) -> Any:
         logits_BTV = m.merge(params)(given())
         total = nll(logits_BTV, arrays["targets"], arrays["segment_ids"] != 0)
-        return total, (logits_BTV, m.merge(params).attention_weights(given())["cross"])
+        return total, (logits_BTV, attention_weights(m.merge(params), pairs=given())["decoder.cross"])
 
     run = compiled(jax.value_and_grad(loss, has_aux=True))
     (total, (logits_BTV, weights_LBHTS)), gradient = run(m.params)
