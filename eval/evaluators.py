@@ -39,14 +39,16 @@ def _examples(metric: str) -> Callable[[Task, Any], Mapping[str, float]]:
     return baselines
 
 
+_TEXT = Measured(
+    (Likelihood,),
+    "val/bits_per_byte",
+    "bits per byte of the validation text",
+    True,
+    lambda task, data: known_baselines(data),
+)
 MEASURED: dict[str, Measured] = {
-    "language_model": Measured(
-        (Likelihood,),
-        "val/bits_per_byte",
-        "bits per byte of the validation text",
-        True,
-        lambda task, data: known_baselines(data),
-    ),
+    "language_model": _TEXT,
+    "streamed_text": _TEXT,
     "masked_lm": Measured(
         (Accuracy,), "val/accuracy", "share of the masked tokens that are told", False, known_neighbours
     ),

@@ -108,14 +108,14 @@ def make_experiment(
     model_config = with_cores(model_config, attention)
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     graphdef = nnx.graphdef(model)
-    step, sums = make_step(task.loss(graphdef, train), optimizer, train.accumulate), task.sums(graphdef)
+    step, sums = make_step(task.carried(graphdef, train), optimizer, train.accumulate), task.sums(graphdef)
     shape: tuple[int, ...] = (config.data.batch_size, config.data.length)
     if seeds > 1:
         batch_axis = ORDERS[config.data.order]
         shape = shape if batch_axis is None else (seeds, *shape)
         step, sums = population(step, batch_axis), jax.vmap(sums, in_axes=(0, None), spmd_axis_name="replica")
     with placed(mesh, rules):
-        init = make_init(model_config.build, optimizer.init)
+        init = make_init(model_config.build, optimizer.init, lambda model: task.empty_carry(model, shape[-2]))
         make_state, abstract = born_sharded(init, model, seed_pairs(train.seed, seeds, train.dropout_seed), mesh)
         sharding = batch_sharding(mesh, len(shape))
     return Experiment(

@@ -24,6 +24,8 @@ TRAIN = {
     "accumulate": Range(1),
     "seeds": Range(1, 2**16),
     "dropout_seed": Range(-1, 2**32 - 1),
+    "label_smoothing": Range(0, 1, below=True),
+    "z_loss": Range(0, 1e6),
     "log_every": Range(1),
     "evaluate_every": Range(1),
     "evaluate_windows": Range(0),

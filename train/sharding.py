@@ -24,13 +24,14 @@ def placed(mesh: Mesh, rules: Rules) -> Iterator[None]:
 
 
 def make_init(
-    make_model: Callable[[nnx.Rngs], nnx.Module], init_optimizer: Callable[[Any], Any]
+    make_model: Callable[[nnx.Rngs], Any], init_optimizer: Callable[[Any], Any], empty_carry: Callable[[Any], Any]
 ) -> Callable[[jax.Array, jax.Array], State]:
     """`init(key of the first parameters, key of all later draws) -> state`, pure, to be jitted."""
 
     def init(first: jax.Array, rng: jax.Array) -> State:
-        params = nnx.to_pure_dict(nnx.state(make_model(nnx.Rngs(params=parameter_key(first))), nnx.Param))
-        return State(jax.numpy.zeros((), "int32"), params, init_optimizer(params), rng)
+        model = make_model(nnx.Rngs(params=parameter_key(first)))
+        params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+        return State(jax.numpy.zeros((), "int32"), params, init_optimizer(params), rng, empty_carry(model))
 
     return init
 
@@ -50,16 +51,15 @@ def born_sharded(
     many, pairs, lead = (jax.vmap(one), seeds_N2, ("replica",)) if len(seeds_N2) > 1 else (one, seeds_N2[0], ())
     shapes = jax.eval_shape(many, pairs)
 
-    def sharding(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def in_place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # An optimizer's moments end in their parameter's path; whatever has another shape (counts, factored moments)
-        # is not split.
+        # is not split. What is carried belongs to the rows of a batch.
         names: tuple[Any, ...] = tuple(getattr(key, "key", getattr(key, "name", None)) for key in path)
         axes, shape = next((known[names[i:]] for i in range(len(names)) if names[i:] in known), ((), None))
-        whole = shape is None or leaf.shape[len(lead) :] != shape
-        return NamedSharding(mesh, PartitionSpec(*lead, *(() if whole else partition_spec(axes))))
+        axes = ("batch",) if names[0] == "carry" else axes if leaf.shape[len(lead) :] == shape else ()
+        where = NamedSharding(mesh, PartitionSpec(*lead, *partition_spec(axes)))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
-    shardings = jax.tree_util.tree_map_with_path(sharding, shapes)
-    abstract = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings
-    )
+    abstract = jax.tree_util.tree_map_with_path(in_place, shapes)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return functools.partial(jax.jit(many, out_shardings=shardings), pairs), abstract

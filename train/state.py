@@ -15,12 +15,14 @@ class State:
     """Everything that a step reads and writes; with N seeds, every leaf has a leading axis N.
 
     step: updates done, int32. params: nested dict of float32 arrays. opt_state: optax's. rng: the key of all draws.
+    carry: what each row of the next batch goes on from, arrays (B, ...); of most tasks, nothing.
     """
 
     step: jax.Array
     params: Params
     opt_state: Any
     rng: jax.Array
+    carry: Any = ()
 
 
 def seed_pairs(seed: int, seeds: int, dropout_seed: int) -> np.ndarray:

@@ -8,32 +8,32 @@ import jax.numpy as jnp
 import optax
 
 from train.state import Params, State, dropout_keys
-from train.tasks.base import Batch, Loss, Sums
+from train.tasks.base import Batch, Carried, Sums
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[State, Batch], tuple[State, Metrics]]
-Gradients = Callable[[Params, Batch, jax.Array], tuple[Params, Sums]]
+Gradients = Callable[[Params, Batch, jax.Array, Any], tuple[Params, tuple[Sums, Any]]]
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation, accumulate: int = 1) -> Step:
+def make_step(loss: Carried, optimizer: optax.GradientTransformation, accumulate: int = 1) -> Step:
     """`step(state, batch) -> (state, metrics)`: no I/O, no config, no branch.
 
     The gradient of the summed loss is divided once by the number of targets, so `accumulate` micro-batches give the
     update of one big batch however their targets are spread. Metrics: each sum over its count, and the norm of the
-    gradient of each part of the model.
+    gradient of each part of the model. What a row carries on reaches the next step as a value: no gradient goes back.
     """
     gradients = _accumulated(_gradients(loss), accumulate) if accumulate > 1 else _gradients(loss)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         keys_B = dropout_keys(state.rng, state.step, len(batch["tokens"]))
-        grads, sums = gradients(state.params, batch, keys_B)
+        grads, (sums, carry) = gradients(state.params, batch, keys_B, state.carry)
         count = jnp.maximum(sums["loss"][1], 1)
         grads = jax.tree.map(lambda grad: grad / count, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {name: total / jnp.maximum(number, 1) for name, (total, number) in sums.items()}
         metrics |= {f"grad_norm/{name}": optax.tree.norm(group) for name, group in groups(grads).items()}
-        return State(state.step + 1, params, opt_state, state.rng), metrics
+        return State(state.step + 1, params, opt_state, state.rng, carry), metrics
 
     return step
 
@@ -55,10 +55,10 @@ def groups(params: Params) -> dict[str, Any]:
     return found
 
 
-def _gradients(loss: Loss) -> Gradients:
-    def total(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[jax.Array, Sums]:
-        sums = loss(params, batch, keys_B)
-        return sums["loss"][0], sums
+def _gradients(loss: Carried) -> Gradients:
+    def total(params: Params, *rows: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
+        sums, carry = loss(params, *rows)
+        return sums["loss"][0], (sums, carry)
 
     return jax.grad(total, has_aux=True)
 
@@ -68,14 +68,16 @@ def _accumulated(gradients: Gradients, parts: int) -> Gradients:
     on their device.
     """
 
-    def accumulated(params: Params, batch: Batch, keys_B: jax.Array) -> tuple[Params, Sums]:
-        micro = jax.tree.map(lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), (batch, keys_B))
-        shapes = jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], micro))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    def accumulated(params: Params, *rows: Any) -> tuple[Params, tuple[Sums, Any]]:
+        micro = jax.tree.map(lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), rows)
+        grads, (sums, _) = jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], micro))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, sums))
 
-        def body(carry: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, carry, gradients(params, *part)), None
+        def body(total: Any, part: Any) -> tuple[Any, Any]:
+            grads, (sums, carry) = gradients(params, *part)
+            return jax.tree.map(jnp.add, total, (grads, sums)), carry
 
-        return jax.lax.scan(body, zeros, micro)[0]
+        (grads, sums), carry = jax.lax.scan(body, zeros, micro)
+        return grads, (sums, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), carry))
 
     return accumulated

@@ -10,10 +10,11 @@ from eval.verdict.page import Curve, Shown
 from launch.ablation.gates.examine import examined_at
 from launch.ablation.ledger import Ledger
 from launch.ablation.measures import Records, others_of, values_of
-from launch.ablation.plan import Plan
+from launch.ablation.plan import Plan, config_of
 from launch.ablation.programs import Record
 from train.run.command import command
 from train.run.files.json_files import loads
+from train.tasks.table import make_task
 
 
 def shown(plan: Plan, rates: Mapping[str, float | None], records: Records, ledger: Ledger, place: Path) -> Shown:
@@ -51,7 +52,8 @@ def _notes(plan: Plan, records: Records) -> list[str]:
             f"All seeds and arms are measured on the same items, {' or '.join(windows)} rows of the validation split:"
             " the intervals speak of the noise of training, and not of another text."
         )
-    if told := by_position.meaning(plan.endpoint, configs[0]["data.length"]):
+    config = config_of(plan, next(iter(plan.arms)))
+    if told := by_position.meaning(plan.endpoint, make_task(config).measured_length(config)):
         found.append(told)
     for (arm, _), own in records.items():
         for record in own:

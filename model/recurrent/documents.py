@@ -23,21 +23,24 @@ class Documents(NamedTuple):
 
 
 def find_documents(
-    shape: tuple[int, ...], segment_ids_BT: jax.Array | None, valid_BT: jax.Array | None, continued: bool = False
+    shape: tuple[int, ...],
+    segment_ids_BT: jax.Array | None,
+    valid_BT: jax.Array | None,
+    first: jax.Array | bool = True,
 ) -> Documents:
     """The documents of rows of this shape: neighbours of one segment id, over padding too; without ids, whole rows.
 
-    If `continued`, the first token of a row begins none.
+    `first`: whether a row's first token begins one; where it is (B, T), what stands at that token says so.
     """
     ids_BT = jnp.zeros(shape, jnp.int32) if segment_ids_BT is None else jnp.broadcast_to(segment_ids_BT, shape)
     all_BT = jnp.ones(shape, bool) if valid_BT is None else jnp.broadcast_to(valid_BT, shape).astype(bool)
-    ends_BT = _begins(ids_BT[:, ::-1], all_BT[:, ::-1], False)[:, ::-1]
-    return Documents(_begins(ids_BT, all_BT, continued), ends_BT, all_BT)
+    ends_BT = _begins(ids_BT[:, ::-1], all_BT[:, ::-1], True)[:, ::-1]
+    return Documents(_begins(ids_BT, all_BT, first), ends_BT, all_BT)
 
 
-def _begins(ids_BT: jax.Array, valid_BT: jax.Array, continued: bool) -> jax.Array:
-    """The tokens before which there is none, or one of another segment."""
+def _begins(ids_BT: jax.Array, valid_BT: jax.Array, first: jax.Array | bool) -> jax.Array:
+    """The tokens before which there is one of another segment, and, as `first` says, those before which is none."""
     newest_BT = jax.lax.cummax(jnp.where(valid_BT, jnp.arange(ids_BT.shape[1])[None], -1), axis=1)
     before_BT = jnp.pad(newest_BT[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     other_BT = jnp.take_along_axis(ids_BT, jnp.maximum(before_BT, 0), axis=1) != ids_BT
-    return valid_BT & jnp.where(before_BT < 0, not continued, other_BT)
+    return valid_BT & jnp.where(before_BT < 0, first, other_BT)

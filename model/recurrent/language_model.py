@@ -27,7 +27,7 @@ _OUTPUT_SITE = 2**31  # the layer number under which the last states draw their 
 class RecurrentConfig(RecurrentKeys):
     """Layers of cells, each of which reads the states of the one below, and a head for the next token."""
 
-    HEADS: ClassVar = ("next_token",)
+    HEADS: ClassVar = ("next_token", "continued")
 
     def build(self, rngs: nnx.Rngs) -> "Recurrent":
         """The model of these sizes and choices."""
@@ -95,8 +95,8 @@ class Recurrent(Module):
         finite and means nothing.
         """
         check_tokens(tokens_BT, segment_ids_BT, positions_BT, self.config.vocab_size, None, valid_BT)
-        documents, carry = find_documents(tokens_BT.shape, segment_ids_BT, valid_BT), self.empty_carry(len(tokens_BT))
-        x_BTD = self._run(tokens_BT, documents, carry, dropout_keys_B)[0]
+        documents, empty = find_documents(tokens_BT.shape, segment_ids_BT, valid_BT), self.stack.empty(len(tokens_BT))
+        x_BTD = self._run(tokens_BT, documents, empty, dropout_keys_B)[0]
         return x_BTD if taps is None else taps("vectors", x_BTD)
 
     def continued(
@@ -104,22 +104,25 @@ class Recurrent(Module):
         tokens_BT: jax.Array,
         carry: Any,
         segment_ids_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
         dropout_keys_B: jax.Array | None = None,
         *,
         valid_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """The `vectors` of rows that go on from a carry, and the carry after them, to go on from in the next window.
 
-        Its arrays are (L, B, H), as those of `empty_carry`. They are to be zero in a row whose first token begins a
-        document: inside of rows, segment ids tell.
+        Its arrays are (B, L, H), as those of `empty_carry`. A row whose first token has position 0 begins a document,
+        whatever is carried to it; without positions all rows go on. Inside of rows, segment ids tell.
         """
-        check_tokens(tokens_BT, segment_ids_BT, None, self.config.vocab_size, None, valid_BT)
-        documents = find_documents(tokens_BT.shape, segment_ids_BT, valid_BT, continued=True)
-        return self._run(tokens_BT, documents, carry, dropout_keys_B)
+        check_tokens(tokens_BT, segment_ids_BT, positions_BT, self.config.vocab_size, None, valid_BT)
+        first = False if positions_BT is None else positions_BT == 0
+        documents = find_documents(tokens_BT.shape, segment_ids_BT, valid_BT, first)
+        x_BTD, carry = self._run(tokens_BT, documents, _turned(carry), dropout_keys_B)
+        return x_BTD, _turned(carry)
 
     def empty_carry(self, rows: int) -> Any:
-        """The carry of so many rows before their first token."""
-        return self.stack.empty(rows)
+        """The carry of so many rows before their first token: zeros (B, L, H)."""
+        return _turned(self.stack.empty(rows))
 
     def readout(self) -> Readout:
         """What turns vectors into logits."""
@@ -140,7 +143,7 @@ class Recurrent(Module):
 
     def init_cache(self, batch_size: int, length: int) -> CarryCache:
         """An empty cache for `batch_size` sequences; it is as large for every `length`."""
-        return CarryCache(self.empty_carry(batch_size), jnp.full(batch_size, -1, jnp.int32))
+        return CarryCache(self.stack.empty(batch_size), jnp.full(batch_size, -1, jnp.int32))
 
     def _run(
         self,
@@ -155,3 +158,8 @@ class Recurrent(Module):
         x_BTD, carry = self.stack(without_padding(x_BTD, documents.valid_BT), documents, carry, keys_B)
         x_BTD = dropout(x_BTD, self.config.dropout, folded(keys_B, _OUTPUT_SITE), 0)
         return pin(x_BTD, "batch", "length", None), carry
+
+
+def _turned(carry: Any) -> Any:
+    """From (B, L, H) to (L, B, H), and back."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), carry)

@@ -15,14 +15,17 @@ import pytest
 from flax import nnx
 
 from configs import base
+from launch.configs import load
 from model import GPT, GPTConfig
 from model.errors import UserError
 from tests.small import random_batch, run
+from train.limits import check_config
 from train.optimizers import make_optimizer
 from train.schedules import make_schedule
 from train.sharding import make_init
 from train.state import State, dropout_keys
 from train.step import Metrics, groups, make_step
+from train.tasks.base import apart
 from train.tasks.language_model import LanguageModel, language_model
 
 B, T, V, L, D, H = 12, 7, 13, 2, 22, 11
@@ -182,7 +185,7 @@ def test_a_batch_without_targets_changes_nothing() -> None:
 @pytest.mark.parametrize(("key", "value"), [("label_smoothing", 1.0), ("label_smoothing", -0.1), ("z_loss", -1.0)])
 def test_impossible_losses_are_refused(key: str, value: float) -> None:
     with pytest.raises(UserError, match=f"^--config.train.{key}={value} must"):
-        language_model(graphdef(), **{key: value})
+        check_config(load("base", **{f"train.{key}": value}))
 
 
 @pytest.mark.parametrize(
@@ -229,17 +232,18 @@ def optimizer() -> optax.GradientTransformation:
 @cache
 def first_state() -> State:
     """Of AdamW; descent keeps no state, so it takes and leaves this one's."""
-    return run(make_init(lambda rngs: GPT(CONFIG, rngs=rngs), optimizer().init), *[jax.random.key(0)] * 2)
+    init = make_init(lambda rngs: GPT(CONFIG, rngs=rngs), optimizer().init, lambda model: ())
+    return run(init, *[jax.random.key(0)] * 2)
 
 
 @cache
 def first_step() -> tuple[State, Metrics]:
-    return run(make_step(language_model(graphdef()), optimizer()), first_state(), random_batch(0, B, T, V))
+    return run(make_step(apart(language_model(graphdef())), optimizer()), first_state(), random_batch(0, B, T, V))
 
 
 def descent(parts: int, **changes: Any) -> Any:
     unit = optax.stateless(lambda grads, params: jax.tree.map(jnp.negative, grads))
-    return make_step(language_model(graphdef(**changes), label_smoothing=0.1, z_loss=0.01), unit, parts)
+    return make_step(apart(language_model(graphdef(**changes), label_smoothing=0.1, z_loss=0.01)), unit, parts)
 
 
 @cache

@@ -63,8 +63,8 @@ class Data:
         """Returns what a passport says of it."""
         return {"fingerprint": self.fingerprint, **self.overlap.described()}
 
-    def windows(self, split: str) -> Windows:
-        """Returns the windows of 'train' or 'validation', tokenised the first time.
+    def windows(self, split: str, times: int = 1) -> Windows:
+        """Returns the windows of 'train' or 'validation', tokenised the first time, or such as are `times` as long.
 
         Raises:
             UserError: the split holds fewer tokens than one window.
@@ -75,11 +75,11 @@ class Data:
                 f"the split {self._splits[split]!r} holds {len(stream) - 1} tokens, fewer than one window "
                 f"of --config.data.length={self.length}: lower it, or add text."
             )
-        return Windows(stream, self.tokenizer.end, self.length, int(self.byte_offsets(split)[-1]))
+        return Windows(stream, self.tokenizer.end, self.length * times, int(self.byte_offsets(split)[-1]))
 
-    def measured(self, count: int) -> Windows:
+    def measured(self, count: int, times: int = 1) -> Windows:
         """Returns the windows of 'validation' of an evaluation: all (0), or `count` spread evenly over them."""
-        windows = self.windows("validation")
+        windows = self.windows("validation", times)
         if not 0 < count < len(windows):
             return windows
         bytes_V = np.array([len(self.tokenizer.token_bytes(token)) for token in range(self.tokenizer.vocab_size)])

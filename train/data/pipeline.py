@@ -24,7 +24,8 @@ def batches(
     """Yields shuffled batches for ever, from batch `start` on; batch k depends on (seed, k) alone.
 
     Each epoch is another order of all windows, drawn from (seed, epoch). A batch may straddle two epochs, so none is
-    lost. The only state is the number of batches taken; starting anywhere costs the same.
+    lost. The only state is the number of batches taken; starting anywhere costs the same. Of windows that are in
+    streams, these are shuffled, and row b follows row b of the batch before until its stream, K batches long, ends.
 
     Args:
         windows: what is shuffled, row by row.
@@ -42,9 +43,10 @@ def batches(
     taken = np.arange(batch_size) if rows is None else np.asarray(rows)
 
     def batch(number: int) -> dict[str, np.ndarray]:
-        places = number * batch_size + taken
-        indices = np.concatenate([shuffled(places, len(windows), one) for one in seeds])
-        bits = np.concatenate([draws(places, one) for one in seeds])
+        turn, part = divmod(number, windows.in_turn)
+        streams, places = len(windows) // windows.in_turn, turn * batch_size + taken
+        indices = np.concatenate([shuffled(places, streams, one) for one in seeds]) * windows.in_turn + part
+        bits = np.concatenate([draws(number * batch_size + taken, one) for one in seeds])
         rows = windows.rows(indices, bits)
         return {name: x.reshape(*lead, len(taken), *x.shape[1:]) for name, x in rows.items()}
 

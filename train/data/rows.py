@@ -7,7 +7,13 @@ import numpy as np
 
 
 class Rows(Protocol):
-    """Rows by number, each of them made anew whenever it is asked for: windows of text, or examples of a task."""
+    """Rows by number, each of them made anew whenever it is asked for: windows of text, or examples of a task.
+
+    Attributes:
+        in_turn: K, of which the rows are in streams: i K to i K + K - 1 are learned from one after the other.
+    """
+
+    in_turn: int = 1
 
     def __len__(self) -> int:
         """How many there are."""

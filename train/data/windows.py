@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from train.data.files import make_once
+from train.data.rows import Rows
 from train.data.tokenizers import Tokenizer
 
 CHUNK = 2**20  # characters that are tokenised together: enough to keep every core busy, and done in a second
 
 
-class Windows:
+class Windows(Rows):
     """Window i holds the stream's tokens i*T .. i*T+T: inputs are all but the last, targets all but the first.
 
     An `end` among the inputs opens a segment, where positions restart at 0; so does a window's first token. The last
@@ -88,6 +89,32 @@ class SomeWindows(Windows):
         asked_B = np.asarray(indices, np.int64)
         places_B = self._places[np.minimum(asked_B, self._count - 1)]
         return self._windows.rows(np.where(asked_B < self._count, places_B, len(self._windows)))
+
+
+class Streams(Rows):
+    """Windows of which K in a row are a stream, `in_turn` = K: as one of K T tokens, read T at a time.
+
+    So the first position of a window is 0 where it begins a stream or a document, and else counts on; what the last
+    stream lacks is padding.
+    """
+
+    def __init__(self, whole: Windows, in_turn: int) -> None:
+        """Takes the streams as windows of K T tokens."""
+        self._whole, self.in_turn = whole, in_turn
+        self.length = whole.length // in_turn
+
+    def __len__(self) -> int:
+        return len(self._whole) * self.in_turn
+
+    def told(self) -> str:
+        """Returns how much they hold, in words."""
+        return f"{self._whole.told()}, in streams of {self.in_turn} windows"
+
+    def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Returns many windows, as (B, T) arrays; an index past the last window gives a row of padding."""
+        stream_B, part_B = np.divmod(np.asarray(indices, np.int64), self.in_turn)
+        at_BT = part_B[:, None] * self.length + np.arange(self.length)
+        return {name: np.take_along_axis(x, at_BT, axis=1) for name, x in self._whole.rows(stream_B).items()}
 
 
 class TokenFile:

@@ -20,6 +20,7 @@ from train.state import Params
 Batch = dict[str, jax.Array]
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 Loss = Callable[[Params, Batch, jax.Array | None], Sums]
+Carried = Callable[[Params, Batch, jax.Array | None, Any], tuple[Sums, Any]]
 Inputs = Callable[[Batch, jax.Array | None], dict[str, Any]]
 
 
@@ -50,6 +51,10 @@ class Task:
     def measured(self, data: Any, count: int = 0) -> Rows:
         """What is evaluated: all (0) rows of the validation split, or `count` spread evenly over them."""
         return data.measured(count)
+
+    def measured_length(self, config: ConfigDict) -> int:
+        """The tokens of a row of these."""
+        return int(config.data.length)
 
     def reported(self, data: Any) -> dict[str, Rows]:
         """What is scored besides, once a run is evaluated, and counts for nothing: rows by the name of their split."""
@@ -84,6 +89,21 @@ class Task:
         """`loss(params, batch, dropout_keys_B)`: sums and counts, of which `loss` is minimised."""
         raise NotImplementedError
 
+    def carried(self, graphdef: nnx.GraphDef, train: ConfigDict) -> Carried:
+        """The loss as a step takes it, `loss(params, batch, dropout_keys_B, carry) -> (sums, carry)`: a row may go on
+        from that of the step before.
+        """
+        return apart(self.loss(graphdef, train))
+
+    def empty_carry(self, model: Any, rows: int) -> Any:
+        """What the rows of the first batch go on from, arrays (B, ...): nothing, where no row goes on."""
+        return ()
+
     def sums(self, graphdef: nnx.GraphDef) -> Callable[[Params, Batch], Any]:
         """`sums(params, batch)`: what an evaluation adds up, without dropout."""
         raise NotImplementedError
+
+
+def apart(loss: Loss) -> Carried:
+    """The same loss, of rows that know nothing of those before."""
+    return lambda params, batch, dropout_keys_B, carry: (loss(params, batch, dropout_keys_B), carry)

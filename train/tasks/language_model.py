@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from model.bounds import without_padding
-from model.errors import Range, check_range
 from model.vocabulary import token_scores
 from train.state import Params
 from train.tasks.base import Batch, Inputs, Loss, Sums, Task
@@ -43,24 +42,25 @@ def language_model(
     `loss` is what is minimised (nats; with smoothing, the target is mixed with the uniform distribution, Szegedy et
     al. 2016, section 7; z_loss adds z_loss * log(Z)^2, Chowdhery et al. 2022, section 5) and `nll` the plain negative
     log-likelihood; both are per token.
-
-    Raises:
-        UserError: label_smoothing outside of [0, 1), or z_loss outside of [0, 1e6].
     """
-    check_range("config.train.label_smoothing", label_smoothing, Range(0, 1, below=True))
-    check_range("config.train.z_loss", z_loss, Range(0, 1e6))
 
     def loss(params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> Sums:
-        model, valid_BT = nnx.merge(graphdef, params), batch.get("valid")
+        model = nnx.merge(graphdef, params)
         x_BTD = model.vectors(**inputs(batch, dropout_keys_B))
-        targets_BT, weights_BT = (without_padding(batch[name], valid_BT) for name in ("targets", "weights"))
-        log_z_BT, target_BT, mean_BT, _ = token_scores(x_BTD, model.readout(), targets_BT)
-        objective_BT = nll_BT = log_z_BT - target_BT
-        if label_smoothing:  # decided when the step is built: XLA does not remove a multiplication by 0
-            objective_BT = (1 - label_smoothing) * nll_BT + label_smoothing * (log_z_BT - mean_BT)
-        if z_loss:
-            objective_BT += z_loss * log_z_BT**2
-        count = jnp.sum(weights_BT)
-        return {"loss": (jnp.sum(objective_BT * weights_BT), count), "nll": (jnp.sum(nll_BT * weights_BT), count)}
+        return token_sums(model, x_BTD, batch, label_smoothing, z_loss)
 
     return loss
+
+
+def token_sums(model: Any, x_BTD: jax.Array, batch: Batch, label_smoothing: float, z_loss: float) -> Sums:
+    """The sums of `language_model`, which see there, from the vectors of a batch."""
+    valid_BT = batch.get("valid")
+    targets_BT, weights_BT = (without_padding(batch[name], valid_BT) for name in ("targets", "weights"))
+    log_z_BT, target_BT, mean_BT, _ = token_scores(x_BTD, model.readout(), targets_BT)
+    objective_BT = nll_BT = log_z_BT - target_BT
+    if label_smoothing:  # decided when the step is built: XLA does not remove a multiplication by 0
+        objective_BT = (1 - label_smoothing) * nll_BT + label_smoothing * (log_z_BT - mean_BT)
+    if z_loss:
+        objective_BT += z_loss * log_z_BT**2
+    count = jnp.sum(weights_BT)
+    return {"loss": (jnp.sum(objective_BT * weights_BT), count), "nll": (jnp.sum(nll_BT * weights_BT), count)}

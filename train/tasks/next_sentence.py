@@ -92,7 +92,7 @@ class NextSentence(MaskedLM):
         }
 
 
-class SegmentPairs:
+class SegmentPairs(Rows):
     """`start A separator B separator` of documents; `random` (B,) is 0 where B follows A, 1 where it is of another.
 
     Each document is cut into as few stretches as fit into a row, of equal length but for one token: row i is stretch i,

@@ -11,6 +11,7 @@ from train.tasks.next_sentence import NextSentence
 from train.tasks.regression import Regression
 from train.tasks.several_labels import SeveralLabels
 from train.tasks.span_qa import SpanQA
+from train.tasks.streams import StreamedText
 from train.tasks.tagging import Tagging
 from train.tasks.translation import Translation
 
@@ -24,6 +25,7 @@ TASKS: dict[str, type[Task]] = {
     "tagging": Tagging,
     "span_qa": SpanQA,
     "translation": Translation,
+    "streamed_text": StreamedText,
 }
 
 

@@ -140,7 +140,7 @@ class PairRows(ExampleRows):
         return found
 
 
-class PackedRows:
+class PackedRows(Rows):
     """Rows of as many pairs as fit, one after the other, in the order of the data; segment n is the n-th pair."""
 
     def __init__(self, data: ExampleData, split: str) -> None:

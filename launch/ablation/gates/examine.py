@@ -23,6 +23,7 @@ from launch.ablation.plan import Plan, config_of, packs
 from launch.ablation.programs import address, code_digest, where
 from model.errors import UserError
 from train.run.files.json_files import read_cache, write
+from train.tasks.table import make_task
 
 _FILE = "gates.json"
 _CODE = ("model", "train", "eval", "launch")  # what costs and gates are found by: their own rules, too
@@ -82,7 +83,8 @@ def _check_endpoint(plan: Plan) -> None:
             )
     for arm in plan.arms if plan.endpoint in by_position.NAMES else ():
         config = config_of(plan, arm)
-        if plan.endpoint in by_position.lacking(data_of(config).measured(config.train.evaluate_windows)):
+        measured: Any = make_task(config).measured(data_of(config), config.train.evaluate_windows)
+        if plan.endpoint in by_position.lacking(measured):
             raise UserError(
                 f"plan {plan.name}: endpoint={plan.endpoint!r} has no target in the validation text of {arm}: no"
                 f" document of it goes on for so long in a window of --config.data.length={config.data.length}; give a"

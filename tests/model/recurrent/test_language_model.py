@@ -94,14 +94,14 @@ def test_windows_and_decoding_go_on_where_the_last_ended(cell: str) -> None:
         x_BTD, carry = merged.continued(tokens_BT[:, part], carry)
         found.append(merged.readout()(x_BTD))
     np.testing.assert_allclose(np.concatenate(found, axis=1), expected_BTV, rtol=1e-5, atol=1e-5)
-    # What comes out goes on in another document too: then the caller clears the row, and ids clear what follows.
+    # What comes out goes on in another document too: positions say where a row begins one, ids what follows in it.
     _, states = loops.language_model(params, m.config, tokens_BT[1])
     for layer, state in enumerate(states):
-        for one, array_LBH in zip(state, carry, strict=True):
-            np.testing.assert_allclose(array_LBH[layer, 1], one, rtol=1e-5, atol=1e-5)
+        for one, array_BLH in zip(state, carry, strict=True):
+            np.testing.assert_allclose(array_BLH[1, layer], one, rtol=1e-5, atol=1e-5)
     ids_BT = np.where(np.arange(T)[None] < 9, 4, 5).repeat(3, axis=0)
-    carry = jax.tree.map(lambda x_LBH: x_LBH.at[:, 0].set(0), carry)
-    logits_BTV = merged.readout()(merged.continued(tokens_BT, carry, ids_BT)[0])
+    at_BT = np.arange(T)[None] + np.array([[0], [7], [7]])  # row 0 begins its document, whatever is carried to it
+    logits_BTV = merged.readout()(merged.continued(tokens_BT, carry, ids_BT, at_BT)[0])
     first_TV = loops.language_model(params, m.config, tokens_BT[0, :9])[0]
     on_TV = loops.language_model(params, m.config, tokens_BT[1, :9], states)[0]
     new_TV = loops.language_model(params, m.config, tokens_BT[1, 9:])[0]

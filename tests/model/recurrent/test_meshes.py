@@ -131,7 +131,7 @@ def test_first_values_are_the_same_where_they_are_born_sharded() -> None:
         mesh = make_mesh(dict(zip(("replica", "fsdp", "tensor", "context"), shape, strict=True)))
         with placed(mesh, make_rules(seeds)):
             model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
-            init = make_init(config.build, optax.adamw(1e-3).init)
+            init = make_init(config.build, optax.adamw(1e-3).init, lambda model: ())
             make_state, _ = born_sharded(init, model, seed_pairs(3, seeds, 0), mesh)
             params = make_state().params
         found = params if seeds == 1 else jax.tree.map(lambda x: x[0], params)

@@ -42,7 +42,8 @@ def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(task: str, family: st
     whole = fit(load("base", **keys), str(tmp_path / "whole"))[0]
     fit(load("base", **keys | {"train.steps": 2}), str(tmp_path / "parts"))
     parts = fit(load("base", **keys), str(tmp_path / "parts"), extend=True)[0]
-    for one, other in zip(jax.tree.leaves(parts.params), jax.tree.leaves(whole.params), strict=True):
+    learned = [jax.tree.leaves((one.params, one.opt_state, one.carry)) for one in (parts, whole)]
+    for one, other in zip(*learned, strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from train.data.examples.opened import ExampleData
+from train.data.rows import Rows
 
 
-class ExampleRows:
+class ExampleRows(Rows):
     """The examples of a split, or `count` of them spread evenly, as arrays that are made when they are asked for.
 
     Attributes:
