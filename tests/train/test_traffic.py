@@ -1,7 +1,24 @@
-"""What is read of a program's collectives, in a text by hand."""
+"""What is read of a program's collectives: in a text by hand, as the compiler for TPUs writes it, and in real ones."""
 
-from tests.train.traffic import traffic
+import functools
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from model.attention import Scores, segments
+from model.attention.biases.distance import Bucketed
+from model.attention.cores import blockwise, plan
+from model.axes import partition_spec
+from tests.small import QUICK, run
+from tests.train.traffic import has_whole_logits, traffic
+from train.devices.mesh import AXES, make_mesh, make_rules
+from train.sharding import placed
+
+# One loop in another, five trips in steps of two and seven; and one that runs as often as the data say.
 PROGRAM = """HloModule step
 
 %add.1 (a: f32[], b: f32[]) -> f32[] {
@@ -17,38 +34,148 @@ PROGRAM = """HloModule step
   %g.2 = bf16[8,2]{1,0:T(8,128)} all-gather(%p), channel_id=3, dimensions={0}, metadata={op_name="jit(step)/a" id=1}
 }
 
+%async_collective_fusion.3 (p: bf16[4,2]) -> bf16[8,2] {
+  %g.3 = bf16[8,2]{1,0:T(8,128)} all-gather(%p), channel_id=3, dimensions={0}, metadata={op_name="jit(step)/a" id=1}
+}
+
 %inner.condition (c: (s32[], bf16[4,2])) -> pred[] {
-  %limit.1 = u32[]{:T(128)} constant(5)
-  ROOT %less.1 = pred[]{:T(512)} compare(%n, %limit.1), direction=LT
+  %c.1 = (s32[]{:T(128)}, bf16[4,2]{1,0}) parameter(0)
+  %limit.1 = u32[]{:T(128)} constant(9)
+  %n.1 = s32[]{:T(128)} get-tuple-element(%c.1), index=0
+  ROOT %less.1 = pred[]{:T(512)} compare(%n.1, %limit.1), direction=LT
 }
 
 %inner.body (c: (s32[], bf16[4,2])) -> (s32[], bf16[4,2]) {
+  %c.2 = (s32[]{:T(128)}, bf16[4,2]{1,0}) parameter(0)
+  %n.2 = s32[]{:T(128)} get-tuple-element(%c.2), index=0
+  %step.2 = s32[]{:T(128)} constant(2)
+  %next.2 = s32[]{:T(128)} add(%n.2, %step.2)
   %f.1 = bf16[8,2]{1,0} fusion(%x), kind=kCustom, calls=%fused.1
   %f.2 = bf16[8,2]{1,0} fusion(%x), kind=kCustom, calls=%fused.2
   %x.1 = bf16[3]{0} all-to-all(%y), channel_id=1, metadata={op_name="jit(step)/forward"}
+  ROOT %t.2 = (s32[]{:T(128)}, bf16[4,2]{1,0}) tuple(%next.2, %f.1)
 }
 
-%outer.condition (c: (s32[], bf16[4,2])) -> pred[] {
-  %limit.2 = s32[]{:T(128)} constant(7)
-  ROOT %less.2 = pred[]{:T(512)} compare(%n, %limit.2), direction=LT
+%outer.condition (c: (bf16[4,2], s32[])) -> pred[] {
+  %c.3 = (bf16[4,2]{1,0}, s32[]{:T(128)}) parameter(0)
+  %limit.3 = s32[]{:T(128)} constant(10)
+  %n.3 = s32[]{:T(128)} get-tuple-element(%c.3), index=1
+  ROOT %less.3 = pred[]{:T(512)} compare(%n.3, %limit.3), direction=LT
 }
 
-%outer.body (c: (s32[], bf16[4,2])) -> (s32[], bf16[4,2]) {
-  %w.1 = (s32[], bf16[4,2]{1,0}) while(%c), condition=%inner.condition, body=%inner.body, backend_config={}
+%outer.body (c: (bf16[4,2], s32[])) -> (bf16[4,2], s32[]) {
+  %c.4 = (bf16[4,2]{1,0}, s32[]{:T(128)}) parameter(0)
+  %n.4 = s32[]{:T(128)} get-tuple-element(%c.4), index=1
+  %copy.4 = s32[]{:T(128)} copy(%n.4)
+  %step.4 = s32[]{:T(128)} constant(1)
+  %next.4 = s32[]{:T(128)} add(%copy.4, %step.4)
+  %zero.4 = s32[]{:T(128)} constant(0)
+  %copy.5 = s32[]{:T(128)S(6)} copy(%zero.4)
+  %start.4 = (s32[]{:T(128)}, bf16[4,2]{1,0}) tuple(%copy.5, %x)
+  %w.1 = (s32[], bf16[4,2]{1,0}) while(%start.4), condition=%inner.condition, body=%inner.body, backend_config={}
   %r.1 = (f32[2,3]{1,0}, /*index=1*/s32[]) all-reduce(%q, %r), channel_id=4, to_apply=%add.1, metadata={}
+  ROOT %t.4 = (bf16[4,2]{1,0}, s32[]{:T(128)}) tuple(%x, %next.4)
+}
+
+%data.condition (c: (s32[], s32[])) -> pred[] {
+  %c.6 = (s32[]{:T(128)}, s32[]{:T(128)}) parameter(0)
+  %n.6 = s32[]{:T(128)} get-tuple-element(%c.6), index=0
+  %limit.6 = s32[]{:T(128)} get-tuple-element(%c.6), index=1
+  ROOT %less.6 = pred[]{:T(512)} compare(%n.6, %limit.6), direction=LT
+}
+
+%data.body (c: (s32[], s32[])) -> (s32[], s32[]) {
+  %c.7 = (s32[]{:T(128)}, s32[]{:T(128)}) parameter(0)
+  %f.7 = bf16[8,2]{1,0} fusion(%x), kind=kCustom, calls=%async_collective_fusion.3
+  ROOT %t.7 = (s32[]{:T(128)}, s32[]{:T(128)}) tuple(%a, %b)
 }
 
 ENTRY %main.1 (p: bf16[4,2]) -> bf16[4,2] {
-  %w.2 = (s32[], bf16[4,2]{1,0}) while(%c), condition=%outer.condition, body=%outer.body, backend_config={}
+  %three.8 = s32[]{:T(128)} constant(3)
+  %start.8 = (bf16[4,2]{1,0}, s32[]{:T(128)}) tuple(%p, %three.8)
+  %w.2 = (bf16[4,2]{1,0}, s32[]) while(%start.8), condition=%outer.condition, body=%outer.body, backend_config={}
+  %w.3 = (s32[], s32[]) while(%start.9), condition=%data.condition, body=%data.body, backend_config={}
+  %start.9 = (s32[]{:T(128)}, s32[]{:T(128)}) tuple(%three.8, %live)
+  %s.1 = (bf16[5]{0}, bf16[5]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%z), channel_id=6, metadata={}
+  %s.2 = bf16[5]{0} collective-permute-done(%s.1)
   %x.2 = bf16[3]{0} all-to-all(%y), channel_id=1, metadata={op_name="jit(step)/backward"}
 }
 """
 
 
 def test_each_collective_counts_once_for_each_trip_of_the_loops_around_it() -> None:
-    """One that is in two fusions is one; two that share a channel and not a name are two."""
+    """One that is in two fusions is one, or goes on in a loop; two that share a channel and not a name are two."""
     assert traffic(PROGRAM) == {
         "all-gather": 7 * 5 * 8 * 2 * 2,
         "all-to-all": 7 * 5 * 3 * 2 + 3 * 2,
         "all-reduce": 7 * (2 * 3 * 4 + 4),
+        "collective-permute": 5 * 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("here", "instead"),
+    [
+        ("constant(9)", "get-tuple-element(%c.1), index=1"),  # the data say where it ends
+        ("add(%n.2, %step.2)", "add(%n.2, %n.2)"),
+        ("compare(%n.1, %limit.1), direction=LT", "compare(%n.1, %limit.1), direction=LE"),
+        ("tuple(%next.2, %f.1)", "tuple(%n.2, %f.1)"),
+        ("constant(0)", "add(%n.4, %step.4)"),
+    ],
+)
+def test_a_loop_that_does_not_count_to_a_constant_in_equal_steps_is_refused(here: str, instead: str) -> None:
+    assert here in PROGRAM
+    with pytest.raises(ValueError, match="does not say how often"):
+        traffic(PROGRAM.replace(here, instead))
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_loop_as_long_as_the_data_say_needs_no_count_unless_it_sends(sent: bool) -> None:
+    """Compiled for CPUs: seven trips of a loop of all-reduces, and then one of which only the data know."""
+    mesh = make_mesh(dict(zip(AXES, (1, 4, 1, 1), strict=True)), jax.devices()[:4])
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("fsdp"), P()), out_specs=P("fsdp"), check_vma=False)
+    def function(x: jax.Array, trips: jax.Array) -> jax.Array:
+        x = jax.lax.fori_loop(3, 10, lambda _, x: jnp.sin(jax.lax.psum(x, "fsdp")), x)
+        return jax.lax.fori_loop(0, trips, lambda _, x: jnp.cos(jax.lax.psum(x, "fsdp") if sent else x), x)
+
+    shapes = jax.ShapeDtypeStruct((20,), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    text = jax.jit(function).lower(*shapes).compile().as_text()
+    if sent:
+        with pytest.raises(ValueError, match="all-reduce of %.* does not say how often"):
+            traffic(text)
+    else:
+        assert traffic(text) == {"all-reduce": 7 * 5 * 4}
+
+
+def test_whole_logits_are_seen_in_any_shape() -> None:
+    found = [has_whole_logits(f"%x = {shape}{{1,0}} f(%y)", 6, 11) for shape in ("f32[2,3,11]", "bf16[11,6]")]
+    assert found == [True, True]
+    assert not has_whole_logits("%x = (f32[11,5]{1,0}, bf16[6,10]{1,0}, f32[66]{0}) f(%y)", 6, 11)
+
+
+@pytest.mark.parametrize("ways", [(1, 4, 1, 1), (1, 2, 2, 1)])
+def test_the_gradient_of_a_bias_is_summed_over_devices_once(
+    ways: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not for each block of those that somebody sees, of which only the data know the number."""
+    monkeypatch.setattr(plan, "_SHORT", 0)
+    monkeypatch.setattr(blockwise, "_SMALL", 0)
+    B, T, H, K, N = 4, 136, 2, 4, 7
+    rng = np.random.default_rng(0)
+    x_BTHK = rng.standard_normal((B, T, H, K)).astype(np.float32)
+    ids_BT = np.repeat(np.arange(1, 3, dtype=np.int32)[None], B, axis=0).repeat(T // 2, axis=1)
+
+    def loss(table_NH: jax.Array, x_BTHK: jax.Array, ids_BT: jax.Array) -> jax.Array:
+        scores = Scores(mask=segments(ids_BT), scale=1.0, bias=Bucketed(table_NH, 11, False))
+        return jnp.sum(x_BTHK * blockwise.blockwise(x_BTHK, x_BTHK, x_BTHK, scores))
+
+    arguments = rng.standard_normal((N, H)).astype(np.float32), x_BTHK, ids_BT
+    wanted = run(jax.grad(loss), *arguments)
+    mesh = make_mesh(dict(zip(AXES, ways, strict=True)), jax.devices()[:4])
+    with placed(mesh, make_rules(1)):
+        axes = (None, "heads"), ("batch", None, "heads", None), ("batch", None)
+        places = [NamedSharding(mesh, partition_spec(names)) for names in axes]
+        program = jax.jit(jax.grad(loss), in_shardings=places).lower(*arguments).compile(QUICK)
+        np.testing.assert_allclose(program(*jax.device_put(arguments, tuple(places))), wanted, rtol=1e-5, atol=1e-4)
+    assert traffic(program.as_text())["all-reduce"] < 2 * 4 * N * H + B * T

@@ -6,10 +6,12 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from model.attention.masks.arrays import gather_BHTS
 from model.attention.masks.base import Index, Start, indices
-from model.attention.values import array, value
+from model.attention.values import array, leaf_axes, value
+from model.axes import partition_spec
 
 
 class Bias:
@@ -25,11 +27,31 @@ class Bias:
         """
         return self.at(*indices(i0, j0, rows, columns))
 
-    def add_gradient(self, total: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
-        """The gradient of this bias's arrays with that of a block in it; dlogits is (B, H, rows, columns)."""
+    def no_gradient(self, parts: int) -> Self:
+        """Zeros, at least in float32, to which gradients are added: in front stand the parts into which a mesh splits
+        the rows, since devices would send what each block adds to one sum for all. One, if arrays have rows themselves.
+        """
+        split = parts > 1 and not any("batch" in axes for axes in leaf_axes(self))
+        batch, free = partition_spec(("batch",)), PartitionSpec.UNCONSTRAINED
+
+        def zeros(x: jax.Array) -> jax.Array:
+            zeros = jnp.zeros((parts if split else 1, *x.shape), jnp.promote_types(x.dtype, jnp.float32))
+            return jax.lax.with_sharding_constraint(zeros, PartitionSpec(*batch, *[free] * x.ndim)) if split else zeros
+
+        return jax.tree.map(zeros, self)
+
+    def add_gradient(self, totals: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
+        """The gradients of this bias's arrays with those of a block in them, which `no_gradient` begins; dlogits is
+        (B, H, rows, columns).
+        """
         rows, columns = dlogits.shape[2:]
         block, pull = jax.vjp(lambda bias: bias.block(i0, j0, rows, columns), self)
-        return jax.tree.map(jnp.add, total, pull(summed(dlogits, block.shape).astype(block.dtype))[0])
+
+        def add(total: Self, dlogits: jax.Array) -> Self:
+            return jax.tree.map(jnp.add, total, pull(summed(dlogits, block.shape).astype(block.dtype))[0])
+
+        parts = jax.tree.leaves(totals)[0].shape[0]
+        return jax.vmap(add)(totals, dlogits.reshape(parts, -1, *dlogits.shape[1:]))
 
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
         """What, if anything, the bias was made for that these sizes are not."""
@@ -73,13 +95,14 @@ class ExplicitBias(Bias):
         """Gathers entries; indices beyond the array answer as its last one does."""
         return gather_BHTS(self.bias_BHTS, i, j)
 
-    def add_gradient(self, total: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
+    def add_gradient(self, totals: Self, i0: Start, j0: Start, dlogits: jax.Array) -> Self:
         """Adds to the entries of the block and touches no other: the array is as large as the whole matrix."""
         B, H, T, S = self.bias_BHTS.shape
         rows, columns = dlogits.shape[2:]
         block = summed(dlogits, (B, H, rows if T > 1 else 1, columns if S > 1 else 1))
         i, j = indices(i0 if T > 1 else 0, j0 if S > 1 else 0, *block.shape[2:])
-        return dataclasses.replace(total, bias_BHTS=total.bias_BHTS.at[:, :, i[0, 0], j[0, 0]].add(block, mode="clip"))
+        total = totals.bias_BHTS[0].at[:, :, i[0, 0], j[0, 0]].add(block, mode="clip")
+        return dataclasses.replace(totals, bias_BHTS=total[None])
 
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:
         """An array that does not broadcast to (B, H, T, S)."""

@@ -14,6 +14,7 @@ from model.attention.cores.seen import over_first, over_seen
 from model.attention.masks.base import Mask, Start
 from model.attention.masks.patterns import FirstKeys
 from model.attention.scores import Scores, bounded, largest, wide
+from model.axes import mesh_axes
 
 _UNROLLED = 16  # so many blocks are written out, with their places known to the compiler; more run as a loop
 _SMALL = 2**12  # places of a block that is computed in the time that it takes to ask whether anybody sees it
@@ -92,10 +93,10 @@ def _backward(static: _Static, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]
     q_BHTK, k, v, learned, rest, o_BHTK, most_BHT, share_BHT = kept
     bias, sinks_H = learned
     scores, rows = rest.replace(bias=bias), known_rows(most_BHT, share_BHT, o_BHTK, do_BHTK)
-    found = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x).dtype), (q_BHTK, k, v, bias))
+    found = no_gradients(q_BHTK, k, v, bias)
     for plan in static.plans:
         found = add_gradients(found, plan, q_BHTK, k, v, do_BHTK, rows, scores)
-    dq, dk, dv, dbias = jax.tree.map(lambda x, grad: grad.astype(x.dtype), (q_BHTK, k, v, bias), found)
+    dq, dk, dv, dbias = in_dtypes(found, (q_BHTK, k, v, bias))
     dsinks_H = None if sinks_H is None else sink_gradient(sinks_H, rows)
     return dq, dk, dv, (dbias, dsinks_H), None
 
@@ -151,6 +152,21 @@ def add_blocks(
         return Softmax(*(_put(x, i0, y) for x, y in zip(softmax, (most, total, o), strict=True)))
 
     return _over_blocks(plan, add, softmax, scores.mask, at)
+
+
+def no_gradients(q: jax.Array, k: jax.Array, v: jax.Array, bias: Any) -> Any:
+    """What `add_gradients` begins with; that of a bias has the parts of the rows in front."""
+    mesh, parts = jax.sharding.get_abstract_mesh(), mesh_axes("batch")[1]
+    alone = mesh.empty or mesh.are_all_axes_manual or len(q) % parts > 0
+    zeros = [jnp.zeros(x.shape, wide(x).dtype) for x in (q, k, v)]
+    return *zeros, None if bias is None else bias.no_gradient(1 if alone else parts)
+
+
+def in_dtypes(grads: Any, like: Any) -> Any:
+    """The gradients as they are wanted, each of the dtype of its array; that of a bias summed over the parts."""
+    *grads, dbias = grads
+    grads = *grads, jax.tree.map(lambda x: jnp.sum(x, axis=0), dbias)
+    return jax.tree.map(lambda x, grad: grad.astype(x.dtype), like, grads)
 
 
 def add_gradients(

@@ -14,12 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.attention.contract import Refusals, Request, needs
-from model.attention.cores.blockwise import add_blocks, add_gradients, begin, end, known_rows, sink_gradient
+from model.attention.cores.blockwise import (
+    add_blocks,
+    add_gradients,
+    begin,
+    end,
+    in_dtypes,
+    known_rows,
+    no_gradients,
+    sink_gradient,
+)
 from model.attention.cores.plan import Plan, block_sizes
 from model.attention.cores.seen import over_first, over_seen
 from model.attention.cores.sharded import per_device, uneven
 from model.attention.masks.base import BlockState, Mask, exact_state
-from model.attention.scores import Scores, wide
+from model.attention.scores import Scores
 from model.axes import mesh_axes
 
 Pair = tuple[int, int]
@@ -232,12 +241,11 @@ def _backward(trip: Trip, kept: Any, do_BHTK: jax.Array) -> tuple[Any, ...]:
         dq, dk, dv, dbias = _visit(trip, stop, (dq, jnp.zeros_like(dk), jnp.zeros_like(dv), dbias), add, scores.mask)
         return dq, dk + arriving[0], dv + arriving[1], dbias
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x).dtype), (q_BHTK, k, v, bias))
-    grads, kv = _travel(trip, visit, zeros, (k, v))
+    grads, kv = _travel(trip, visit, no_gradients(q_BHTK, k, v, bias), (k, v))
     dq, dk, dv, dbias = visit(grads, kv, trip.stops - 1)
     dk, dv = _hop(trip, (dk, dv), 1 - trip.stops)
     dsinks_H = None if sinks_H is None else sink_gradient(sinks_H, rows)
-    found = jax.tree.map(lambda x, grad: grad.astype(x.dtype), (q_BHTK, k, v, bias), (dq, dk, dv, dbias))
+    found = in_dtypes((dq, dk, dv, dbias), (q_BHTK, k, v, bias))
     return *found[:3], (found[3], dsinks_H), None
 
 
