@@ -55,6 +55,9 @@ def t5_small(config: ConfigDict) -> None:
 def t5_base(config: ConfigDict) -> None:
     """T5 v1.0 base (Raffel et al. 2020, section 3.1.1): 222,903,552 parameters, S=T=512. Not yet run.
 
+    Compiled for a v5e:4x4, 8 pairs a device (tests/train/tpu_compile.py), 2026-11-26: a peak of 6.3 of its 16 GB, and
+    1.8 GB sent in a step.
+
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_base --workdir=runs/t5_base
     """
     _t5(config)

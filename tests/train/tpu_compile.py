@@ -4,6 +4,7 @@ Run as `python -m tests.train.tpu_compile`, with the names of some cases or with
 """
 
 import json
+import math
 import os
 import sys
 from typing import Any
@@ -23,28 +24,36 @@ from jax.experimental import topologies
 
 from launch.configs import load
 from tests.small import abstract_batch
-from tests.train.traffic import traffic
+from tests.train.traffic import has_whole_logits, traffic
 from train.experiment import make_experiment
 from train.sharding import placed
 
-# The slice, the config, and its changes; all devices share the parameters, and splash attends.
+# The slice, the config, and its changes; all devices share the parameters, and splash attends where it can.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     # The vocabulary is rounded up, so that the mesh divides it.
     "gpt2": ("v5e:4x4", "gpt:gpt2", {"data.vocab_size": 50304, "data.batch_size": 128, "model.core": "auto"}),
     "llama_1b": ("v5e:4x4", "gpt:llama_1b", {}),
     "llama_8b": ("v5e:16x16", "gpt:llama_8b", {}),
     "llama_8b, 4 sequences": ("v5e:16x16", "gpt:llama_8b", {"data.batch_size": 1024}),
+    # Dropout of weights and T5's bias are not for splash.
+    "bert_base": ("v5e:4x4", "bert:base", {"model.core": "auto"}),
+    "t5_base": ("v5e:4x4", "encoder_decoder:t5_base", {"model.core": "auto"}),
 }
 
 
 def compiled(topology: str, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """The peak of one device's memory in bytes, the bytes of its share of the state, and what it sends in a step."""
+    """The peak of one device's memory in bytes, the bytes of its share of the state, what it sends in a step, and
+    whether it ever has the logits of all its tokens.
+    """
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     config = load(name, **{"mesh.fsdp": len(devices), "model.core": "splash"} | changes)
-    experiment = make_experiment(config, config.data.vocab_size, devices)
+    experiment = make_experiment(config, devices=devices)
+    batch = abstract_batch(experiment)
+    batch |= dict.fromkeys(("sources", "source_segment_ids", "source_positions"), batch["tokens"])  # of pairs alone
     with placed(experiment.mesh, experiment.rules):
-        program = experiment.step.lower(experiment.abstract, abstract_batch(experiment)).compile()
+        program = experiment.step.lower(experiment.abstract, batch).compile()
     memory, sent = program.memory_analysis(), traffic(program.as_text())
+    tokens = math.prod(experiment.sharding.shard_shape(experiment.shape)) // config.train.accumulate
     return {
         "devices": len(devices),
         "kind": devices[0].device_kind,
@@ -53,6 +62,7 @@ def compiled(topology: str, name: str, changes: dict[str, Any]) -> dict[str, Any
         "arguments": memory.argument_size_in_bytes,
         "sent": sum(sent.values()),
         "collectives": sent,
+        "whole_logits": has_whole_logits(program.as_text(), tokens, experiment.model_config.vocab_size),
     }
 
 
