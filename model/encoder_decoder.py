@@ -143,9 +143,9 @@ class EncoderDecoder(Module):
         self.decoder = Side(config, rngs)
         self.head = Head(config.width, config.vocab_size, tied=config.tied, bias=use_bias.head, rngs=rngs)
 
-    def __call__(self, pairs: Pairs) -> jax.Array:
+    def __call__(self, pairs: Pairs, taps: Taps | None = None) -> jax.Array:
         """Logits of the next token at each place, (B, T, V) in float32: what `readout` makes of the `vectors`."""
-        return self.readout()(self.vectors(pairs))
+        return self.readout()(self.vectors(pairs, taps))
 
     def vectors(self, pairs: Pairs, taps: Taps | None = None) -> jax.Array:
         """What the model knows at each place that it writes, (B, T, D); at padding it is finite and means nothing."""

@@ -65,17 +65,11 @@ class Recurrent(Module):
         )
         self.head = Head(D, V, tied=config.tied, bias=False, rngs=rngs)
 
-    def __call__(
-        self,
-        tokens_BT: jax.Array,
-        segment_ids_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        dropout_keys_B: jax.Array | None = None,
-        *,
-        valid_BT: jax.Array | None = None,
-    ) -> jax.Array:
-        """Logits of the next token at each place, (B, T, V) in float32: what `readout` makes of the `vectors`."""
-        return self.readout()(self.vectors(tokens_BT, segment_ids_BT, positions_BT, dropout_keys_B, valid_BT=valid_BT))
+    def __call__(self, *inputs: Any, **named: Any) -> jax.Array:
+        """Logits of the next token at each place, (B, T, V) in float32: what `readout` makes of the `vectors`, which
+        take the same.
+        """
+        return self.readout()(self.vectors(*inputs, **named))
 
     def vectors(
         self,
