@@ -17,7 +17,7 @@ from model.encoder_decoder import Pairs
 from model.errors import UserError
 from model.family import Model
 from model.inspection import attention_weights
-from train.data import Tokenizer
+from train.data import Tokenizer, sentinels
 from train.devices.placing import batch_ways, on_host
 
 LABELLED = 40  # at most so many tokens are written beside the axes: more cannot be read
@@ -65,7 +65,7 @@ def check_looks(model: Model) -> None:
 def _figure_across(model: Model, tokenizer: Tokenizer, prompt: str) -> Figure:
     text = generate(model, tokenizer, prompt, temperature=0.0)[0]
     sources = [*prompt_tokens(tokenizer, prompt)[1:], tokenizer.end]
-    tokens = [tokenizer.marks["start"], *tokenizer.encode(text)][: model.config.max_length]
+    tokens = [tokenizer.marks["start"], *sentinels.encode(tokenizer, text)][: model.config.max_length]
     both: Any = (np.array(batch_ways() * [one]) for one in (sources, tokens))
     weights_LBHTS = on_host(_across(*nnx.split(model), Pairs(*both)))
     down, across = ([token_label(tokenizer, token) for token in one] for one in (tokens, sources))
@@ -105,7 +105,7 @@ def token_label(tokenizer: Tokenizer, token: int) -> str:
     """The text of one token with its blanks made visible; bytes that are no character as hexadecimal digits."""
     if token == tokenizer.end:
         return "(start)"
-    data = tokenizer.token_bytes(token)
+    data = sentinels.shown(tokenizer, token)
     try:
         return visible(data.decode())
     except UnicodeDecodeError:

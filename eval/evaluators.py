@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from eval.accuracy import Accuracy, Pairs
 from eval.baselines.examples import known_example_baselines
-from eval.baselines.masked import known_neighbours
+from eval.baselines.masked import known_neighbours, known_neighbours_of_spans
 from eval.baselines.text import known_baselines
 from eval.evaluator import Evaluator
 from eval.likelihood import Likelihood
@@ -51,6 +51,13 @@ MEASURED: dict[str, Measured] = {
     "streamed_text": _TEXT,
     "masked_lm": Measured(
         (Accuracy,), "val/accuracy", "share of the masked tokens that are told", False, known_neighbours
+    ),
+    "span_corruption": Measured(
+        (Accuracy,),
+        "val/accuracy",
+        "share of the tokens taken out that are told, from those before and what was kept",
+        False,
+        known_neighbours_of_spans,
     ),
     "next_sentence": Measured(
         (Pairs,), "val/accuracy", "share of the masked tokens that are told", False, known_neighbours

@@ -13,7 +13,7 @@ from eval.prompting import Given, Rows, check_model, read_prompts, start
 from eval.sampling import Sampling
 from model.beam import Beam, search
 from model.family import Model
-from train.data import Tokenizer
+from train.data import Tokenizer, sentinels
 from train.devices.placing import on_host
 
 STREAM_EVERY = 4  # tokens between two visits to the host when streaming: the text flows, and the device rarely waits
@@ -53,7 +53,7 @@ def generate(
     texts = [Utf8Text(functools.partial(stream or _ignore, index)) for index in range(len(given))]
     every = STREAM_EVERY if stream else max(one.room for one in given)
     for index, tokens in _continue(model, given, sampling, tokenizer.end, jax.random.key(seed), every):
-        texts[index].add(b"".join(tokenizer.token_bytes(token) for token in tokens))
+        texts[index].add(b"".join(sentinels.shown(tokenizer, token) for token in tokens))
     return [text.close() for text in texts]
 
 
@@ -69,7 +69,7 @@ def generate_by_beam(
     given = read_prompts(model, tokenizer, [prompts] if isinstance(prompts, str) else prompts, max_new_tokens)
     texts = [Utf8Text(functools.partial(_ignore, index)) for index in range(len(given))]
     for index, tokens in _search(model, given, beam, tokenizer.end):
-        texts[index].add(b"".join(tokenizer.token_bytes(token) for token in tokens))
+        texts[index].add(b"".join(sentinels.shown(tokenizer, token) for token in tokens))
     return [text.close() for text in texts]
 
 

@@ -13,7 +13,7 @@ from model.attention.masks.looking import looks_ahead
 from model.encoder_decoder import Pairs
 from model.errors import UserError
 from model.family import Model
-from train.data import Tokenizer
+from train.data import Tokenizer, sentinels
 from train.devices.placing import batch_ways
 
 DEFAULT_NEW_TOKENS = 200
@@ -127,10 +127,10 @@ def check_model(model: Model, tokenizer: Tokenizer) -> None:
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The prompt as the beginning of a document."""
+    """The prompt as the beginning of a document; `<extra_id_0>` in it is the mark, where the tokenizer has it."""
     if not prompt:
         raise UserError("the prompt is empty; give some text: --prompt=TEXT.")
-    return [tokenizer.end, *tokenizer.encode(prompt)]
+    return [tokenizer.end, *sentinels.encode(tokenizer, prompt)]
 
 
 def _room(prompt: int, max_new_tokens: int | None, max_length: int) -> int:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     beam = beams.asked_for(flags)
     with hosts.joined(flags):
         run = open_run(flags.workdir, overrides)
-        if beam and run.experiment.task.HEAD != "target":
+        if beam and not run.experiment.task.WRITES:
             raise UserError(
                 f"--beam={beam.size}: {run.config.task} is scored by no text that is written; leave it out."
             )

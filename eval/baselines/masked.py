@@ -1,7 +1,8 @@
 """Masked pieces without a model: the piece that stands most often beside the neighbours that are seen."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -32,17 +33,15 @@ class Neighbours:
             "both": _table(left_N * vocab_size + right_N, piece_N, vocab_size),
         }
 
-    def guesses(self, inputs_BT: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns for every place of a (B, T) input what each rule would put there, as (B, T) ids.
+    def guesses(self, left_BT: np.ndarray, right_BT: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns for every place what each rule would put there, as (B, T) ids, by the ids of its neighbours.
 
-        A place at the border of its row has no neighbour there. What was masked or replaced in the input is seen so.
+        What is below 0 or no piece of text was never seen beside any.
         """
-        ids_BT = np.where(np.asarray(inputs_BT) < self._vocab_size, inputs_BT, -1)  # a mark was never seen beside any
-        none = np.full((len(ids_BT), 1), -1)
-        left_BT, right_BT = np.hstack([none, ids_BT[:, :-1]]), np.hstack([ids_BT[:, 1:], none])
-        commonest_BT = np.full(ids_BT.shape, self._commonest)
-        by_left_BT = self._ask("left", left_BT, np.full(ids_BT.shape, -1))
-        by_right_BT = self._ask("right", right_BT, np.full(ids_BT.shape, -1))
+        left_BT, right_BT = (np.where(side < self._vocab_size, side, -1) for side in (left_BT, right_BT))
+        commonest_BT = np.full(left_BT.shape, self._commonest)
+        by_left_BT = self._ask("left", left_BT, np.full(left_BT.shape, -1))
+        by_right_BT = self._ask("right", right_BT, np.full(right_BT.shape, -1))
         one_BT = np.where(by_left_BT >= 0, by_left_BT, by_right_BT)
         both_BT = np.where((left_BT < 0) | (right_BT < 0), -1, left_BT * self._vocab_size + right_BT)
         found = {
@@ -54,16 +53,13 @@ class Neighbours:
         return {name: np.where(ids >= 0, ids, commonest_BT) for name, ids in found.items()}
 
     def accuracy_sums(
-        self, inputs_BT: np.ndarray, targets_BT: np.ndarray, weights_BT: np.ndarray
+        self, sides: tuple[np.ndarray, np.ndarray], targets_BT: np.ndarray, weights_BT: np.ndarray
     ) -> Mapping[str, tuple[float, float]]:
-        """Returns (sum, count) of what each rule guesses right of the targets that have a weight, by its name.
-
-        The inputs are the corrupted ones of the model, so a mask or a false piece is a neighbour like any other.
-        """
+        """Returns (sum, count) of what each rule guesses right of the targets that have a weight, by its name."""
         count = float(weights_BT.sum())
         return {
             name: (float((weights_BT * (guessed_BT == targets_BT)).sum()), count)
-            for name, guessed_BT in self.guesses(inputs_BT).items()
+            for name, guessed_BT in self.guesses(*sides).items()
         }
 
     def _ask(self, name: str, contexts_BT: np.ndarray, otherwise_BT: np.ndarray) -> np.ndarray:
@@ -72,16 +68,59 @@ class Neighbours:
         return np.where(known[at_BT] == contexts_BT, pieces[at_BT], otherwise_BT)
 
 
+def beside(inputs_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ids on the left and on the right of every place of a (B, T) input; -1 at the border of its row.
+
+    What was masked or replaced in the input is seen so: a mask or a false piece is a neighbour like any other.
+    """
+    ids_BT, none_B1 = np.asarray(inputs_BT, np.int64), np.full((len(inputs_BT), 1), -1)
+    return np.hstack([none_B1, ids_BT[:, :-1]]), np.hstack([ids_BT[:, 1:], none_B1])
+
+
+def beside_spans(batch: Mapping[str, np.ndarray], start: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids on the left and on the right of every place of the targets (B, T), in the text that they were taken from;
+    -1 where they are no text or the right one is still to be written. Ids above `start` are sentinels.
+
+    A span's last token is told the one that was kept behind it, and so that it is the last, which no model is.
+    """
+    sources_BS, tokens_BT, targets_BT = (batch[name].astype(np.int64) for name in ("sources", "tokens", "targets"))
+    place_K = np.flatnonzero(sources_BS > start)  # the n-th sentinel of the sources is the n-th one of the targets
+    before_K = np.where(batch["source_positions"].ravel()[place_K] > 0, sources_BS.ravel()[place_K - 1], -1)
+    number_BT = np.cumsum(targets_BT > start).reshape(targets_BT.shape) - 1
+    before_BT, after_BT = before_K[number_BT], sources_BS.ravel()[place_K + 1][number_BT]
+    text_BT = targets_BT < start - 1  # neither sentinels nor ends
+    ends_BT = ~np.hstack([text_BT[:, 1:], np.zeros((len(text_BT), 1), bool)])
+    left_BT = np.where(tokens_BT > start, before_BT, tokens_BT)
+    return np.where(text_BT, left_BT, -1), np.where(text_BT & ends_BT, after_BT, -1)
+
+
 def known_neighbours(task: Task, data: Data) -> dict[str, float]:
     """The accuracy of each rule on the rows that a task measures, computed once and then kept in the cache folder."""
 
+    def sums(counted: Neighbours, batch: dict[str, np.ndarray]) -> Mapping[str, tuple[float, float]]:
+        return counted.accuracy_sums(beside(batch["tokens"]), batch["targets"], batch["weights"])
+
+    return _known(task, data, sums)
+
+
+def known_neighbours_of_spans(task: Task, data: Data) -> dict[str, float]:
+    """The same of text that was taken out in spans: of each token of it, those before it are given, as to the model."""
+    start = data.tokenizer.marks["start"]
+
+    def sums(counted: Neighbours, batch: dict[str, np.ndarray]) -> Mapping[str, tuple[float, float]]:
+        weights_BT = batch["weights"] * (batch["targets"] < data.tokenizer.end)
+        return counted.accuracy_sums(beside_spans(batch, start), batch["targets"], weights_BT)
+
+    return _known(task, data, sums)
+
+
+def _known(task: Task, data: Data, sums: Callable[[Neighbours, dict[str, np.ndarray]], Any]) -> dict[str, float]:
     def accuracies() -> dict[str, float]:
         marks, rows = data.tokenizer.marks, task.measured(data)
         counted = Neighbours(data.tokens("train")[:MAX_TRAIN_TOKENS], data.tokenizer.vocab_size - len(marks))
         found: dict[str, np.ndarray] = {}
         for batch in eval_batches(rows, _TOGETHER):
-            one = counted.accuracy_sums(batch["tokens"], batch["targets"], batch["weights"])
-            found = {name: found.get(name, 0) + np.array(pair) for name, pair in one.items()}
+            found = {name: found.get(name, 0) + np.array(pair) for name, pair in sums(counted, batch).items()}
         return {name: float(right / count) for name, (right, count) in found.items()}
 
     digest = hashlib.sha256(f"{data.fingerprint} {data.length} {task}".encode()).hexdigest()

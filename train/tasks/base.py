@@ -28,21 +28,27 @@ Inputs = Callable[[Batch, jax.Array | None], dict[str, Any]]
 class Task:
     """What is learned, one file each: a field with a default is a key of `config.objective`, its comment the meaning.
 
-    HEAD is what a model must have to learn it, MARKS are tokens that stand for no text, and LOOKS_AHEAD says whether
-    attention may see what follows.
+    HEAD is what a model must have to learn it, MARKS are tokens that stand for no text, LOOKS_AHEAD says whether
+    attention may see what follows, and WRITES whether `sums` takes a beam, as what a model writes by itself is scored.
     """
 
     HEAD: ClassVar[str]
     MARKS: ClassVar[tuple[str, ...]] = ()
     LOOKS_AHEAD: ClassVar[bool] = False
+    WRITES: ClassVar[bool] = False
+
+    def marks(self, length: int) -> tuple[str, ...]:
+        """The tokens that stand for no text, for rows of this length."""
+        return self.MARKS
 
     def vocab_size(self, config: ConfigDict) -> int:
         """The tokens that the config asks for; short text may make fewer."""
-        return (256 if config.data.tokenizer == "bytes" else config.data.vocab_size) + len(self.MARKS)
+        text = 256 if config.data.tokenizer == "bytes" else config.data.vocab_size
+        return text + len(self.marks(config.data.length))
 
     def open(self, config: ConfigDict, tokenizer: Tokenizer | None = None, **how: Any) -> Any:
         """The data set of a config, as `train.data.open_data` opens it."""
-        return open_data(config.data, tokenizer, marks=self.MARKS, **how)
+        return open_data(config.data, tokenizer, marks=self.marks(config.data.length), **how)
 
     def rows(self, data: Any) -> Rows:
         """What is learned from."""

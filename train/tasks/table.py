@@ -10,6 +10,7 @@ from train.tasks.masked_lm import MaskedLM
 from train.tasks.next_sentence import NextSentence
 from train.tasks.regression import Regression
 from train.tasks.several_labels import SeveralLabels
+from train.tasks.span_corruption import SpanCorruption
 from train.tasks.span_qa import SpanQA
 from train.tasks.streams import StreamedText
 from train.tasks.tagging import Tagging
@@ -25,6 +26,7 @@ TASKS: dict[str, type[Task]] = {
     "tagging": Tagging,
     "span_qa": SpanQA,
     "translation": Translation,
+    "span_corruption": SpanCorruption,
     "streamed_text": StreamedText,
 }
 

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from model.axes import unsplit
 from model.beam import Beam, beam_search
-from model.bounds import check_within
 from model.encoder_decoder import Pairs
 from model.errors import Range, check_range
 from model.vocabulary import token_scores
@@ -21,22 +20,22 @@ from train.data.examples import Pair
 from train.data.examples.opened import ExampleData, open_examples
 from train.data.examples.rows import ExampleRows
 from train.state import Params
-from train.tasks.base import Batch, Loss, Task
-from train.tasks.language_model import language_model
+from train.tasks.base import Batch
+from train.tasks.pairs import Encoded, OfPairs, laid
 
 GREEDY = Beam(size=1, alpha=0.0, form="huggingface")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Translation(Task):
+class Translation(OfPairs):
     """To write the second text of a pair, having read the first.
 
     Raises:
         UserError: a key out of its range.
     """
 
-    HEAD: ClassVar[str] = "target"
     MARKS: ClassVar[tuple[str, ...]] = ("start",)
+    WRITES: ClassVar[bool] = True
 
     packed: bool = False  # learn from rows of as many pairs as fit, of which none sees another
 
@@ -64,25 +63,6 @@ class Translation(Task):
     def reported(self, data: Any) -> dict[str, Rows]:
         """The pairs of all other splits, such as numbers that are longer than those that were learned."""
         return {split: PairRows(data, split) for split in data.corpus.splits if split not in ("train", "validation")}
-
-    @staticmethod
-    def inputs(batch: Batch, dropout_keys_B: jax.Array | None = None) -> dict[str, Any]:
-        """What the model takes of a batch, by the names of its arguments; `dropout_keys_B` turn dropout on."""
-        return {"pairs": Pairs.of(batch, dropout_keys_B)}
-
-    def check(self, batch: dict[str, np.ndarray], model: Any) -> None:
-        """Refuses a batch of this process.
-
-        Raises:
-            UserError: a token of either side outside of the vocabulary.
-        """
-        rule = f"is outside of the vocabulary of {model.vocab_size}; encode with its tokenizer"
-        for name in ("sources", "tokens", "targets"):
-            check_within(batch[name], model.vocab_size, f"{name}:", rule)
-
-    def loss(self, graphdef: nnx.GraphDef, train: ConfigDict) -> Loss:
-        """That of a language model, of the second text by the tokens before and by the first text."""
-        return language_model(graphdef, label_smoothing=train.label_smoothing, z_loss=train.z_loss, inputs=self.inputs)
 
     def sums(self, graphdef: nnx.GraphDef, beam: Beam = GREEDY) -> Callable[[Params, Batch], Any]:
         """`loss` in nats and `accuracy` per token, where those before are given, each with its count; and, as `answers`
@@ -129,7 +109,7 @@ class PairRows(ExampleRows):
 
     def arrays(self, examples: Sequence[Pair]) -> dict[str, np.ndarray]:
         """Returns the rows of these examples."""
-        return _rows([[one] for one in _encoded(examples, self._tokenizer)], self.length, self._tokenizer)
+        return laid([[one] for one in _encoded(examples, self._tokenizer)], self.length, self.length, self._tokenizer)
 
     def predicted(self, answers_BT: np.ndarray) -> list[str]:
         """Returns the texts that answers stand for, up to their ends; bytes that are not UTF-8 become U+FFFD."""
@@ -164,31 +144,10 @@ class PackedRows(Rows):
 
     def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns many rows, as arrays with a leading axis B; an index past the last gives zeros."""
-        return _rows([self._rows[one] if one < len(self) else [] for one in indices], self._length, self._tokenizer)
-
-
-Encoded = tuple[np.ndarray, np.ndarray]  # the tokens of a source and of its target
+        some = [self._rows[one] if one < len(self) else [] for one in indices]
+        return laid(some, self._length, self._length, self._tokenizer)
 
 
 def _encoded(examples: Sequence[Pair], tokenizer: Tokenizer) -> list[Encoded]:
     ids = tokenizer.encode_batch([text for one in examples for text in (one.source, one.target)])
     return list(zip(ids[::2], ids[1::2], strict=True))
-
-
-def _rows(pairs: Sequence[Sequence[Encoded]], T: int, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    names = "sources", "source_segment_ids", "source_positions", "tokens", "targets", "segment_ids", "positions"
-    found = {name: np.zeros((len(pairs), T), np.int32) for name in names}
-    found["weights"] = np.zeros((len(pairs), T), np.float32)
-    start, end = tokenizer.marks["start"], tokenizer.end
-    for row, some in enumerate(pairs):
-        i = j = 0
-        for number, (source, target) in enumerate(some, 1):
-            sources, written = [*source[: T - 1], end], [*target, end][:T]
-            there, here = slice(i, i + len(sources)), slice(j, j + len(written))
-            found["sources"][row, there], found["source_segment_ids"][row, there] = sources, number
-            found["source_positions"][row, there] = np.arange(len(sources))
-            found["tokens"][row, here], found["targets"][row, here] = [start, *written[:-1]], written
-            found["segment_ids"][row, here], found["weights"][row, here] = number, 1
-            found["positions"][row, here] = np.arange(len(written))
-            i, j = there.stop, here.stop
-    return found
