@@ -27,32 +27,38 @@ def within(tap: Tap, part: str) -> Tap:
 
 
 class Hook(NamedTuple):
-    """`call(state, number, value) -> (state, value, more)`, and the state before the first layer."""
+    """`call(state, number, value) -> (state, value, more)`, and the state before the first layer; hooks of one name,
+    at several sites, share it.
+    """
 
     call: Callable[[Any, Number, Any], tuple[Any, Any, Any]]
     state: Any = None
+    name: str = ""
 
 
 class Taps:
     """Hooks by the names of their sites, for one trace of a model.
 
-    After it `states` are the last ones of the hooks and `found` what they gave besides, (L, ...) of a site in layers;
-    `reached` names the sites that the trace came by, in their order, with a hook or without.
+    After it `states` are the last ones of the hooks, by their names or else by their sites, and `found` what they gave
+    besides, (L, ...) of a site in layers; `reached` names the sites that the trace came by, in their order, with a hook
+    or without.
     """
 
     def __init__(self, hooks: Mapping[str, Hook] = MappingProxyType({})):
         self._hooks = hooks
         self._number: Number = 0
-        self.states = {site: hook.state for site, hook in hooks.items()}
+        self.states = {hook.name or site: hook.state for site, hook in hooks.items()}
         self.found = dict[str, Any]()
         self.reached = dict[str, None]()
 
     def __call__(self, site: str, value: Any) -> Any:
         """What goes on from a site."""
         self.reached[site] = None
-        if site not in self._hooks:
+        hook = self._hooks.get(site)
+        if hook is None:
             return value
-        self.states[site], value, self.found[site] = self._hooks[site].call(self.states[site], self._number, value)
+        name = hook.name or site
+        self.states[name], value, self.found[site] = hook.call(self.states[name], self._number, value)
         return value
 
     def alone(self, site: str, value: Any) -> Any:
