@@ -31,7 +31,7 @@ quickstart: .venv
 
 # The figures that configs tell of themselves, by hand: each is trained in full, then scored beside its baselines. A run that
 # was stopped goes on. make scores SCORED=bert:roles: one of them.
-SCORED ?= bert:mlm bert:mlm_long bert:packages bert:roles bert:spans encoder_decoder:numbers encoder_decoder:dates encoder_decoder:denoising recurrent:numbers
+SCORED ?= bert:mlm bert:mlm_long bert:packages bert:roles bert:spans encoder_decoder:numbers encoder_decoder:dates encoder_decoder:denoising recurrent:lm recurrent:numbers
 scores: .venv
 	@set -e; for one in $(SCORED); do \
 	  $(RUN) launch.train --config=configs/$${one%:*}.py:$${one#*:} --workdir=runs/scores/$${one%:*}/$${one#*:}; \

@@ -11,9 +11,17 @@ from configs import base
 
 
 def lm(config: ConfigDict) -> None:
-    """An LSTM on the source of Python's standard library.
+    """An LSTM on the source of Python's standard library: 1.3M parameters, 2.5M tokens.
 
     .venv/bin/python -m launch.train --config=configs/recurrent.py:lm --workdir=runs/rnn
+
+    AMD EPYC, jax 0.10.2, 2026-11-26: 1.683 bits per byte of the validation text (contexts of four bytes 2.032, gzip
+    1.999 and xz 1.664 on the same rows). The run that gave the score shared one core with others; at the 9.4k tokens/s
+    that it had at best it takes less than 5 minutes.
+
+    Streams of 8 windows, in which the state goes on, do worse on as many tokens: 1.715 (--config.task=streamed_text;
+    one seed each). What is carried helps where it is measured: it takes the first model to 1.668, and without it the
+    second has 1.732. What hurts is the order, in which 8 steps one after the other read the same 32 stretches of text.
     """
     config.family, config.task = "recurrent", "language_model"
     model, data, optimizer, train = config.model, config.data, config.optimizer, config.train

@@ -15,6 +15,7 @@ from launch.train import fit
 from tests.launch.test_resume import assert_the_same
 from tests.several import SIGNALLED, open_mpi, run_together, slurm
 from tests.tiny import SIZES, Outcome, call, metrics, saved, words, write_text
+from tests.train.tasks.every import keys_of
 
 pytestmark = pytest.mark.rest
 TRAIN, HEARTBEAT = ("-m", "launch.train"), "--heartbeat-seconds=10"
@@ -97,6 +98,17 @@ def test_a_killed_run_goes_on_with_two_processes_and_with_one(
     assert "joining" not in alone[0].err
     for found, wanted in zip(metrics(one), metrics(whole), strict=True):
         for name in {"train/loss", "val/loss", "val/bits_per_byte"} & wanted.keys():
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
+
+
+def test_rows_that_go_on_do_so_with_two_processes_and_with_one(tmp_path: Path) -> None:
+    """A stream of three windows, of which two are read by two processes."""
+    keys = keys_of("streamed_text", "recurrent", tmp_path) | {"train.prompt": ""}
+    argv = words(tmp_path / "run", keys | {"mesh.fsdp": -1})
+    assert_ended(run_together(slurm, TRAIN, 2 * [[*argv, "--config.train.steps=2"]], tmp_path / "two"), 0)
+    assert_ended(run_together(slurm, TRAIN, [[*argv, "--extend", "--num-processes=1"]], tmp_path / "one"), 0)
+    for found, wanted in zip(metrics(tmp_path / "run"), fit(load("base", **keys))[1], strict=True):
+        for name in {"train/loss", "val/loss"} & wanted.keys():
             np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
 
 
