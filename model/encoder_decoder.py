@@ -62,6 +62,8 @@ class EncoderDecoderConfig(SideConfig, Family):
     cross_soft_cap: float = 0.0  # as soft_cap, there
     cross_sinks: bool = False  # as sinks, there
     cross_edits: Any = "none"  # as edits, there: qk_norm, output_gate, ...
+    # No key, for the task says it: T of training, a part of S; 0: as the sources.
+    target_length: int = dataclasses.field(default_factory=int)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,9 +95,14 @@ class EncoderDecoderConfig(SideConfig, Family):
         """The sources look at each other, the targets at each other and at the sources."""
         return {
             "encoder": AttentionSite(self.encoder, "encoder_"),
-            "decoder": AttentionSite(self),
-            "cross": AttentionSite(self, "cross_", "cross_"),
+            "decoder": AttentionSite(self, length=self.target_length),
+            "cross": AttentionSite(self, "cross_", "cross_", self.target_length),
         }
+
+    def uses(self, path: tuple[str, ...]) -> float:
+        """The encoder's matrices, and those of what cross-attention looks at, once for each token of the sources."""
+        of_sources = path[0] == "encoder" or ("cross" in path and path[-2] in ("key", "value"))
+        return 1.0 if of_sources else (self.target_length or self.max_length) / self.max_length
 
     def build(self, rngs: nnx.Rngs) -> "EncoderDecoder":
         """The model of these sizes and choices."""

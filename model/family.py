@@ -16,12 +16,19 @@ from model.stack.config import SideConfig
 class AttentionSite(NamedTuple):
     """Where a model attends: in all layers of a stack, to their own tokens or to a memory.
 
-    Its own keys of a config begin with `keys`, and those of `stack` with `own`.
+    Its own keys of a config begin with `keys`, and those of `stack` with `own`. In training it has `length` queries, as
+    many as the stack takes if that is 0.
     """
 
     stack: SideConfig
     keys: str = ""
     own: str = ""
+    length: int = 0
+
+    @property
+    def queries(self) -> int:
+        """How many queries it has in training."""
+        return self.length or self.stack.max_length
 
     @property
     def cores(self) -> Cycle[str]:
@@ -83,9 +90,13 @@ class Family:
         """
         return {}
 
+    def uses(self, path: tuple[str, ...]) -> float:
+        """How often a matrix is used in training, per token of the longest sequence."""
+        return 1.0
+
     @property
     def other_flops(self) -> float:
-        """Floating-point operations of a training step per target token that neither a matrix nor a site stands for."""
+        """Those of a training step, per such token, that neither a matrix nor a site stands for."""
         return 0.0
 
 

@@ -37,31 +37,31 @@ Errors = dict[str, Cycle[dict[str, float]]]
 
 def choose_attention(model: Any, config: Family, rows: int) -> Attention:
     """What training asks of attention in each layer of the unit, for `rows` rows of the longest sequence on the ambient
-    mesh, and who computes it; `model` may be abstract.
+    mesh, and who computes it; `model` may be abstract. Where targets are shorter than sources, as a part of them, what
+    serves as many keys serves the sources' keys too.
 
     Raises:
         UserError: a core that is named refuses.
     """
     if not config.sites:
         return {}
-    T = config.max_length
-    ids_BT = jax.ShapeDtypeStruct((rows, T), jnp.int32)
     keys_B = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     graphdef, params = nnx.split(model)
 
     def scores(params: Any, ids_BT: jax.Array, keys_B: jax.Array) -> dict[str, list[Scores]]:
         return nnx.merge(graphdef, params).attention_scores((ids_BT, ids_BT, ids_BT), keys_B)
 
-    asked = jax.eval_shape(scores, params, ids_BT, keys_B)
+    lengths = {site.queries for site in config.sites.values()}
+    asked = {T: jax.eval_shape(scores, params, jax.ShapeDtypeStruct((rows, T), jnp.int32), keys_B) for T in lengths}
 
-    def chosen(site: AttentionSite, scores: list[Scores], place: int) -> Chosen:
-        sizes = site.attention(place).sizes
+    def chosen(name: str, site: AttentionSite, place: int) -> Chosen:
+        sizes, T = site.attention(place).sizes, site.queries
         q_BTHK, k_BSGK = (jax.ShapeDtypeStruct((rows, T, n, sizes.K), sizes.dtype) for n in (sizes.H, sizes.G))
-        request = Request.of(q_BTHK, k_BSGK, k_BSGK, scores[place])
+        request = Request.of(q_BTHK, k_BSGK, k_BSGK, asked[T][name][place])
         with site.named():
             return Chosen(request, select_core(site.cores[place], request))
 
-    return {name: site.places.map(functools.partial(chosen, site, asked[name])) for name, site in config.sites.items()}
+    return {name: site.places.map(functools.partial(chosen, name, site)) for name, site in config.sites.items()}
 
 
 def with_cores(config: Family, attention: Attention) -> Any:

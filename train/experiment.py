@@ -143,9 +143,9 @@ def make_model_config(config: ConfigDict, vocab_size: int, labels: int = 0) -> F
     Raises:
         UserError: there is no such family, or its keys do not fit each other.
     """
-    family = choose(FAMILIES, config.family, "family")
+    family, task = choose(FAMILIES, config.family, "family"), make_task(config)
     given = {"vocab_size": vocab_size, "max_length": config.data.length, "labels": labels}
-    given |= {"head": make_task(config).HEAD}
+    given |= {"head": task.HEAD, "target_length": task.target_length(config.data.length)}
     return family(
         **config.model, **{one.name: given[one.name] for one in dataclasses.fields(family) if one.name in given}
     )

@@ -17,32 +17,38 @@ _BLOCK = 512  # queries and keys of the largest part of a mask that is written o
 
 
 def flops_per_token(config: Family) -> float:
-    """Floating-point operations of one training step per target token, the model's own, without recomputation.
+    """Floating-point operations of one training step per token of its rows, the model's own, without recomputation.
 
     6 x (entries of all matrices, the output head included, the embedding lookup not) + 12 x (keys that a token sees, on
     average over a window, summed over the layers) x H K for attention: two products of 2 K per head and pair, and twice
     that for their gradients (Chowdhery et al. 2022, appendix B, which takes all T keys for seen; a causal mask shows
     (T + 1) / 2). Of a core with a state, 12 x its numbers: each is written by one product, and read by one. Where there
-    are sources, they are as long as the targets, and what is done of them counts for these.
+    are sources, tokens are theirs, and what is done of the targets, which may be shorter, counts for these.
     """
     model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
-    kernels = sum(leaf.size for path, leaf in _leaves(model) if path[-1].key == "kernel")
+    paths = [(tuple(str(one.key) for one in path), leaf.size) for path, leaf in _leaves(model)]
+    kernels = sum(size * config.uses(path) for path, size in paths if path[-1] == "kernel")
     if model.head is not None and model.head.kernel is None:
-        kernels += config.vocab_size * config.width
+        kernels += config.vocab_size * config.width * config.uses(("head",))
     sites, between = config.sites, attention_flops(config)
-    of_layers = sum(between[name][layer] for name in sites for layer in range(sites[name].stack.num_layers))
+    of_layers = sum(
+        between[name][layer] * site.queries / config.max_length
+        for name, site in sites.items()
+        for layer in range(site.stack.num_layers)
+    )
     return 6.0 * kernels + of_layers + config.other_flops
 
 
 def attention_flops(config: Family) -> dict[str, Cycle[float]]:
-    """Those of them that one layer needs between queries, keys and values, at each place of the unit of each site."""
-    T = config.max_length
+    """Those that one layer needs between a query, keys and values, at each place of the unit of each site."""
 
     def one(site: AttentionSite, place: int) -> float:
         sizes, core = site.attention(place).sizes, recurrent(site.cores[place])
         if core is not None:
             return 12.0 * sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: core.empty(sizes, 1, 1))))
-        return 12.0 * visible_pairs(site.mask(place), T) / T * sizes.H * sizes.K
+        T = site.queries
+        seen = config.max_length if site.own else visible_pairs(site.mask(place), T) / T  # of a memory, all
+        return 12.0 * seen * sizes.H * sizes.K
 
     return {
         name: Cycle(tuple(one(site, place) for place in range(site.stack.unit))) for name, site in config.sites.items()

@@ -40,6 +40,8 @@ class RecurrentEncoderDecoderConfig(RecurrentKeys):
 
     encoder_num_layers: int = 0  # layers of the encoder, each in both directions; 0: as num_layers
     cross_width: int = 0  # A, hidden width of the attention; 0: width
+    # No key, for the task says it: T of training, a part of S; 0: as the sources.
+    target_length: int = dataclasses.field(default_factory=int)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,10 +65,15 @@ class RecurrentEncoderDecoderConfig(RecurrentKeys):
 
     @property
     def other_flops(self) -> float:
-        """6 x (A + D) for each of the S = T places that a token looks at: its score, and its share of the context. The
+        """6 x (A + D) for each of the S places that a token looks at: its score, and its share of the context. The
         matrix (A, 1) of the score is used there, and not once for the token.
         """
-        return 6.0 * (self.max_length * (self.A + self.width) - self.A)
+        return 6.0 * (self.max_length * (self.A + self.width) - self.A) * self.uses(("decoder",))
+
+    def uses(self, path: tuple[str, ...]) -> float:
+        """The encoder's matrices, and that of what attention looks at, once for each token of the sources."""
+        of_sources = path[0] == "encoder" or path[-3:-1] == ("attention", "key")
+        return 1.0 if of_sources else (self.target_length or self.max_length) / self.max_length
 
     @property
     def axes(self) -> dict[str, tuple[int, str]]:

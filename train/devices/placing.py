@@ -19,7 +19,7 @@ def batch_sharding(mesh: Mesh, axes: int) -> NamedSharding:
 def place_batch(
     batch: dict[str, np.ndarray], sharding: NamedSharding, shape: tuple[int, ...], local: tuple[np.ndarray, ...]
 ) -> dict[str, jax.Array]:
-    """A global batch on the mesh, whose `tokens` have this shape, and of whose leading axes this process has loaded the
+    """A global batch on the mesh, whose rows have this shape, and of whose leading axes this process has loaded the
     numbers `local`.
 
     A batch without the axis of seeds is one that they share. Other arrays have the same leading axes; one with an axis

@@ -41,6 +41,10 @@ class Task:
         """The tokens that stand for no text, for rows of this length."""
         return self.MARKS
 
+    def target_length(self, length: int) -> int:
+        """The length of what a model of pairs writes, where its sources have this one."""
+        return length
+
     def vocab_size(self, config: ConfigDict) -> int:
         """The tokens that the config asks for; short text may make fewer."""
         text = 256 if config.data.tokenizer == "bytes" else config.data.vocab_size

@@ -62,6 +62,10 @@ class SpanCorruption(OfPairs):
         """The start, and a sentinel for each span of the longest text."""
         return (*self.MARKS, *names(self.lengths(length).spans))
 
+    def target_length(self, length: int) -> int:
+        """That of arrays which the target of the longest text fits into."""
+        return self.lengths(length).target
+
     def vocab_size(self, config: ConfigDict) -> int:
         """The tokens that the config asks for.
 

@@ -18,7 +18,7 @@ from model.families import FAMILIES
 from tests.tiers import tiered
 from tests.tiny import write_text
 from train.data import ByteTokenizer, Tokenizer, batches
-from train.experiment import make_model_config
+from train.experiment import make_experiment, make_model_config
 from train.tasks.pairs import laid
 from train.tasks.span_corruption import SpanCorruption, SpanRows
 from train.tasks.table import make_task
@@ -253,6 +253,14 @@ def test_sums_are_those_of_numpy() -> None:
     assert 0 < right.mean() < 1
     assert text.mean() < 0.8
     assert found == pytest.approx({"val/loss": nats.mean(), "val/accuracy": right.mean()}, rel=1e-5)
+
+
+def test_each_site_is_asked_for_its_own_length() -> None:
+    keys = {"family": "encoder_decoder", "task": "span_corruption", "model.width": 16, "data.length": 64}
+    experiment = make_experiment(load("base", **keys))
+    asked = {name: (one[0].request.T, one[0].request.S) for name, one in experiment.attention.items()}
+    assert asked == {"encoder": (64, 64), "decoder": (16, 16), "cross": (16, 16)}
+    assert experiment.task.target_length(64) == 16
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Rows of pairs, several in each or one, and what a model writes by itself."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -23,6 +24,7 @@ from train.experiment import make_experiment, make_model_config
 from train.flops import flops_per_token
 from train.sharding import placed
 from train.tasks.language_model import language_model
+from train.tasks.pairs import laid
 from train.tasks.translation import PackedRows, PairRows, Translation, written
 
 T = 13
@@ -189,17 +191,18 @@ def test_a_recurrent_model_refuses_to_share_a_sequence() -> None:
         )
 
 
+@pytest.mark.parametrize("T", [34, 17])
 @pytest.mark.parametrize("family", KINDS)
-def test_the_formula_of_operations_is_what_the_program_multiplies(family: str) -> None:
-    """Of every family of pairs; `dense` computes all pairs of tokens, as all masks show them here."""
+def test_the_formula_of_operations_is_what_the_program_multiplies(family: str, T: int) -> None:
+    """Of every family of pairs, also of short targets; `dense` computes all pairs of tokens, as all masks show them."""
     core = {"core": "dense", "encoder_core": "dense", "cross_core": "dense", "mask": "full"}
     keys = {f"model.{key}": value for key, value in core.items()} if family == "encoder_decoder" else {}
-    keys |= {"model.num_layers": 2, "model.encoder_num_layers": 3, "model.width": 24, "data.length": 17}
+    keys |= {"model.num_layers": 2, "model.encoder_num_layers": 3, "model.width": 24, "data.length": 34}
     config = make_model_config(load("base", task="translation", family=family, **keys), 40)
+    config = dataclasses.replace(config, target_length=T)  # type: ignore[call-arg]
     graphdef, params = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
-    ints = jax.ShapeDtypeStruct((2, 17), jnp.int32)
-    batch = dict.fromkeys(PairRows(data(), "train").rows([0]), ints)
-    batch["weights"] = jax.ShapeDtypeStruct((2, 17), jnp.float32)
+    rows = laid([], 34, T, data().tokenizer)
+    batch = {name: jax.ShapeDtypeStruct((2, x.shape[1]), x.dtype) for name, x in rows.items()}
     loss = language_model(graphdef, inputs=Translation.inputs)
     forward = products(jax.make_jaxpr(lambda params, batch: loss(params, batch, None))(params, batch).jaxpr)
-    assert 3 * forward / (2 * 17) == pytest.approx(flops_per_token(config), rel=1e-6)
+    assert 3 * forward / (2 * 34) == pytest.approx(flops_per_token(config), rel=1e-6)
