@@ -18,7 +18,7 @@ from model.recurrent.config import RecurrentKeys
 from model.recurrent.documents import Documents, find_documents
 from model.recurrent.layers import Encoder
 from model.stack.context import folded
-from model.taps import Taps
+from model.taps import Tap, Taps, untouched
 from model.vocabulary import Embedding, Head, Readout
 
 _ENCODER = 2**31 + 2  # what its keys of dropout are folded with; those of the decoder are, with smaller numbers
@@ -123,8 +123,8 @@ class RecurrentEncoderDecoder(Module):
 
         At the site `decoder.cross.weights` stands what was attended to.
         """
-        x_BTD, attended = self._taught(pairs)
         taps = taps or Taps()
+        x_BTD, attended = self._taught(pairs, taps)
         taps.alone("decoder.cross.weights", attended)
         return taps("vectors", x_BTD)
 
@@ -132,13 +132,14 @@ class RecurrentEncoderDecoder(Module):
         """What turns vectors into logits."""
         return self.head.readout(self.embed, 0.0)
 
-    def encode(self, pairs: Pairs) -> jax.Array:
+    def encode(self, pairs: Pairs, tap: Tap = untouched) -> jax.Array:
         """What the encoder makes of the sources, (B, S, D); of the pairs it reads nothing else."""
         sources_BS, ids_BS = pairs.sources_BS, pairs.source_segment_ids_BS
         valid_BS = None if ids_BS is None else ids_BS != 0
         check_tokens(sources_BS, ids_BS, None, self.config.vocab_size, None, valid_BS)
         documents, keys_B = find_documents(sources_BS.shape, ids_BS, valid_BS), folded(pairs.dropout_keys_B, _ENCODER)
-        return self.encoder(without_padding(self.embed(sources_BS), valid_BS), documents, keys_B)
+        x_BSD = tap("encoder.embedding", self.embed(sources_BS))
+        return self.encoder(without_padding(x_BSD, valid_BS), documents, keys_B)
 
     def init_cache(
         self, memory_BSD: jax.Array, source_segment_ids_BS: jax.Array | None, length: int
@@ -166,14 +167,17 @@ class RecurrentEncoderDecoder(Module):
         x_BTD = jnp.where(documents.valid_BT[..., None], x_BTD, jnp.nan)
         return self.readout()(x_BTD), RecurrentPairCache(cache.memory, *carry, newest_B)
 
-    def _taught(self, pairs: Pairs) -> tuple[jax.Array, Attended]:
+    def _taught(self, pairs: Pairs, tap: Tap) -> tuple[jax.Array, Attended]:
         """(vectors, what was attended to) where all tokens of the targets are known."""
-        memory_BSD, ids_BT = self.encode(pairs), _ids(pairs.segment_ids_BT, pairs.tokens_BT)
+        memory_BSD, ids_BT = self.encode(pairs, tap), _ids(pairs.segment_ids_BT, pairs.tokens_BT)
         source_ids_BS = _ids(pairs.source_segment_ids_BS, memory_BSD)
         valid_BT = ids_BT != 0
         check_tokens(pairs.tokens_BT, ids_BT, None, self.config.vocab_size, None, valid_BT)
         documents = find_documents(ids_BT.shape, ids_BT, valid_BT)
-        x_BTD, memory = self.embed(pairs.tokens_BT), self.decoder.first.remember(memory_BSD, source_ids_BS)
+        x_BTD, memory = (
+            tap("decoder.embedding", self.embed(pairs.tokens_BT)),
+            self.decoder.first.remember(memory_BSD, source_ids_BS),
+        )
         carry = self.decoder.empty(len(ids_BT))
         return self.decoder(x_BTD, documents, ids_BT, memory, carry, pairs.dropout_keys_B)[:2]
 

@@ -17,7 +17,7 @@ from model.recurrent.config import RecurrentKeys, cell_keys
 from model.recurrent.documents import Documents, find_documents
 from model.recurrent.layers import Layers
 from model.stack.context import folded
-from model.taps import Taps
+from model.taps import Tap, Taps, untouched
 from model.vocabulary import Embedding, Head, Readout
 
 _OUTPUT_SITE = 2**31  # the layer number under which the last states draw their dropout: no network is that deep
@@ -90,8 +90,8 @@ class Recurrent(Module):
         """
         check_tokens(tokens_BT, segment_ids_BT, positions_BT, self.config.vocab_size, None, valid_BT)
         documents, empty = find_documents(tokens_BT.shape, segment_ids_BT, valid_BT), self.stack.empty(len(tokens_BT))
-        x_BTD = self._run(tokens_BT, documents, empty, dropout_keys_B)[0]
-        return x_BTD if taps is None else taps("vectors", x_BTD)
+        taps = taps or Taps()
+        return taps("vectors", self._run(tokens_BT, documents, empty, dropout_keys_B, tap=taps)[0])
 
     def continued(
         self,
@@ -146,8 +146,9 @@ class Recurrent(Module):
         carry: Any,
         keys_B: jax.Array | None,
         error_BT: jax.Array | None = None,
+        tap: Tap = untouched,
     ) -> tuple[jax.Array, Any]:
-        x_BTD = self.embed(tokens_BT)
+        x_BTD = tap("embedding", self.embed(tokens_BT))
         x_BTD = x_BTD if error_BT is None else x_BTD + error_BT[..., None].astype(x_BTD.dtype)
         x_BTD, carry = self.stack(without_padding(x_BTD, documents.valid_BT), documents, carry, keys_B)
         x_BTD = dropout(x_BTD, self.config.dropout, folded(keys_B, _OUTPUT_SITE), 0)

@@ -1,0 +1,116 @@
+"""Targets by hand, and gradients beside finite differences, for every family with every head."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eval.explain.gradients import gradient, gradient_x_input, smooth_gradient, value_and_gradient
+from eval.explain.targets import Target, checked, embedded, given, lengths, predicted
+from model import UserError
+from tests.eval.explain.cases import KIND, B, T, V, case
+
+
+@pytest.mark.parametrize("kind", KIND)
+def test_the_gradient_is_the_slope(kind: str) -> None:
+    """In one direction at all tokens at once; nothing at padding; the same for a row by itself."""
+    model, inputs, target = case(kind)
+    x = embedded(model, inputs)
+    value = jax.jit(lambda x: target.value(model, inputs, given(x)))
+    np.testing.assert_allclose(value(x), target.value(model, inputs), rtol=1e-5, atol=1e-5)
+    value_B, slope = jax.jit(lambda x: value_and_gradient(model, inputs, target, x))(x)
+    np.testing.assert_allclose(value_B, value(x), rtol=1e-5, atol=1e-5)
+    rng = np.random.default_rng(1)
+    along = {site: jnp.asarray(rng.standard_normal(one.shape), jnp.float32) for site, one in x.items()}
+    ends = [value({site: x[site] + sign * 2e-3 * along[site] for site in x}) for sign in (1, -1)]
+    want_B = sum(jnp.sum(slope[site] * along[site], axis=(1, 2)) for site in x)
+    np.testing.assert_allclose((ends[0] - ends[1]) / 4e-3, want_B, rtol=1e-2, atol=5e-3)
+    maps = gradient_x_input(model, inputs, target), gradient(model, inputs, target)
+    for site in x:
+        np.testing.assert_allclose(maps[0][site], jnp.sum(slope[site] * x[site], axis=-1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(maps[1][site], jnp.linalg.norm(slope[site], axis=-1), rtol=1e-4, atol=1e-6)
+        assert not np.any(maps[1][site][1, T - 2 :])
+        assert np.any(maps[1][site][1, : T - 2])
+
+
+def test_targets_say_what_they_say() -> None:
+    model, inputs, _ = case("gpt-language_model")
+    logits_BTV = np.asarray(model(**inputs), np.float64)
+    logs_BTV = logits_BTV - np.log(np.exp(logits_BTV).sum(-1, keepdims=True))
+    places_BP, answers_BP = np.array([[1, 5], [0, 4], [2, 3]]), np.array([[3, 4], [5, 6], [0, V - 1]])
+    rows = np.arange(B)[:, None]
+    one = Target(jnp.asarray(places_BP), jnp.asarray(answers_BP))
+    others = dataclasses.replace(one, against_BP=jnp.zeros((B, 2), jnp.int32))
+    logs = dataclasses.replace(one, of_all=True)
+    logits_BP, logs_BP = (x[rows, places_BP, answers_BP] for x in (logits_BTV, logs_BTV))
+    against_B = (logits_BP - logits_BTV[rows, places_BP, 0]).sum(1)
+    for target, value, probability in (
+        (one, logits_BP.sum(1), np.exp(logs_BP.sum(1))),
+        (others, against_B, 1 / (1 + np.exp(-against_B))),
+        (logs, logs_BP.sum(1), np.exp(logs_BP.sum(1))),
+    ):
+        np.testing.assert_allclose(target.value(model, inputs), value, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(target.probability(model, inputs), probability, rtol=1e-4)
+    np.testing.assert_array_equal(lengths(inputs), [T, T - 2, T])
+    likeliest = predicted(model, inputs)
+    np.testing.assert_array_equal(likeliest.places_BP[:, 0], [T - 1, T - 3, T - 1])
+    np.testing.assert_array_equal(likeliest.answers_BP[:, 0], logits_BTV[rows[:, 0], [T - 1, T - 3, T - 1]].argmax(-1))
+    np.testing.assert_array_equal(predicted(model, inputs, [1, 0, 2]).places_BP[:, 0], [1, 0, 2])
+    labels = case("bert-classification")
+    np.testing.assert_array_equal(predicted(*labels[:2]).answers_BP[:, 0], labels[0](**labels[1]).argmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "sentence"),
+    [
+        (
+            "gpt-language_model",
+            {"answers_BP": [[0], [V], [1]]},
+            f"the target of row 1 names an answer {V}, and the model",
+        ),
+        (
+            "gpt-language_model",
+            {"against_BP": [[-1], [1], [1]]},
+            "the target of row 0 names an answer -1, and ",
+        ),
+        (
+            "gpt-language_model",
+            {"places_BP": [[0], [T - 2], [1]]},
+            "the target of row 1 names a place 5, and the ",
+        ),
+        (
+            "bert-classification",
+            {"answers_BP": [[0], [1], [5]]},
+            "the target of row 2 names an answer 5, and ",
+        ),
+    ],
+)
+def test_a_target_that_there_is_not_is_refused(kind: str, changes: dict[str, Any], sentence: str) -> None:
+    model, inputs, target = case(kind)
+    assert checked(target, model, inputs) is target
+    wrong = dataclasses.replace(target, **{name: jnp.asarray(value, jnp.int32) for name, value in changes.items()})
+    with pytest.raises(UserError) as refused:
+        checked(wrong, model, inputs)
+    assert str(refused.value).startswith(sentence)
+
+
+def test_noise_is_drawn_again_the_same() -> None:
+    """Without noise it is the gradient; with little, near it; of another seed, another."""
+    given_ = case("gpt-language_model")
+
+    def smooth(**choices: Any) -> Any:
+        return smooth_gradient(*given_, **choices)["embedding"]
+
+    plain = gradient_x_input(*given_)["embedding"]
+    np.testing.assert_allclose(smooth(draws=2, spread=0.0), plain, rtol=1e-4, atol=1e-6)
+    one, again, other = (smooth(draws=2, spread=0.1, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 1e-3
+    many = smooth(draws=400, spread=0.02)
+    np.testing.assert_allclose(many, plain, atol=0.1 * np.abs(plain).max())
+    for choices in ({"draws": 0}, {"spread": -1.0}):
+        with pytest.raises(UserError, match="must be at least"):
+            smooth(**choices)
