@@ -31,6 +31,11 @@ def draws(places: np.ndarray, seed: int) -> np.ndarray:
     return mixed(mixed(np.array([~seed % 2**64], np.uint64)) + np.asarray(places, np.uint64))
 
 
+def unit(bits: np.ndarray) -> np.ndarray:
+    """Returns random bits as numbers in [0, 1)."""
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
 def _permute(indices: np.ndarray, bits: int, keys: np.ndarray) -> np.ndarray:
     """Returns the image of indices below 2**bits: each half in turn takes a keyed hash of the other."""
     low_bits = bits // 2

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -17,6 +17,7 @@ from train.data import Rows, Tokenizer
 from train.data.examples import Labelled
 from train.data.examples.opened import ExampleData, open_examples
 from train.data.examples.rows import ExampleRows
+from train.data.order import mixed, unit
 from train.state import Params
 from train.tasks.base import Batch, Loss, Sums, Task
 
@@ -41,11 +42,39 @@ class LabelledRows(ExampleRows):
         return [self.names[int(number)] for number in answers_B]
 
 
+class HiddenRows:
+    """Rows of which a share of the tokens that stand for text is hidden as if it were padding, drawn for each by itself
+    and for each epoch anew: word dropout (Iyyer et al. 2015, section 3). Without draws, nothing is.
+    """
+
+    def __init__(self, rows: Rows, tokenizer: Tokenizer, share: float) -> None:
+        self._rows, self._share, self._first_mark = rows, share, tokenizer.vocab_size - len(tokenizer.marks)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)  # what a report tells of the examples
+
+    def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Returns many rows, as `valid` and `segment_ids` (B, T) leave them."""
+        found = self._rows.rows(indices, draws)
+        if draws is None:
+            return found
+        tokens_BT = found["tokens"]
+        drawn_BT = unit(mixed(draws[:, None] + np.arange(tokens_BT.shape[1], dtype=np.uint64)))
+        seen_BT = found["valid"] & ((tokens_BT >= self._first_mark) | (drawn_BT >= self._share))
+        return found | {"valid": seen_BT, "segment_ids": found["segment_ids"] * seen_BT}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(Task):
     """To tell of which class a text, or a pair of texts, is: one of the names that the data have.
 
     KIND are its examples, FORM says what a label is, as `own_examples` takes it, and ROWS make arrays of them.
+
+    Raises:
+        UserError: a share out of its range, or tokens to be hidden of a task that answers for tokens.
     """
 
     HEAD: ClassVar[str] = "class"
@@ -54,6 +83,13 @@ class Classification(Task):
     KIND: ClassVar[type] = Labelled
     FORM: ClassVar[str] = "one"
     ROWS: ClassVar[type[ExampleRows]] = LabelledRows
+
+    hide: float = 0.0  # share of a text's tokens that are hidden from the model in training, others in each epoch
+
+    def __post_init__(self) -> None:
+        check_range("config.objective.hide", self.hide, Range(0, 1, below=True))
+        if self.hide and self.HEAD != "class":
+            raise UserError(f"--config.objective.hide={self.hide} is for labels of whole texts; leave it 0.")
 
     def vocab_size(self, config: ConfigDict) -> int:
         """The tokens that the config asks for.
@@ -69,8 +105,9 @@ class Classification(Task):
         return open_examples(self.KIND, config.data, tokenizer, marks=self.MARKS, form=self.FORM, **how)
 
     def rows(self, data: Any) -> Rows:
-        """What is learned from."""
-        return self.ROWS(data, "train")
+        """What is learned from, with other tokens hidden in each epoch, by `data.seed`."""
+        rows = self.ROWS(data, "train")
+        return HiddenRows(rows, data.tokenizer, self.hide) if self.hide else rows
 
     def measured(self, data: Any, count: int = 0) -> Rows:
         """What is evaluated: all (0) examples of the validation split, or `count` spread evenly over them."""

@@ -13,7 +13,7 @@ from model.bounds import without_padding
 from model.errors import Range, UserError, check_range
 from model.vocabulary import token_scores
 from train.data import Rows, Tokenizer
-from train.data.order import mixed
+from train.data.order import mixed, unit
 from train.state import Params
 from train.tasks.base import Batch, Loss, Sums, Task
 from train.tasks.language_model import language_model
@@ -104,7 +104,7 @@ class MaskedRows:
         tokens_BT, (B, T) = rows["tokens"], rows["tokens"].shape
         bits_B = mixed(indices_B.astype(np.uint64) + _OF_EVALUATION) if draws is None else draws
         bits_3BT = mixed(bits_B[:, None] + np.arange(3 * T, dtype=np.uint64)).reshape(B, 3, T).swapaxes(0, 1)
-        order_BT, kind_BT = _unit(bits_3BT[0]), _unit(bits_3BT[1])
+        order_BT, kind_BT = unit(bits_3BT[0]), unit(bits_3BT[1])
         open_BT = self._text_V[tokens_BT] & (rows["segment_ids"] > 0)
         chosen_BT = self._chosen(tokens_BT, rows["segment_ids"], open_BT, order_BT)
         other_BT = (bits_3BT[2] % np.uint64(self._tokenizer.vocab_size - len(self._tokenizer.marks))).astype(np.int32)
@@ -143,8 +143,3 @@ class MaskedRows:
 
 def _is_word(byte: bytes) -> bool:
     return bool(byte) and (byte.isalnum() or byte == b"_" or byte >= b"\x80")
-
-
-def _unit(bits: np.ndarray) -> np.ndarray:
-    """Random bits as numbers in [0, 1)."""
-    return (bits >> np.uint64(11)) * 2.0**-53

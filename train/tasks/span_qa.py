@@ -120,6 +120,7 @@ class SpanQA(Classification):
     threshold: float = 0.0  # nats by which no answer must be likelier than the best one; not read where each has one
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("config.objective.longest", self.longest, Range(1, 2**24))
         check_range("config.objective.threshold", self.threshold, Range(-1e6, 1e6))
 

@@ -42,7 +42,7 @@ def keys_of(task: str, family: str, folder: Path) -> dict[str, Any]:
     if task in labels:
         rows = [{"text": f"{'xyz'[n % 3]} and {n}", "label": labels[task](n)} for n in range(60)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        keys |= {"data.path": f"{folder}/rows.jsonl", "data.length": 16}
+        keys |= {"data.path": f"{folder}/rows.jsonl", "data.length": 16, "objective.hide": 0.3}
     if task == "translation":
         pairs = [{"source": f"{'xyz'[n % 3]} and {n}", "target": f"{n} {'abc'[n % 3]}"} for n in range(60)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))

@@ -1,6 +1,7 @@
 """Classes of texts: rows, loss and scores beside plain Python, the names of labels through a run, and mistakes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from tests.tiny import SIZES, call, metrics, words
 from train.data import ByteTokenizer
 from train.data.examples import Corpus, Labelled
 from train.data.examples.opened import ExampleData
+from train.data.order import draws
 from train.tasks.classification import Classification, LabelledRows, of_labels
+from train.tasks.regression import Regression
+from train.tasks.several_labels import SeveralLabels
 
 T, NAMES = 17, ("cat", "dog", "eel")
 TEXTS = ["a", "bb", "a much longer text than fits", "d", "ee"]
@@ -52,6 +56,73 @@ def test_rows_are_cut_and_filled() -> None:
     some = LabelledRows(data(), "validation", 2)
     assert [one.text for one in some.examples] == ["a", TEXTS[2]]
     np.testing.assert_array_equal(some.rows([1])["tokens"][0], long["tokens"])
+
+
+def test_hidden_tokens_are_drawn_by_place_and_epoch_and_only_in_training() -> None:
+    task, plain, B = Classification(hide=0.7), LabelledRows(data(), "train"), 211
+    indices, bits = np.arange(B) % 5, draws(np.arange(B), 3)
+    whole, found = plain.rows(indices), task.rows(data()).rows(indices, bits)
+    np.testing.assert_array_equal(found["segment_ids"], found["valid"])
+    for name in ("tokens", "types", "positions", "labels", "weights"):
+        np.testing.assert_array_equal(found[name], whole[name])
+    marks_BT, seen_BT = np.isin(whole["tokens"], (START, SEP)), found["valid"]
+    assert (seen_BT[marks_BT]).all()
+    assert not seen_BT[~whole["valid"]].any()
+    text_BT = whole["valid"] & ~marks_BT
+    count = text_BT.sum()
+    assert abs(seen_BT[text_BT].mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / count)  # so many coins, each by itself
+    pairs_BT = text_BT[:, 1:] & text_BT[:, :-1]
+    both = (seen_BT[:, 1:] & seen_BT[:, :-1])[pairs_BT].mean()
+    assert abs(both - 0.09) < 4 * np.sqrt(0.09 * 0.91 / pairs_BT.sum())
+    # A row by itself is as in its batch; another epoch draws others; an index past the last hides nothing there is.
+    alone = task.rows(data()).rows(indices[7:8], bits[7:8])
+    np.testing.assert_array_equal(alone["valid"][0], seen_BT[7])
+    later = task.rows(data()).rows(indices, draws(np.arange(B) + B, 3))["valid"]
+    assert (later[text_BT] != seen_BT[text_BT]).mean() == pytest.approx(2 * 0.3 * 0.7, abs=0.1)
+    assert not task.rows(data()).rows([5], bits[:1])["valid"].any()
+    for rows in (task.rows(data()), task.measured(data())):
+        np.testing.assert_array_equal(rows.rows(range(5))["valid"], plain.rows(range(5))["valid"])
+    assert task.rows(data()).told() == "5 examples"
+
+
+def test_what_is_hidden_tells_the_model_nothing() -> None:
+    config = BERTConfig(
+        vocab_size=258, max_length=T, head="class", labels=3, num_layers=1, width=6, num_heads=1, types=2, pool="mean"
+    )
+    task, graphdef_and_params = Classification(hide=0.5), nnx.split(BERT(config, rngs=nnx.Rngs(0)))
+    loss = jax.jit(task.loss(graphdef_and_params[0], load("base").train))
+    batch = task.rows(data()).rows(np.arange(5), draws(np.arange(5), 0))
+    hidden_BT = ~batch["valid"]
+    assert (hidden_BT & LabelledRows(data(), "train").rows(range(5))["valid"]).any()
+    other = batch | {"tokens": np.where(hidden_BT, 7, batch["tokens"])}
+    seen = batch | {"tokens": np.where(hidden_BT, batch["tokens"], START)}
+    first, second, third = (loss(graphdef_and_params[1], one, None)["loss"][0] for one in (batch, other, seen))
+    assert first == second
+    assert first != third
+
+
+@pytest.mark.parametrize("task", [Classification, SeveralLabels, Regression])
+def test_tokens_of_all_tasks_of_texts_can_be_hidden(task: type[Classification]) -> None:
+    labels = {"one": "cat", "several": ("cat",), "number": 1.0}
+    example = Labelled("a text of some length", labels[task.FORM])
+    some = ExampleData(Corpus({"train": [example]}, "f", NAMES), TOKENIZER, T)
+    both = [task(hide=hide).rows(some).rows([0], draws(np.arange(1), 0)) for hide in (0.0, 0.5)]
+    np.testing.assert_array_equal(both[0]["labels"], both[1]["labels"])
+    assert both[0]["valid"].sum() > both[1]["valid"].sum()
+
+
+@pytest.mark.parametrize(
+    ("task", "hide", "sentence"),
+    [
+        ("classification", 1.0, "--config.objective.hide=1.0 must be"),
+        ("classification", -0.1, "--config.objective.hide=-0.1 must be"),
+        ("tagging", 0.5, "--config.objective.hide=0.5 is for labels of whole texts; leave it 0."),
+        ("span_qa", 0.5, "--config.objective.hide=0.5 is for labels of whole texts; leave it 0."),
+    ],
+)
+def test_what_cannot_be_hidden_is_refused(task: str, hide: float, sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        check(load("base", family="bert", task=task, **{"objective.hide": hide}))
 
 
 def test_sums_and_scores_are_those_of_numpy() -> None:
