@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from model.recurrent.language_model import RecurrentConfig
 from tests.model.recurrent import loops
 from tests.model.recurrent.cases import Model, check_gradient, compiled, made
 from tests.small import SIZES, compiled_step, losses
+from tests.train.tasks.every import keys_of
 from train.data import Streams, Windows
 from train.experiment import Experiment, make_experiment
 from train.state import State
@@ -147,6 +149,16 @@ def test_rows_of_a_population_go_on_as_those_of_its_seeds() -> None:
     both = learned(**{"train.seeds": 2, "mesh.replica": 2, "mesh.fsdp": 2})
     for seed in range(2):
         np.testing.assert_allclose(both[:, seed], learned(**{"train.seed": seed, "data.seed": seed}), rtol=1e-5)
+
+
+def test_streams_are_measured_whole(tmp_path: Path) -> None:
+    config = load("base", **keys_of("streamed_text", "recurrent", tmp_path))
+    data, length = TASK.open(config), config.data.length
+    rows, some, every = TASK.rows(data), TASK.measured(data, 1), TASK.measured(data)
+    assert (rows.length, rows.in_turn, len(some)) == (length, K, 1)
+    assert some.length == every.length == TASK.measured_length(config) == K * length
+    weights = every.rows(range(len(every)))["weights"].sum()
+    assert weights == data.windows("validation").num_tokens > some.num_tokens == K * length
 
 
 @pytest.mark.parametrize(
