@@ -16,8 +16,8 @@ def lm(config: ConfigDict) -> None:
     .venv/bin/python -m launch.train --config=configs/recurrent.py:lm --workdir=runs/rnn
 
     AMD EPYC, jax 0.10.2, 2026-11-26: 1.683 bits per byte of the validation text (contexts of four bytes 2.032, gzip
-    1.999 and xz 1.664 on the same rows). The run that gave the score shared one core with others; at the 9.4k tokens/s that it had at best
-    its steps take 4.4 minutes, without three evaluations of the whole text.
+    1.999 and xz 1.664 on the same rows). The run that gave the score shared one core with others; at the 9.4k tokens/s
+    that it had at best its steps take 4.4 minutes, without three evaluations of the whole text.
 
     Streams of 8 windows, in which the state goes on, do worse on as many tokens: 1.715 (--config.task=streamed_text;
     one seed each). It is their order that hurts, in which 8 steps one after the other read the same 32 stretches of
