@@ -1,7 +1,7 @@
 """Every key that all runs share, once, with its default, its meaning and its unit.
 
-A default has the type of the key: int, float, str or bool. The keys of `config.model` are those of its family,
-and those of `config.objective` those of its task, written in the same way in their dataclasses (model/families.py,
+A default has the type of the key: int, float, str or bool. The keys of `config.model` are those of its family, and
+those of `config.objective` those of its task, written in the same way in their dataclasses (model/families/table.py and
 train/tasks/table.py). `--help` of each command prints the comments of all.
 """
 
@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     )
     data, optimizer, train, mesh = config.data, config.optimizer, config.train, config.mesh
 
-    config.family = "gpt"  # gpt or bert: the kind of model (model/families.py), which has keys of its own, config.model
+    config.family = "gpt"  # the kind of model (model/families/table.py), which has keys of its own, config.model
     config.task = "language_model"  # what is learned: language_model, masked_lm, classification, tagging, span_qa, ...
 
     data.name = "python_stdlib"  # a TFDS text dataset

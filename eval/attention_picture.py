@@ -13,9 +13,9 @@ from matplotlib.font_manager import findfont, get_font
 from eval.generation import generate
 from eval.prompting import prompt_tokens
 from model.attention.masks.looking import looks_ahead
-from model.encoder_decoder import Pairs
 from model.errors import UserError
-from model.family import Model
+from model.families.encoder_decoder import Pairs
+from model.families.family import Model
 from model.inspection import attention_weights
 from train.data import Tokenizer, sentinels
 from train.devices.placing import batch_ways, on_host

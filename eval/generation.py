@@ -12,7 +12,7 @@ from flax import nnx
 from eval.prompting import Given, Rows, check_model, read_prompts, start
 from eval.sampling import Sampling
 from model.beam import Beam, search
-from model.family import Model
+from model.families.family import Model
 from train.data import Tokenizer, sentinels
 from train.devices.placing import on_host
 

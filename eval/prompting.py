@@ -10,9 +10,9 @@ import numpy as np
 from flax import nnx
 
 from model.attention.masks.looking import looks_ahead
-from model.encoder_decoder import Pairs
 from model.errors import UserError
-from model.family import Model
+from model.families.encoder_decoder import Pairs
+from model.families.family import Model
 from train.data import Tokenizer, sentinels
 from train.devices.placing import batch_ways
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from model import UserError
 from model.attention.cores.table import anywhere
-from model.family import Model
+from model.families.family import Model
 from train.data import Data, Tokenizer, tokenizer_of
 from train.experiment import Experiment, bind, make_experiment
 from train.run.checkpoints import Checkpoints

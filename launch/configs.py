@@ -18,7 +18,7 @@ import configs
 from configs import base
 from model.cycles import read_cycle
 from model.errors import UserError
-from model.families import FAMILIES
+from model.families.table import FAMILIES
 from model.layers import choose
 from train.run.files.learned import flatten
 from train.run.files.naming import check_length
@@ -28,7 +28,7 @@ Value = int | float | str | bool
 # What is chosen by a key of all runs, and has keys of its own in a section.
 CHOSEN: dict[str, tuple[str, dict[str, Any]]] = {"family": ("model", FAMILIES), "task": ("objective", TASKS)}
 _KEYS = {"family": "keys of its model", "task": "keys of what it learns"}
-_WHERE = {"family": "model/families.py", "task": "train/tasks/table.py"}
+_WHERE = {"family": "model/families/table.py", "task": "train/tasks/table.py"}
 _SHARED_LINE = re.compile(r"^ {4}(\w+\.\w+) = .+?  # (.+)$", re.MULTILINE)
 _FIELD_LINE = re.compile(r"^ {4}(\w+): .+? = .+?  # (.+)$", re.MULTILINE)
 _TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)

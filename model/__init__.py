@@ -3,6 +3,6 @@ file."""
 
 from model import platforms
 from model.errors import UserError
-from model.gpt import GPT, GPTConfig
+from model.families.gpt import GPT, GPTConfig
 
 __all__ = ["GPT", "GPTConfig", "UserError", "platforms"]

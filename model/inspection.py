@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from model.family import Model
+from model.families.family import Model
 from model.taps import Hook, Taps
 
 

@@ -10,7 +10,7 @@ from typing import get_type_hints
 import pytest
 from packaging.requirements import Requirement
 
-from model.families import FAMILIES
+from model.families.table import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 # launch -> eval -> train -> model, never back; configs stand alone and are loaded by path.
@@ -71,7 +71,7 @@ def names(source: str) -> set[str]:
 
 
 def test_only_the_table_knows_families_by_name() -> None:
-    """What trains, evaluates and launches asks `model/families.py` for the config, and the config for its model."""
+    """What trains, evaluates and launches asks the table for the config, and the config for its model."""
     kinds = [kind for config in FAMILIES.values() for kind in (config, get_type_hints(config.build)["return"])]
     known = {kind.__name__ for kind in kinds}
     assert {"GPT", "GPTConfig"} <= known

@@ -16,7 +16,7 @@ from model.attention.cores.dense import dense
 from model.attention.cores.table import CORES, select_core
 from model.attention.selfcheck import errors, judge
 from model.cycles import Cycle
-from model.family import AttentionSite, Family
+from model.families.family import AttentionSite, Family
 from train.devices.machine import compiler_options
 from train.flops import attention_flops
 

@@ -12,8 +12,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from model.families import FAMILIES
-from model.family import Family
+from model.families.family import Family
+from model.families.table import FAMILIES
 from model.layers import choose
 from train.attention import Attention, choose_attention, with_cores
 from train.data import Rows, batches

@@ -11,7 +11,7 @@ from model.attention import Mask
 from model.attention.cores.table import recurrent
 from model.attention.masks.base import BlockState
 from model.cycles import Cycle
-from model.family import AttentionSite, Family
+from model.families.family import AttentionSite, Family
 
 _BLOCK = 512  # queries and keys of the largest part of a mask that is written out to be counted
 

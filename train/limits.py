@@ -8,7 +8,7 @@ from model.attention import parse_mask
 from model.attention.masks.looking import looks_ahead, shows
 from model.cycles import read_cycle
 from model.errors import Range, UserError, check_ranges
-from model.families import FAMILIES
+from model.families.table import FAMILIES
 from model.layers import choose
 from train.data import check_data
 from train.data.order import ORDERS

@@ -12,7 +12,7 @@ from flax import nnx
 from eval.explain.sites import Site, find, layers_of
 from model.attention.looked import Looked
 from model.errors import UserError
-from model.family import Model
+from model.families.family import Model
 from model.inspection import seen
 from model.taps import Hook, Taps
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from eval.explain.targets import Target, embedded, given
 from model.errors import Range, check_range
-from model.family import Model
+from model.families.family import Model
 
 Vectors = dict[str, jax.Array]  # (B, n, D), by the site at which they stand
 

@@ -19,7 +19,7 @@ from flax import nnx
 from eval.explain.gradients import Vectors, value_and_gradient
 from eval.explain.targets import Target, embedded, given
 from model.errors import Range, check_range
-from model.family import Model
+from model.families.family import Model
 from train.devices.placing import batch_ways, on_host
 
 NODES, PARTS, ROWS = 4, 5, 32  # of a panel, of a panel that is cut, and of a pass of the model

@@ -13,7 +13,7 @@ from flax import nnx
 from model.attention.looked import Looked
 from model.attention.scores import wide
 from model.errors import Range, UserError, check_range
-from model.family import Model
+from model.families.family import Model
 from model.taps import Hook, Number, Taps
 
 FUSIONS: dict[str, Callable[..., jax.Array]] = {"mean": jnp.mean, "max": jnp.max, "min": jnp.min}

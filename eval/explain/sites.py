@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from model.errors import UserError
-from model.family import Model
+from model.families.family import Model
 from model.inspection import seen, sites
 
 MEANINGS = {

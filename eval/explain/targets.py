@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.errors import UserError
-from model.family import Model
+from model.families.family import Model
 from model.inspection import seen, sites
 from model.taps import Hook, Taps
 

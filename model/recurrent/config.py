@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.errors import Range, check_range, check_ranges
-from model.family import Family
+from model.families.family import Family
 from model.layers import choose
 from model.recurrent.cells import CELLS
 

@@ -9,8 +9,8 @@ from flax import nnx
 
 from model.attention.cache import in_order
 from model.bounds import check_tokens, without_padding
-from model.encoder_decoder import Pairs
 from model.errors import Range, UserError, check_ranges
+from model.families.encoder_decoder import Pairs
 from model.parameters import Module
 from model.recurrent.attentive import Attended, Decoder, Memory
 from model.recurrent.cells import Carry

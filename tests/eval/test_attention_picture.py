@@ -11,7 +11,7 @@ from eval.attention_picture import LABELLED, attention_figure, draw, shortened, 
 from eval.generation import generate
 from launch.configs import load
 from model import GPT, GPTConfig, UserError
-from model.encoder_decoder import Pairs
+from model.families.encoder_decoder import Pairs
 from model.inspection import attention_weights
 from tests.tiers import tiered
 from train.data import ByteTokenizer

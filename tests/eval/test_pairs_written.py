@@ -12,8 +12,8 @@ from eval.generation import generate, generate_by_beam
 from launch.configs import load
 from model import UserError
 from model.beam import Beam, search
-from model.encoder_decoder import Pairs
-from model.families import FAMILIES
+from model.families.encoder_decoder import Pairs
+from model.families.table import FAMILIES
 from train.data.tokenizers import ByteTokenizer
 from train.experiment import make_model_config
 from train.tasks.table import TASKS

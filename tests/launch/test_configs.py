@@ -19,7 +19,7 @@ from configs import base
 from launch import cli, train
 from launch.configs import CHOSEN, help_text, load, own_comments, own_defaults, shared_comments
 from model.errors import UserError
-from model.families import FAMILIES
+from model.families.table import FAMILIES
 from tests.conftest import ROOT
 from train.devices.mesh import AXES
 from train.experiment import make_model_config

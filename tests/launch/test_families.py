@@ -14,7 +14,7 @@ from launch.configs import help_text, load
 from launch.train import check
 from model import GPT, GPTConfig, UserError
 from model.errors import Range, check_range
-from model.families import FAMILIES
+from model.families.table import FAMILIES
 from tests.tiny import call, words, write_text
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from model.encoder_decoder import EncoderDecoderConfig, Pairs
+from model.families.encoder_decoder import EncoderDecoderConfig, Pairs
 from tests.model import reference
 from tests.model.reference import Array, Tree
 

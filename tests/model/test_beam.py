@@ -14,7 +14,7 @@ from flax import nnx
 
 from model import GPTConfig, UserError
 from model.beam import FORMS, Beam, Hypotheses, beam_search, search
-from model.encoder_decoder import EncoderDecoderConfig, Pairs
+from model.families.encoder_decoder import EncoderDecoderConfig, Pairs
 from tests.model import reference
 from tests.tiers import tiered
 

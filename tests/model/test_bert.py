@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model.bert import BERT, BERTConfig
+from model.families.bert import BERT, BERTConfig
 from tests.model import reference
 from tests.model.asking import MARKS, ask
 from tests.model.peer_tables import BERT_TABLES, theirs

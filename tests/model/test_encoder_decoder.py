@@ -11,7 +11,7 @@ from flax import nnx
 
 from model import UserError
 from model.attention import CORES
-from model.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Pairs
+from model.families.encoder_decoder import EncoderDecoder, EncoderDecoderConfig, Pairs
 from model.inspection import attention_weights, norm_inputs
 from model.stack.residuals import NORM_PLACES
 from tests.model import reference, reference_pairs

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs import published
 from launch.configs import load
-from model.family import Model
+from model.families.family import Model
 from tests.model import reference
 from tests.model.asking import MARKS, ask
 from tests.model.peer_tables import TABLES, theirs

@@ -12,7 +12,7 @@ from flax import nnx
 from configs import encoder_decoder
 from launch.configs import load
 from model.beam import Beam, search
-from model.encoder_decoder import EncoderDecoderConfig, Pairs
+from model.families.encoder_decoder import EncoderDecoderConfig, Pairs
 from tests.model import reference
 from tests.model.asking import MARKS, ask
 from tests.model.peer_tables import PAIR_TABLES, theirs_of_pairs

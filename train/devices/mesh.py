@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from model.errors import UserError
-from model.family import Family
+from model.families.family import Family
 
 AXES = ("replica", "fsdp", "tensor", "context")
 Rules = Sequence[tuple[str, Any]]

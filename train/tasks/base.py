@@ -13,7 +13,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from model.bounds import check_within
-from model.family import Family
+from model.families.family import Family
 from train.data import Rows, Tokenizer, open_data
 from train.state import Params
 

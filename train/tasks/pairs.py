@@ -10,7 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from model.bounds import check_within
-from model.encoder_decoder import Pairs
+from model.families.encoder_decoder import Pairs
 from train.data import Tokenizer
 from train.tasks.base import Batch, Loss, Task
 from train.tasks.language_model import language_model

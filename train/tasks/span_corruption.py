@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from model.encoder_decoder import Pairs
 from model.errors import Range, UserError, check_range
+from model.families.encoder_decoder import Pairs
 from model.vocabulary import token_scores
 from train.data import Data, Rows
 from train.data.order import mixed

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from model.axes import unsplit
 from model.beam import Beam, beam_search
-from model.encoder_decoder import Pairs
 from model.errors import Range, check_range
+from model.families.encoder_decoder import Pairs
 from model.vocabulary import token_scores
 from train.data import Rows, Tokenizer
 from train.data.examples import Pair

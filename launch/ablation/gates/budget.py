@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from launch.ablation.gates.products import products
 from launch.configs import load
-from model.family import Family
+from model.families.family import Family
 from model.parameters import flat_params
 from train.data.finding import find_files
 from train.data.opening import data_folder

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model.family import Family
+from model.families.family import Family
 from train.devices.placing import batch_ways
 from train.devices.together import compiled_together
 from train.experiment import Experiment

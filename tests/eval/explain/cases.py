@@ -10,8 +10,8 @@ from flax import nnx
 
 from eval.explain.targets import Target
 from launch.configs import load
-from model.encoder_decoder import Pairs
-from model.families import FAMILIES
+from model.families.encoder_decoder import Pairs
+from model.families.table import FAMILIES
 from tests.tiers import tiered
 from train.experiment import make_model_config
 from train.tasks.table import TASKS

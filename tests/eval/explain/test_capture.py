@@ -13,8 +13,8 @@ from eval.explain.capture import capture, intervene, mean, noise, put, whole, ze
 from eval.explain.sites import MEANINGS, layers_of, listed
 from launch.configs import load
 from model import UserError
-from model.encoder_decoder import Pairs
-from model.families import FAMILIES
+from model.families.encoder_decoder import Pairs
+from model.families.table import FAMILIES
 from model.inspection import attention_weights
 from model.taps import Hook, Taps, head_gates
 from tests.tiers import tiered

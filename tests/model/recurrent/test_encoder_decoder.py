@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model import UserError
-from model.encoder_decoder import Pairs
+from model.families.encoder_decoder import Pairs
 from model.inspection import attention_weights
 from model.recurrent.encoder_decoder import RecurrentEncoderDecoderConfig, RecurrentPairCache
 from tests.model.recurrent import loops

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from model import UserError
 from model.axes import partition_spec
-from model.encoder_decoder import Pairs
+from model.families.encoder_decoder import Pairs
 from model.recurrent.encoder_decoder import RecurrentEncoderDecoderConfig
 from model.recurrent.language_model import RecurrentConfig
 from tests.model.recurrent.cases import nll

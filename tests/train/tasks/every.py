@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.configs import own_defaults
-from model.families import FAMILIES
+from model.families.table import FAMILIES
 from tests.tiny import write_text
 from train.tasks.table import TASKS
 

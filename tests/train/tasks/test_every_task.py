@@ -8,7 +8,7 @@ import pytest
 
 from launch.configs import load
 from launch.train import fit
-from model.families import FAMILIES
+from model.families.table import FAMILIES
 from tests.train.tasks.every import CASES, keys_of
 
 MESHES: list[dict[str, int]] = [

@@ -16,7 +16,7 @@ from launch import evaluate, train
 from launch.configs import load
 from launch.train import check
 from model import UserError
-from model.bert import BERT, BERTConfig
+from model.families.bert import BERT, BERTConfig
 from tests.tiny import SIZES, call, metrics, words
 from train.data import ByteTokenizer
 from train.data.examples import Corpus, Labelled

@@ -10,7 +10,7 @@ from flax import nnx
 from eval.accuracy import Accuracy
 from launch.configs import load
 from model import UserError
-from model.bert import BERT, BERTConfig
+from model.families.bert import BERT, BERTConfig
 from tests.tiny import write_text
 from train.data import ByteTokenizer, Windows, batches
 from train.tasks.masked_lm import MaskedLM, MaskedRows

@@ -13,7 +13,7 @@ from eval.accuracy import Pairs
 from launch.configs import load
 from launch.train import check
 from model import UserError
-from model.bert import BERT, BERTConfig
+from model.families.bert import BERT, BERTConfig
 from tests.tiny import write_text
 from train.data import ByteTokenizer, batches
 from train.data.order import draws

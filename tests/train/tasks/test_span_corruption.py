@@ -14,7 +14,7 @@ from flax import nnx
 from eval.accuracy import Accuracy
 from launch.configs import load
 from model import UserError
-from model.families import FAMILIES
+from model.families.table import FAMILIES
 from tests.tiers import tiered
 from tests.tiny import write_text
 from train.data import ByteTokenizer, Tokenizer, batches

@@ -15,7 +15,7 @@ from eval.metrics import scores
 from eval.scored import Spans
 from launch import evaluate, train
 from model import UserError
-from model.bert import BERT, BERTConfig
+from model.families.bert import BERT, BERTConfig
 from tests.tiny import SIZES, call, words
 from train.data import ByteTokenizer
 from train.data.examples import Answer, Corpus, Question

@@ -12,7 +12,7 @@ from flax import nnx
 from eval.metrics import scores
 from eval.scored import Tags
 from launch import train
-from model.bert import BERT, BERTConfig
+from model.families.bert import BERT, BERTConfig
 from tests.tiny import SIZES, call, words
 from train.data import ByteTokenizer
 from train.data.examples import Corpus, Tagged

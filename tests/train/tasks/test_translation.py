@@ -12,8 +12,8 @@ from flax import nnx
 
 from launch.configs import load
 from model import UserError
-from model.encoder_decoder import Pairs
-from model.families import FAMILIES
+from model.families.encoder_decoder import Pairs
+from model.families.table import FAMILIES
 from tests.model.recurrent.cases import products
 from tests.tiers import tiered
 from train.attention import check_attention, described, said

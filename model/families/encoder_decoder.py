@@ -14,9 +14,9 @@ from model.attention.cross import Memory, check_cross
 from model.bounds import check_within
 from model.cycles import Cycle
 from model.errors import Range, check_range, keys_of
-from model.family import AttentionSite, Family
+from model.families.family import AttentionSite, Family
+from model.families.side import Side
 from model.parameters import Module
-from model.side import Side
 from model.stack.caches import PairCaches, empty_caches
 from model.stack.config import SideConfig
 from model.stack.context import Context, folded

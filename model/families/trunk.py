@@ -8,8 +8,8 @@ from flax import nnx
 
 from model.attention import MultiHeadAttention, Scores
 from model.cycles import Cycle
-from model.family import TrunkConfig
-from model.side import Side
+from model.families.family import TrunkConfig
+from model.families.side import Side
 from model.stack.context import Context
 from model.taps import Taps
 from model.vocabulary import EMBEDDINGS, Embedding, Head

@@ -7,10 +7,10 @@ import jax
 from flax import nnx
 
 from model.errors import Range, check_range
-from model.family import TrunkConfig
+from model.families.family import TrunkConfig
+from model.families.writing import Writer
 from model.use_bias import parse_use_bias
 from model.vocabulary import Head, Readout
-from model.writing import Writer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ from model.axes import pin
 from model.bounds import rows_of, without_padding
 from model.cycles import Cycle
 from model.errors import Range, check_range
-from model.family import TrunkConfig
+from model.families.family import TrunkConfig
+from model.families.trunk import Trunk
 from model.layers import ACTIVATIONS, Linear, choose, dropout
 from model.norms import parse_norm
 from model.parameters import Module, parameter
 from model.stack.context import Context, folded
-from model.trunk import Trunk
 from model.use_bias import parse_use_bias
 from model.vocabulary import Head, Readout
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from model.attention import parse_mask
 from model.bounds import check_within
 from model.cycles import Cycle
+from model.families.trunk import Trunk
 from model.stack.caches import Caches, empty_caches
 from model.taps import untouched
-from model.trunk import Trunk
 from model.vocabulary import Readout
 
 

@@ -4,10 +4,10 @@ A family is the dataclass of its keys, a `Family`: the meaning of a key stands i
 the class it inherits from. A field `head` without a default is told what the task needs.
 """
 
-from model.bert import BERTConfig
-from model.encoder_decoder import EncoderDecoderConfig
-from model.family import Family
-from model.gpt import GPTConfig
+from model.families.bert import BERTConfig
+from model.families.encoder_decoder import EncoderDecoderConfig
+from model.families.family import Family
+from model.families.gpt import GPTConfig
 from model.recurrent.encoder_decoder import RecurrentEncoderDecoderConfig
 from model.recurrent.language_model import RecurrentConfig
 
