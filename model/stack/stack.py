@@ -42,10 +42,13 @@ class Stack(Module):
         self.loops = Loops(config.num_layers, kinds, config.unroll, REMAT[config.remat])
         self.blocks, self.owners = stack_layers(blocks.values, config.num_layers)
 
-    def __call__(self, x_BTD: jax.Array, contexts: Cycle[Context], taps: Taps, name: str = "stack") -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, contexts: Cycle[Context], taps: Taps | None = None, name: str = "stack"
+    ) -> jax.Array:
         """All blocks in order, (B, T, D) to (B, T, D); `contexts` has one for each place of the unit, and sites have
         `name` before them.
         """
+        taps = taps or Taps()
 
         def body(block: Block, carry: tuple[Carry, Any], layer: Layer) -> tuple[Any, Any]:
             number = layer.row(range(self.config.unit))
