@@ -86,9 +86,11 @@ def sizes(config: ConfigDict, model: Family, mesh: Mesh) -> dict[str, tuple[int,
             f"--config.mesh.context={mesh.shape['context']} splits sequences, and --config.family={config.family} "
             "takes one token after the other; set it to 1."
         )
+    targets = getattr(model, "target_length", 0)  # of pairs whose second texts are shorter
+    length = "data.length (what its targets' length divides, too)" if targets else "data.length"
     return {
         "batch": (config.data.batch_size // config.train.accumulate, "data.batch_size / train.accumulate"),
-        "length": (model.max_length, "data.length"),
+        "length": (math.gcd(model.max_length, targets), length),
         "embed": (model.width, "model.width"),
         "vocab": (model.vocab_size, "data.vocab_size"),
         **model.axes,

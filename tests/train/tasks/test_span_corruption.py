@@ -282,6 +282,15 @@ def test_mistakes_are_answered_in_one_sentence(keys: dict[str, Any], sentence: s
     assert str(error.value).startswith(sentence), error.value
 
 
+def test_what_shares_sequences_divides_both_texts() -> None:
+    keys = {"family": "encoder_decoder", "task": "span_corruption", "data.length": 24, "data.batch_size": 8}
+    target = make_task(load("base", **keys)).target_length(24)
+    assert 24 % 4 == 0 != target % 4
+    sentence = rf"--config.data.length \(what its targets' length divides, too\)={math.gcd(24, target)} does not divide"
+    with pytest.raises(UserError, match=sentence):
+        make_experiment(load("base", **keys, **{"mesh.fsdp": 2, "mesh.context": 4}))
+
+
 def test_text_without_two_tokens_to_a_document_is_refused() -> None:
     with pytest.raises(UserError, match=r"^the validation split has no document of two tokens, of which one could be"):
         made(sizes=[1, 0, 1])
