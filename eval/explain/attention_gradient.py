@@ -43,7 +43,7 @@ def attention_gradient(model: Model, inputs: dict[str, Any], target: Target) -> 
 @functools.partial(jax.jit, static_argnums=0)
 def _carried(graphdef: nnx.GraphDef, params: Any, inputs: dict[str, Any], target: Target) -> jax.Array:
     model = nnx.merge(graphdef, params)
-    row_BT = _row(model, inputs, target)
+    row_BT = read_places(model, inputs, target)
 
     def along(number: Number, given_BT: jax.Array, E_BTT: jax.Array) -> jax.Array:
         return given_BT + jnp.einsum("BT,BTS->BS", given_BT, E_BTT)
@@ -130,10 +130,10 @@ def _missed(looked: Looked) -> jax.Array:
     return looked.by_slab(made)
 
 
-def _row(model: Model, inputs: dict[str, Any], target: Target) -> jax.Array:
+def read_places(model: Model, inputs: dict[str, Any], target: Target) -> jax.Array:
     """Which places are read for the answer, (B, T): their shares, which sum to 1."""
     pool = getattr(model.config, "pool", None) if getattr(model.config, "head", "") in ("class", "pair") else None
-    T = inputs["tokens_BT"].shape[1]
+    T = (inputs["pairs"].tokens_BT if "pairs" in inputs else inputs["tokens_BT"]).shape[1]
     if pool == "mean":
         sizes_B1 = lengths(inputs)[:, None]
         return (jnp.arange(T)[None] < sizes_B1) / jnp.maximum(sizes_B1, 1)

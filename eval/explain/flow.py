@@ -25,8 +25,13 @@ from model.errors import UserError
 from model.families.family import Model
 
 UNITS = 2**26  # of capacities, which SciPy wants as int32
-CLOSE = 1e-7  # bounds that differ by less are the same: 4 units
-TURNS = 8  # of scaling
+CLOSE = 1e-6  # bounds that differ by less are the same: 67 units
+TURNS = 16  # of scaling
+ENDS = (
+    (2, 3),
+    (1, 2),
+    (2, 4),
+)  # how many layers share what they have by their capacities, at the last and at the first
 BUDGET = 2 * 2**30  # bytes, if nobody says otherwise
 ARRAYS = 12  # of (pairs, n) float64, that are in memory together
 
@@ -102,10 +107,11 @@ def flow(maps_Lnn: np.ndarray, places: Any = None, budget: int = BUDGET) -> Flow
     values_P, upper_P = upper_Rn.ravel().copy(), upper_Rn.ravel()
     open_P = upper_P > CLOSE
     causal = not np.triu(maps_Lnn, 1).any()
-    if L > 1 and not causal:
-        open_P[open_P] = lower_bounds(maps_Lnn, i_P[open_P], j_P[open_P]) < upper_P[open_P] - CLOSE
-    elif L == 1:
-        open_P[:] = False
+    for last, first in ENDS if L > 1 else ():
+        here = np.flatnonzero(open_P)
+        lower_P = lower_bounds(maps_Lnn, i_P[here], j_P[here], min(last, L - 1), min(first, max(L - last, 1)), causal)
+        open_P[here] = lower_P < upper_P[here] - CLOSE
+    open_P &= L > 1
     solver = _Solver(maps_Lnn, causal)
     for pair in np.flatnonzero(open_P):
         values_P[pair] = solver.value(i_P[pair], j_P[pair])
@@ -131,15 +137,28 @@ def upper_bounds(maps_Lnn: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.minimum(upper_Rn, reach_Rn) if L > 1 else reach_Rn
 
 
-def lower_bounds(maps_Lnn: np.ndarray, i_P: np.ndarray, j_P: np.ndarray) -> np.ndarray:
-    """What flows y[k] A[k, m] x[m] bring from i to j, (P,), where y comes down from the row of i, and x up from the
-    column of j: what comes into a node is y x, and so is what leaves it, and no edge has more than it holds where y x
-    is at most 1. The column is scaled so that j takes all that it can, and the row so that i gives no more than it can,
-    in turn.
+def lower_bounds(
+    maps_Lnn: np.ndarray, i_P: np.ndarray, j_P: np.ndarray, last: int = 1, first: int = 1, causal: bool = False
+) -> np.ndarray:
+    """What a flow brings from i to j, (P,), that is found without a search.
+
+    In the `last` layers, what comes into a node goes on by the capacities of its edges, and in the `first` ones what a
+    node is to give is taken by those of the edges into it; where maps are causal, of edges between j and i alone.
+    Between them flow y[k] A[k, m] x[m], where y comes down and x up through the layers: what comes into a node is y x,
+    and so is what leaves it, and no edge has more than it holds where y x is at most 1. In turn, x is scaled so that
+    all that the first layers ask for comes, and y so that no more goes than the last ones bring.
     """
-    inner = maps_Lnn[1:-1][::-1]
-    row_Pn, column_Pn = maps_Lnn[-1][i_P], maps_Lnn[0].T[j_P]
-    through = functools.reduce(np.matmul, inner, np.eye(maps_Lnn.shape[1]))
+    n = maps_Lnn.shape[1]
+    from_j_Pn, to_i_Pn = (np.arange(n) >= j_P[:, None], np.arange(n) <= i_P[:, None]) if causal else (True, True)
+    row_Pn, column_Pn = maps_Lnn[-1][i_P] * from_j_Pn, maps_Lnn[0].T[j_P] * to_i_Pn
+    for map_nn in maps_Lnn[-2 : -last - 1 : -1]:
+        room_Pn = np.cumsum(map_nn[:, ::-1], axis=1)[:, ::-1].T[j_P] if causal else map_nn.sum(1)[None]
+        row_Pn = (np.minimum(row_Pn, room_Pn) * _inverse(room_Pn)) @ map_nn * from_j_Pn
+    for map_nn in maps_Lnn[1:first]:
+        room_Pn = np.cumsum(map_nn, axis=0)[i_P] if causal else map_nn.sum(0)[None]
+        column_Pn = (np.minimum(column_Pn, room_Pn) * _inverse(room_Pn)) @ map_nn.T * to_i_Pn
+    inner = maps_Lnn[first : len(maps_Lnn) - last][::-1]
+    through = functools.reduce(np.matmul, inner, np.eye(n))
     a_Pn = np.ones_like(row_Pn)
     for _ in range(TURNS):
         b_Pn = _inverse((a_Pn * row_Pn) @ through)
@@ -151,7 +170,7 @@ def lower_bounds(maps_Lnn: np.ndarray, i_P: np.ndarray, j_P: np.ndarray) -> np.n
         up.append(up[-1] @ map_nn.T)
     most_P = np.maximum((a_Pn * up[-1]).max(1), (b_Pn * down[-1]).max(1))
     for y_Pn, x_Pn in zip(down[:-1], up[-2::-1], strict=True):
-        most_P = np.maximum(most_P, y_Pn.max(1) * x_Pn.max(1))
+        most_P = np.maximum(most_P, (y_Pn * from_j_Pn).max(1) * (x_Pn * to_i_Pn).max(1))
     return (row_Pn * a_Pn * up[-1]).sum(1) / np.maximum(most_P, 1)
 
 

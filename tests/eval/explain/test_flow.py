@@ -55,7 +55,9 @@ def test_it_is_the_linear_programs_optimum(L: int, n: int, sharpness: float, cau
     found = flow(A)
     np.testing.assert_allclose(found.values_Rn, want, atol=1e-6)
     i_P, j_P = (x.ravel() for x in np.indices((n, n)))
-    assert (lower_bounds(A, i_P, j_P) <= want.ravel() + 1e-6).all()
+    for last, first in ((1, 1), (1, 2), (2, 3), (2, 4)):
+        if last + first <= L:
+            assert (lower_bounds(A, i_P, j_P, last, first, causal) <= want.ravel() + 1e-6).all()
     assert (upper_bounds(A, np.arange(n)) >= want - 1e-6).all()
     np.testing.assert_allclose(flow(A, [n - 1, 0]).values_Rn, want[[n - 1, 0]], atol=1e-6)
     if causal:
@@ -90,7 +92,7 @@ def test_closed_forms_and_laws() -> None:
 
 def test_most_pairs_need_no_search_and_deep_ones_are_saturated() -> None:
     found = flow(maps(12, 24, 1.0, causal=False))
-    assert found.bounded > 0.9
+    assert found.bounded > 0.95
     assert found.saturated == 1.0
     assert flow(maps(3, 24, 6.0, causal=False)).saturated < 1
 
