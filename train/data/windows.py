@@ -92,29 +92,34 @@ class SomeWindows(Windows):
 
 
 class Streams(Rows):
-    """Windows of which K in a row are a stream, `in_turn` = K: as one of K T tokens, read T at a time.
+    """Windows of which K in a row are a stream, `in_turn` = K: positions count on from one to the next.
 
-    So the first position of a window is 0 where it begins a stream or a document, and else counts on; what the last
-    stream lacks is padding.
+    So the first position of a window is 0 where it begins a stream or a document; segments count from 1 in each
+    window. What the last stream lacks is padding.
     """
 
-    def __init__(self, whole: Windows, in_turn: int) -> None:
-        """Takes the streams as windows of K T tokens."""
-        self._whole, self.in_turn = whole, in_turn
-        self.length = whole.length // in_turn
+    def __init__(self, windows: Windows, in_turn: int, begins: np.ndarray) -> None:
+        """Takes the windows, and where their documents begin: the places of each `end` before one, in order."""
+        self._windows, self.in_turn, self._begins = windows, in_turn, begins
+        self.length = windows.length
 
     def __len__(self) -> int:
-        return len(self._whole) * self.in_turn
+        return -(-len(self._windows) // self.in_turn) * self.in_turn
 
     def told(self) -> str:
         """Returns how much they hold, in words."""
-        return f"{self._whole.told()}, in streams of {self.in_turn} windows"
+        return f"{self._windows.told()}, in streams of {self.in_turn} windows"
 
     def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns many windows, as (B, T) arrays; an index past the last window gives a row of padding."""
-        stream_B, part_B = np.divmod(np.asarray(indices, np.int64), self.in_turn)
-        at_BT = part_B[:, None] * self.length + np.arange(self.length)
-        return {name: np.take_along_axis(x, at_BT, axis=1) for name, x in self._whole.rows(stream_B).items()}
+        index_B = np.asarray(indices, np.int64)
+        start_B = index_B * self.length
+        stream_B = start_B - index_B % self.in_turn * self.length
+        document_B = self._begins[np.searchsorted(self._begins, start_B, side="right") - 1]
+        before_B = (start_B - np.maximum(stream_B, document_B)).astype(np.int32)
+        rows = self._windows.rows(index_B)
+        rows["positions"] += before_B[:, None] * (rows["segment_ids"] == 1)
+        return rows
 
 
 class TokenFile:

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from model.errors import Range, check_range
+from model.errors import Range, UserError, check_range
 from train.data import Rows, Streams
 from train.state import Params
 from train.tasks.base import Batch, Carried, Sums
@@ -34,8 +34,19 @@ class StreamedText(LanguageModel):
         check_range("config.objective.windows", self.windows, Range(1, 2**16))
 
     def rows(self, data: Any) -> Rows:
-        """Windows, each of which follows the one before in its stream."""
-        return Streams(data.windows("train", self.windows), self.windows)
+        """Windows, each of which follows the one before in its stream.
+
+        Raises:
+            UserError: the train split holds less than a stream, which would be learned from beyond its end.
+        """
+        windows = data.windows("train")
+        if windows.num_tokens < self.windows * windows.length:
+            raise UserError(
+                f"the train split holds {windows.num_tokens} tokens, fewer than one stream of "
+                f"--config.objective.windows={self.windows} windows of --config.data.length={windows.length}: lower "
+                "one of them, or add text."
+            )
+        return Streams(windows, self.windows, data.token_offsets("train")[:-1] - 1)
 
     def measured(self, data: Any, count: int = 0) -> Rows:
         """Whole streams: all (0) of the validation split, or `count` spread evenly over them."""

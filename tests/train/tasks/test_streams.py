@@ -24,6 +24,7 @@ from train.data import Streams, Windows
 from train.experiment import Experiment, make_experiment
 from train.state import State
 from train.step import make_step
+from train.tasks.language_model import LanguageModel
 from train.tasks.streams import StreamedText
 
 V, D, L, T, K = 23, 6, 2, 5, 3
@@ -45,8 +46,8 @@ def whole() -> Windows:
 
 
 @functools.cache
-def model(cell: str) -> Model:
-    return made(RecurrentConfig(vocab_size=V, max_length=T, num_layers=L, width=D, cell=cell, tied=False))
+def model(cell: str, rate: float = 0.0) -> Model:
+    return made(RecurrentConfig(vocab_size=V, max_length=T, num_layers=L, width=D, cell=cell, tied=False, dropout=rate))
 
 
 def of_loop(m: Model, params: Any, tokens: np.ndarray, states: Any = None) -> tuple[list[float], Any]:
@@ -66,7 +67,8 @@ def pieces(first: int, last: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.rest)])
 def test_windows_that_go_on_are_the_documents_in_one_piece(cell: str) -> None:
     """Loss and gradient of each step, whose rows are all streams; and what an evaluation makes of these."""
-    m, rows = model(cell), Streams(whole(), K)
+    m = model(cell)
+    rows = Streams(Windows(stream(), END, T, num_bytes=sum(LENGTHS)), K, np.flatnonzero(stream() == END))
     params, places = jax.tree.map(np.float64, m.params), range(0, len(stream()) - 1, K * T)
     begins = {place for place in range(0, len(stream()) - 1, T) if stream()[place] == END}
     assert begins - {*places}, "else no document begins with a window that is not the first of its stream"
@@ -100,6 +102,19 @@ def test_windows_that_go_on_are_the_documents_in_one_piece(cell: str) -> None:
     assert found["val/loss"] == pytest.approx(np.mean([*nats.values()]), rel=1e-5)
 
 
+def test_a_stream_begins_as_a_language_model_with_its_dropout() -> None:
+    m, batch = model("lstm", 0.5), whole().rows([0, 1])
+    alone, carried = LanguageModel().loss(m.graphdef, TRAIN), TASK.carried(m.graphdef, TRAIN)
+
+    def losses(keys_B: jax.Array) -> list[jax.Array]:
+        sums, _ = carried(m.params, batch, keys_B, TASK.empty_carry(m.merge(), 2))
+        return [found["loss"][0] for found in (sums, alone(m.params, batch, keys_B), alone(m.params, batch, None))]
+
+    found, expected, without = compiled(losses)(jax.random.split(jax.random.key(0), 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert abs(found - without) > 1e-2
+
+
 def pieces_of_windows(first: int, last: int) -> list[tuple[int, int]]:
     """What is between first and last, cut where windows are."""
     return list(itertools.pairwise(sorted({first, last, *range(-(-first // T) * T, last, T)})))
@@ -122,8 +137,9 @@ def experiment(**changes: Any) -> Experiment:
 def learned(**changes: Any) -> np.ndarray:
     """The losses of some steps, in which streams end and others begin."""
     one = experiment(**changes)
-    stream = np.random.default_rng(0).integers(0, V, 31 * K * 16 - 5)
-    batches = one.batches(Streams(Windows(stream, 0, K * 16, len(stream)), K), 0)
+    stream = np.append(0, np.random.default_rng(0).integers(0, V, 31 * K * 16 - 6))
+    rows = Streams(Windows(stream, 0, 16, len(stream)), K, np.flatnonzero(stream == 0))
+    batches = one.batches(rows, 0)
     return losses(one, compiled_step(one), itertools.islice(batches, STEPS))
 
 
@@ -159,6 +175,18 @@ def test_streams_are_measured_whole(tmp_path: Path) -> None:
     assert some.length == every.length == TASK.measured_length(config) == K * length
     weights = every.rows(range(len(every)))["weights"].sum()
     assert weights == data.windows("validation").num_tokens > some.num_tokens == K * length
+    long = data.windows("train", K)
+    read, wanted = rows.rows(range(len(rows))), long.rows(range(len(long)))
+    assert read["positions"].ravel().tolist() == wanted["positions"].ravel().tolist()
+    tokens = long.num_tokens
+    fit = StreamedText(windows=tokens // length)
+    assert fit.rows(data).rows([0])["weights"].all()
+    assert fit.measured(data).rows([0])["weights"].sum() == weights  # of less than a stream as of all others
+    with pytest.raises(UserError) as error:
+        StreamedText(windows=tokens // length + 1).rows(data)
+    assert f"holds {tokens} tokens, fewer than one stream of --config.objective.windows={fit.windows + 1} " in str(
+        error.value
+    )
 
 
 @pytest.mark.parametrize(
