@@ -4,6 +4,7 @@ import argparse
 
 from launch import cli
 from model.beam import FORMS, Beam
+from model.errors import UserError
 
 FLAGS = (
     ("beam", int, 0, "write the best of so many hypotheses that are kept alive; 0: no beam"),
@@ -22,6 +23,11 @@ def asked_for(flags: argparse.Namespace) -> Beam | None:
     """The beam that these flags mean, if any.
 
     Raises:
-        UserError: a value out of its range, or a form that does not exist.
+        UserError: a value out of its range, a form that does not exist, or what is of a beam without one.
     """
-    return Beam(flags.beam, flags.beam_alpha, flags.beam_form) if flags.beam else None
+    if flags.beam:
+        return Beam(flags.beam, flags.beam_alpha, flags.beam_form)
+    for name, _, default, _ in FLAGS[1:]:
+        if (value := getattr(flags, name)) != default:
+            raise UserError(f"--{name}={value} is of a beam, and there is none: give --beam=4, or leave it out.")
+    return None

@@ -2,7 +2,8 @@
 
 Where a task has answers to examples (classes, tags, ...) it also writes predictions-STEP.jsonl into the run's folder: a
 line for each example of the validation split, in their order, with the columns of the data, `predicted` and `right`.
-Texts that are written are the likeliest token each time, or the best of a beam: `--beam=4`.
+Texts that are written are the likeliest token each time, or the best of a beam: `--beam=4`, whose predictions lie in
+predictions-STEP-beam4.jsonl.
 """
 
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
             found, _ = answered(run, rows, beam)
             lines = [f"  {name.replace('val', split, 1):<24} {value:.4f}" for name, value in found.items()]
             cli.say("\n".join([f"{split}, which counts for nothing, {rows.told()}:", *lines]))
-        cli.say(_write(run, records))
+        cli.say(_write(run, records, beam))
 
 
 def _report(run: Run, workdir: str, values: dict[str, Value], beam: Beam | None) -> str:
@@ -79,7 +80,7 @@ def _report(run: Run, workdir: str, values: dict[str, Value], beam: Beam | None)
     return "\n".join([*lines, compare(task, float(values[measured.score]), baselines)])
 
 
-def _write(run: Run, records: list[dict[str, Any]]) -> str:
+def _write(run: Run, records: list[dict[str, Any]], beam: Beam | None) -> str:
     """Writes the predictions, on the first process only; what there is to say of them.
 
     Raises:
@@ -87,7 +88,8 @@ def _write(run: Run, records: list[dict[str, Any]]) -> str:
     """
     if not records:
         return f"predictions: none, as what {run.config.task} foretells are tokens of a text"
-    file = run.folder / f"predictions-{run.step}.jsonl"
+    written_by = f"-beam{beam.size}" if beam else ""
+    file = run.folder / f"predictions-{run.step}{written_by}.jsonl"
     if jax.process_index() == 0:
         try:
             write_lines(file, records)

@@ -141,6 +141,12 @@ TYPED: list[tuple[Any, str, tuple[str, ...]]] = [
     (generate, "--workdir --prompt=a", ("--workdir has no value: write --workdir=VALUE.",)),
     (generate, "--workdir=x --prompt=a --seed=two", ("--seed=two: a whole number is needed;",)),
     (generate, "--workdir=x --prompt=a --top_p=half", ("--top_p=half: a number is needed;",)),
+    (generate, "--workdir=x --prompt=a --beam_form=huggingface", ("--beam_form=huggingface is of a beam, and there",)),
+    (
+        evaluate,
+        "--workdir=x --beam_alpha=1.5 --beam_form=nonsense",
+        ("--beam_alpha=1.5 is of a beam, and there is none",),
+    ),
 ]
 
 

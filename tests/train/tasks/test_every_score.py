@@ -49,13 +49,17 @@ def test_each_example_is_predicted_once_in_order(task: str, family: str, tmp_pat
 
 def _check_beam(run: Run, file: Path) -> None:
     """What is scored is what the beam writes of each source; a task of which nothing is written refuses one."""
+    greedy = file.read_bytes() if file.exists() else b""
     told = call(evaluate.main, [f"--workdir={run.folder}", "--beam=3", "--beam_alpha=0.3"])
     if not run.experiment.task.WRITES:
         assert (told.status, told.err.count("\n")) == (2, 1)
         assert f"--beam=3: {run.config.task} is scored by no text that is written" in told.err
         return
     assert "written by a beam: 3 hypotheses, form wu, alpha 0.3" in told.out
-    lines = [json.loads(line) for line in file.read_text().splitlines()][:5]
+    assert file.read_bytes() == greedy
+    own = file.with_stem(f"{file.stem}-beam3")
+    assert told.out.splitlines()[-1] == f"predictions: {own}"
+    lines = [json.loads(line) for line in own.read_text().splitlines()][:5]
     sources, most = [line["source"] for line in lines], run.model.config.max_length
     texts = generate_by_beam(run.model, run.tokenizer, sources, Beam(3, 0.3), max_new_tokens=most)
     assert [line["predicted"] for line in lines] == texts
