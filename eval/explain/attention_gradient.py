@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from eval.explain.targets import Target, lengths
+from eval.explain.targets import Target, answering
 from model.attention.looked import Looked
 from model.attention.scores import wide
 from model.errors import UserError
@@ -133,9 +133,9 @@ def _missed(looked: Looked) -> jax.Array:
 def read_places(model: Model, inputs: dict[str, Any], target: Target) -> jax.Array:
     """Which places are read for the answer, (B, T): their shares, which sum to 1."""
     pool = getattr(model.config, "pool", None) if getattr(model.config, "head", "") in ("class", "pair") else None
-    T = (inputs["pairs"].tokens_BT if "pairs" in inputs else inputs["tokens_BT"]).shape[1]
+    T = answering(inputs).shape[1]
     if pool == "mean":
-        sizes_B1 = lengths(inputs)[:, None]
-        return (jnp.arange(T)[None] < sizes_B1) / jnp.maximum(sizes_B1, 1)
+        real_BT = answering(inputs)
+        return real_BT / jnp.maximum(jnp.sum(real_BT, axis=1, keepdims=True), 1)
     places_B = target.places_BP[:, 0] if pool is None else jnp.zeros_like(target.places_BP[:, 0])
     return jax.nn.one_hot(places_B, T)

@@ -14,11 +14,11 @@ from model.attention.looked import Looked
 from model.errors import UserError
 from model.families.family import Model
 from model.inspection import seen
-from model.taps import Hook, Taps
+from model.taps import Hook, Number, Taps
 
 BUDGET = 2 * 2**30  # bytes that are captured at most, if nobody says otherwise
 Reduce = Callable[[Any], Any]
-Change = Callable[[Any], Any]
+Change = Callable[[Any, Number], Any]  # of a value and the number of its layer
 
 
 def whole(value: Any) -> jax.Array:
@@ -106,31 +106,41 @@ def _check_budget(shapes: dict[str, Any], asked: dict[str, list[int]], budget: i
         )
 
 
-def zero(value: Any) -> Any:
+def zero(value: Any, number: Number) -> Any:
     """Nothing, at a site."""
-    return put(jnp.zeros_like(whole(value)))(value)
+    return put(jnp.zeros_like(whole(value)))(value, number)
 
 
-def mean(value: Any) -> Any:
-    """The mean over rows and places (of weights: over rows), in the stead of each."""
-    x = whole(value)
-    axes = 0 if isinstance(value, Looked) else (0, 1)
-    return put(jnp.broadcast_to(jnp.mean(x, axis=axes, keepdims=True), x.shape))(value)
+def mean(real_Bn: jax.Array | None = None) -> Change:
+    """The mean over rows and places, in the stead of each; of those that hold a token, if they are told. Of weights it
+    is over rows alone.
+    """
+
+    def change(value: Any, number: Number) -> Any:
+        x = whole(value)
+        if isinstance(value, Looked):
+            return put(jnp.broadcast_to(jnp.mean(x, axis=0, keepdims=True), x.shape))(value, number)
+        real = jnp.ones(x.shape[:2], bool) if real_Bn is None else real_Bn
+        real = real.reshape(*real.shape, *(1,) * (x.ndim - 2))
+        sums = jnp.sum(jnp.where(real, x, 0), axis=(0, 1), keepdims=True)
+        return put(jnp.broadcast_to(sums / jnp.maximum(jnp.sum(real), 1).astype(x.dtype), x.shape))(value, number)
+
+    return change
 
 
 def noise(key: jax.Array, scale: float) -> Change:
-    """Adds normal noise of standard deviation `scale`, one draw for each entry."""
+    """Adds normal noise of standard deviation `scale`, one draw for each entry of each layer."""
 
-    def change(value: Any) -> Any:
+    def change(value: Any, number: Number) -> Any:
         x = whole(value)
-        return put(x + scale * jax.random.normal(key, x.shape, x.dtype))(value)
+        return put(x + scale * jax.random.normal(jax.random.fold_in(key, number), x.shape, x.dtype))(value, number)
 
     return change
 
 
 def put(x: jax.Array) -> Change:
     """Sets what is given."""
-    return lambda value: value.with_weights(x) if isinstance(value, Looked) else jnp.asarray(x, value.dtype)
+    return lambda value, number: value.with_weights(x) if isinstance(value, Looked) else jnp.asarray(x, value.dtype)
 
 
 def intervene(
@@ -138,42 +148,51 @@ def intervene(
 ) -> tuple[Any, dict[str, int]]:
     """(what `call` gives, how many entries have changed at each site) where sites are set to something else.
 
-    `changes` make of what is at a site what is to be there: `zero`, `mean`, `noise(key, scale)`, `put(x)` of what was
-    captured elsewhere. `call(taps=..., **inputs)` is the model, if nobody says otherwise.
+    `changes` make of what is at a site, in a layer, what is to be there: `zero`, `mean()`, `noise(key, scale)`,
+    `put(x)` of what was captured elsewhere; several of one site come one after the other. `call(taps=..., **inputs)` is
+    the model, if nobody says otherwise. Of weights, what they take is counted. An entry that differs by no more than
+    two programs do that compute the same is no change.
 
     Raises:
         UserError: a site or a layer that there is not, or one that the call has not come by.
     """
     found = find(layers_of(model, **inputs), changes)
-    parts: dict[str, list[tuple[Site, Change]]] = {}
+    parts: dict[str, dict[str, tuple[Site, Change]]] = {}
     for name, one in found.items():
-        parts.setdefault(one.site, []).append((one, changes[name]))
-    taps = Taps({site: _changed(some) for site, some in parts.items()})
-    value = (model if call is None else call)(**inputs, taps=taps)
-    if missing := [name for name, one in found.items() if one.site not in taps.found]:
+        parts.setdefault(one.site, {})[name] = one, changes[name]
+
+    @jax.jit  # else rows that devices do not divide would be refused
+    def run(inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        taps = Taps({site: _changed(some) for site, some in parts.items()})
+        value = (model if call is None else call)(**inputs, taps=taps)
+        return value, taps.found
+
+    value, counts = run(inputs)
+    if missing := [name for name, one in found.items() if one.site not in counts]:
         raise UserError(f"{missing[0]} was not come by, so nothing was set there; call what comes by it.")
-    counts = {name: np.atleast_1d(taps.found[one.site])[list(one.layers) or [0]] for name, one in found.items()}
-    return value, {name: int(count.sum()) for name, count in counts.items()}
+    return value, {name: int(np.sum(counts[one.site][name])) for name, one in found.items()}
 
 
-def _changed(parts: list[tuple[Site, Change]]) -> Hook:
+def _changed(parts: Mapping[str, tuple[Site, Change]]) -> Hook:
     """What sets the layers that are asked for, and counts the entries that are others then."""
 
-    def call(state: Any, number: Any, value: Any) -> tuple[Any, Any, jax.Array]:
-        new = value
-        for site, change in parts:
+    def call(state: Any, number: Any, value: Any) -> tuple[Any, Any, dict[str, jax.Array]]:
+        counts = {}
+        for name, (site, change) in parts.items():
             here = jnp.any(jnp.asarray(site.layers) == number) if site.layers else jnp.asarray(True)
-            new = _where(here, change(new), new)
-        return state, new, _count(_going_on(value), _going_on(new))
+            new = _where(here, change(value, number), value)
+            counts[name] = _count(_going_on(value), _going_on(new))
+            value = new
+        return state, value, counts
 
     return Hook(call)
 
 
 def _count(old: jax.Array, new: jax.Array) -> jax.Array:
     """How many entries are others, by more than programs differ that compute the same."""
-    rounding = 2e-2 if old.dtype.itemsize < 4 else 1e-5
-    same = (jnp.abs(new - old) <= rounding * jnp.nanmax(jnp.abs(old))) | (jnp.isnan(old) & jnp.isnan(new))
-    return jnp.sum(~same)
+    relative = 2.0**-7 if old.dtype.itemsize < 4 else 1e-5
+    close = relative * jnp.maximum(jnp.abs(old), jnp.abs(new)) + 1e-6 * jnp.nanmax(jnp.abs(old))
+    return jnp.sum(~((jnp.abs(new - old) <= close) | (jnp.isnan(old) & jnp.isnan(new))))
 
 
 def _going_on(value: Any) -> jax.Array:

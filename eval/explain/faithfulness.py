@@ -9,7 +9,8 @@ from flax import nnx
 from scipy import stats
 
 from eval.explain.methods import METHODS, Asked, Maps
-from eval.explain.occlusion import places, without
+from eval.explain.occlusion import without
+from eval.explain.targets import places
 from eval.verdict.pvalues import holm
 from model.families.family import Model
 

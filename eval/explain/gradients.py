@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from eval.explain.targets import Target, embedded, given
+from eval.explain.targets import Target, embedded, given, places
 from model.errors import Range, check_range
 from model.families.family import Model
 
@@ -64,17 +64,26 @@ def _smooth(
 ) -> dict[str, jax.Array]:
     model = nnx.merge(graphdef, params)
     x = embedded(model, inputs)
-    ranges = {
-        site: jnp.max(one, (1, 2), keepdims=True) - jnp.min(one, (1, 2), keepdims=True) for site, one in x.items()
-    }
+    real = places(inputs)
+    spreads = {site: spread * _range(one, real[site]) for site, one in x.items()}
 
     def add(sums: Vectors, number: jax.Array) -> tuple[Vectors, None]:
         keys = dict(zip(x, jax.random.split(jax.random.fold_in(key, number), len(x)), strict=True))
-        noisy = {
-            site: one + spread * ranges[site] * jax.random.normal(keys[site], one.shape, one.dtype)
-            for site, one in x.items()
-        }
+        noisy = {site: one + spreads[site] * _noise(keys[site], one) for site, one in x.items()}
         return jax.tree.map(jnp.add, sums, value_and_gradient(model, inputs, target, noisy)[1]), None
 
     sums, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, x), jnp.arange(draws))
     return {site: jnp.sum(sums[site] * one, axis=-1) / draws for site, one in x.items()}
+
+
+def _range(x_BnD: jax.Array, real_Bn: jax.Array) -> jax.Array:
+    """The largest number of each row's tokens less the smallest, (B, 1, 1)."""
+    real_Bn1, axes = real_Bn[..., None], (1, 2)
+    largest, smallest = (jnp.where(real_Bn1, x_BnD, sign * -jnp.inf) for sign in (1, -1))
+    return jnp.max(largest, axes, keepdims=True) - jnp.min(smallest, axes, keepdims=True)
+
+
+def _noise(key: jax.Array, x_BnD: jax.Array) -> jax.Array:
+    """Normal noise for each place, the same in all rows, so that a row's map is its own."""
+    keys_n = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x_BnD.shape[1]))
+    return jax.vmap(lambda one: jax.random.normal(one, x_BnD.shape[2:], x_BnD.dtype))(keys_n)[None]

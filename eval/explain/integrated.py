@@ -8,6 +8,7 @@ hard, which for a model with norms is near a baseline of zeros.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from eval.explain.gradients import Vectors, value_and_gradient
-from eval.explain.targets import Target, embedded, given
+from eval.explain.targets import Target, embedded, given, in_float32, places
 from model.errors import Range, check_range
 from model.families.family import Model
 from train.devices.placing import batch_ways, on_host
@@ -31,7 +32,7 @@ class Integrated:
     """Attributions (B, n) by site, of each example the relative error of its completeness, the passes of the model that
     it took, forward ones at the borders of panels included, and those of its last rule alone; f at both ends.
 
-    Where `error_B` is above the tolerance that was asked for, the passes did not suffice: it has not converged.
+    Where `error_B` is not at most the tolerance that was asked for, the passes did not suffice: it has not converged.
     """
 
     values: dict[str, np.ndarray]
@@ -74,10 +75,10 @@ class _Example:
         """The panels with the largest errors, without which the others miss less than half of the tolerance: as many of
         them as passes are left for.
         """
-        if sum(panel.error for panel in self.panels) <= tolerance * self.scale:
+        wrong = sum(panel.error for panel in self.panels)
+        if wrong <= tolerance * self.scale or not math.isfinite(wrong):
             return []
-        ordered, rest = sorted(self.panels, key=lambda panel: -panel.error), sum(panel.error for panel in self.panels)
-        chosen = []
+        ordered, rest, chosen = sorted(self.panels, key=lambda panel: -panel.error), wrong, []
         for panel in ordered[: (most - self.passes) // (PARTS * NODES + PARTS - 1)]:
             if rest <= tolerance * self.scale / 2:
                 break
@@ -99,7 +100,7 @@ def integrated_gradients(
 
     `baseline` are vectors (B, n, D) by site: see `baselines`. Until its error is within `tolerance`, an example gets
     more nodes, up to `most` passes. The passes of all examples fill batches together, over all devices of the batch's
-    part of the mesh.
+    part of the mesh. A model in half precision is explained in float32, in which its rounding is no part of the path.
 
     Raises:
         UserError: a value out of its range.
@@ -130,13 +131,13 @@ def _cut(examples: list[_Example], run: "_Runner", tolerance: float, most: int) 
     """Takes the panels out that are to be cut, and gives their parts, with f at their borders."""
     chosen = [(row, panel) for row, one in enumerate(examples) for panel in one.to_cut(tolerance, most)]
     borders = [_borders(panel.a, panel.c) for _, panel in chosen]
-    asked = [(row, float(at)) for (row, _), places in zip(chosen, borders, strict=True) for at in places[1:-1]]
+    asked = [(row, float(one)) for (row, _), at in zip(chosen, borders, strict=True) for one in at[1:-1]]
     inner = iter(run.values(asked))
     parts: dict[int, list[Any]] = {}
-    for (row, panel), places in zip(chosen, borders, strict=True):
+    for (row, panel), at in zip(chosen, borders, strict=True):
         f = [panel.f_a, *(next(inner) for _ in range(PARTS - 1)), panel.f_c]
-        parts.setdefault(row, []).extend(zip(places[:-1], places[1:], f[:-1], f[1:], strict=True))
-        examples[row].panels.remove(panel)
+        parts.setdefault(row, []).extend(zip(at[:-1], at[1:], f[:-1], f[1:], strict=True))
+        examples[row].panels = [one for one in examples[row].panels if one is not panel]
         examples[row].passes += PARTS - 1
     return list(parts.items())
 
@@ -152,6 +153,7 @@ class _Runner:
     """Passes of the model at places of the paths of several examples, in batches of one size."""
 
     def __init__(self, model: Model, inputs: dict[str, Any], target: Target, baseline: Vectors) -> None:
+        model = in_float32(model)
         self.graphdef, self.params = nnx.split(model)
         x = embedded(model, inputs)
         self.sizes = {site: x[site].shape[1] for site in sorted(x)}  # as a compiled program has them
@@ -165,8 +167,8 @@ class _Runner:
 
     def panels(self, asked: list[tuple[int, float, float]]) -> Iterator[np.ndarray]:
         """What the rule of each panel gives for each token, (n,)."""
-        places, weights = np.polynomial.legendre.leggauss(NODES)
-        nodes = [(row, a + (c - a) * (1 + place) / 2) for row, a, c in asked for place in places]
+        spots, weights = np.polynomial.legendre.leggauss(NODES)
+        nodes = [(row, a + (c - a) * (1 + spot) / 2) for row, a, c in asked for spot in spots]
         slopes_Pn = np.concatenate(
             [on_host(_slopes(*self._at(part)))[: len(part)] for part in self._passes(nodes)], dtype=np.float64
         )
@@ -183,8 +185,8 @@ class _Runner:
 
     def _at(self, part: list[tuple[int, float]]) -> tuple[Any, ...]:
         filled = part + [part[-1]] * (self.rows - len(part))
-        rows, places = (np.array(one) for one in zip(*filled, strict=True))
-        return self.graphdef, self.params, *self.given, rows, places.astype(np.float32)
+        rows, at = (np.array(one) for one in zip(*filled, strict=True))
+        return self.graphdef, self.params, *self.given, rows, at.astype(np.float32)
 
 
 def _on_path(
@@ -213,13 +215,19 @@ def baselines(model: Model, inputs: dict[str, Any], tokens: dict[str, int]) -> d
     """What tokens can be compared with, by name: `zero`; `mean`, of all vectors of the table; and the vectors that each
     of these tokens of the vocabulary, such as `end`, `pad` or `mask`, has everywhere.
     """
-    x = embedded(model, inputs)
-    mean_D = jnp.mean(model.embed(jnp.arange(model.config.vocab_size)[None]), axis=(0, 1))
+    model, real = in_float32(model), places(inputs)
+    x, mean_D = embedded(model, inputs), _mean(*nnx.split(model))
     found = {"zero": jax.tree.map(jnp.zeros_like, x)}
-    found["mean"] = jax.tree.map(lambda one: jnp.broadcast_to(mean_D.astype(one.dtype), one.shape), x)
+    found["mean"] = {site: jnp.where(real[site][..., None], mean_D[None, None], 0) for site in x}
     for name, token in tokens.items():
         found[name] = embedded(model, _filled(inputs, token))
     return found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean(graphdef: nnx.GraphDef, params: Any) -> jax.Array:
+    model = nnx.merge(graphdef, params)
+    return jnp.mean(model.embed(jnp.arange(model.config.vocab_size)[None]), axis=(0, 1))
 
 
 def _filled(inputs: dict[str, Any], token: int) -> dict[str, Any]:

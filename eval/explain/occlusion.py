@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from eval.explain.gradients import Vectors
-from eval.explain.targets import Target, embedded, given
+from eval.explain.targets import Target, embedded, given, places
 from model.families.family import Model
 from train.devices.placing import batch_ways, on_host
 
@@ -81,18 +81,3 @@ def _without(
     taken = dict(zip(sorted(x), jnp.split(taken_Rn, borders, axis=1), strict=True))
     put = {site: jnp.where(taken[site][..., None], baseline[site], x[site]) for site in x}
     return getattr(target, say)(model, inputs, given(put))
-
-
-def places(inputs: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Which places hold a token, (B, n) by site."""
-    if "pairs" in inputs:
-        pairs = inputs["pairs"]
-        texts = {"encoder": (pairs.sources_BS, pairs.source_segment_ids_BS)}
-        texts |= {"decoder": (pairs.tokens_BT, pairs.segment_ids_BT)}
-        return {
-            f"{name}.embedding": np.ones(text.shape, bool) if ids is None else np.asarray(ids) != 0
-            for name, (text, ids) in texts.items()
-        }
-    valid_BT = inputs.get("valid_BT")
-    shape = inputs["tokens_BT"].shape
-    return {"embedding": np.ones(shape, bool) if valid_BT is None else np.asarray(valid_BT).astype(bool)}

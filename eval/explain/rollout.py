@@ -28,15 +28,16 @@ def fused(looked: Looked, fusion: str = "mean") -> jax.Array:
 def mixed(weights_BTT: jax.Array, residual: Any = 0.5, discard: float = 0.0) -> jax.Array:
     """What a layer makes of its tokens: rows of (1 - residual) x weights + residual x identity, which sum to 1.
 
-    The `discard` smallest share of the weights of each example is left out before, but for those to the token itself
-    and to the first one, which others stand on.
+    Of the weights of each example that are above zero the `discard` smallest share is left out before, but for those to
+    the token itself and to the first one, which others stand on. What a sink takes, all others have in proportion.
     """
     B, T, S = weights_BTT.shape
     if discard:
         kept = jnp.eye(T, S, dtype=bool) | (jnp.arange(S) == 0)[None]
-        flat = jnp.where(kept[None], jnp.inf, weights_BTT).reshape(B, T * S)
+        flat = jnp.where(kept[None] | (weights_BTT <= 0), jnp.inf, weights_BTT).reshape(B, T * S)
         rank = jnp.argsort(jnp.argsort(flat, axis=1), axis=1).reshape(B, T, S)
-        weights_BTT = jnp.where(rank < int(discard * T * S), 0, weights_BTT)
+        count_B11 = jnp.floor(discard * jnp.sum(weights_BTT > 0, axis=(1, 2), keepdims=True))
+        weights_BTT = jnp.where(rank < count_B11, 0, weights_BTT)
     both_BTT = (1 - residual) * weights_BTT + residual * jnp.eye(T, S)[None]
     sums_BT1 = jnp.sum(both_BTT, axis=-1, keepdims=True)
     return jnp.where(sums_BT1 > 0, both_BTT / jnp.where(sums_BT1 > 0, sums_BT1, 1), 0)
@@ -73,12 +74,14 @@ def rollout(
             "rollout: what a recurrent model has read comes to a place by its states too, of which attention tells "
             "nothing; take raw weights or gradients."
         )
+    layers = max(site.stack.num_layers for site in model.config.sites.values())
+    check_range("start_layer", start_layer, Range(0, layers - 1))
     graphdef, params = nnx.split(model)
-    given = graphdef, params, inputs, residual, start_layer, discard
-    found = _rollout(*given, fusion)
+    given = graphdef, params, inputs, residual, start_layer
+    found = _rollout(*given, discard, fusion)
     if not fair:
         return found
-    even = _rollout(*given, "even")
+    even = _rollout(*given, 0.0, "even")
     return {name: jnp.where(even[name] > 0, x / jnp.maximum(even[name], 1e-30), 0) for name, x in found.items()}
 
 

@@ -67,15 +67,20 @@ def find(known: dict[str, int], names: Iterable[str], layers: Sequence[int] | No
     Raises:
         UserError: there is no such site, or no such layer.
     """
+    if layers is not None and not len(layers):
+        raise UserError("layers=[] names none; leave it out for all.")
     found = {}
     for name in names:
-        parts = name.split(".")
-        numbers = [part for part in parts if part.isdecimal()]
-        site = ".".join(part for part in parts if not part.isdecimal())
-        if site not in known or len(numbers) > min(1, known[site]):
+        stack, _, rest = name.partition(".")
+        number, _, behind = rest.partition(".")
+        numbers = [number] if number.isdecimal() else []
+        site = f"{stack}.{behind}" if numbers else name
+        if site not in known or (numbers and not known[site]):
             shown = [numbered(one, 0) if numbers and count else one for one, count in known.items()]
             nearest = difflib.get_close_matches(name, shown, 1, cutoff=0)[0]
-            raise UserError(f"there is no site {name}; the nearest is {nearest}, and launch.explain --sites lists all.")
+            raise UserError(
+                f"there is no site {name}; the nearest is {nearest}, and eval.explain.sites.listed has all."
+            )
         asked = tuple(map(int, numbers)) or (tuple(range(known[site])) if layers is None else tuple(layers))
         if bad := [layer for layer in asked if not 0 <= layer < known[site] and known[site]]:
             raise UserError(

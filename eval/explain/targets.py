@@ -1,11 +1,13 @@
 """What is explained: a number that a model says of each example."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from model.errors import UserError
 from model.families.family import Model
@@ -68,20 +70,32 @@ def _head(model: Model) -> str:
     return head
 
 
-def lengths(inputs: dict[str, Any]) -> jax.Array:
-    """How many tokens each row has that the model answers at, (B,): of pairs, those of the second text."""
-    if "pairs" in inputs:
-        pairs = inputs["pairs"]
-        ids = pairs.segment_ids_BT
-        return jnp.full(len(pairs.tokens_BT), pairs.tokens_BT.shape[1]) if ids is None else jnp.sum(ids != 0, axis=1)
-    valid_BT, tokens_BT = inputs.get("valid_BT"), inputs["tokens_BT"]
-    return jnp.full(len(tokens_BT), tokens_BT.shape[1]) if valid_BT is None else jnp.sum(valid_BT.astype(bool), axis=1)
+def places(inputs: dict[str, Any]) -> dict[str, jax.Array]:
+    """Which places hold a token, (B, n) by the site of their vectors."""
+    if "pairs" not in inputs:
+        return {"embedding": _real(inputs["tokens_BT"], inputs.get("valid_BT"))}
+    pairs = inputs["pairs"]
+    return {
+        "encoder.embedding": _real(pairs.sources_BS, pairs.source_segment_ids_BS),
+        "decoder.embedding": _real(pairs.tokens_BT, pairs.segment_ids_BT),
+    }
+
+
+def _real(tokens: jax.Array, marked: jax.Array | None) -> jax.Array:
+    return jnp.ones(tokens.shape, bool) if marked is None else jnp.broadcast_to(marked, tokens.shape) != 0
+
+
+def answering(inputs: dict[str, Any]) -> jax.Array:
+    """Which places a model answers at, (B, T): those of the text, or of the second one of a pair."""
+    found = places(inputs)
+    return found.get("embedding", found.get("decoder.embedding"))  # type: ignore[return-value]
 
 
 def predicted(model: Model, inputs: dict[str, Any], places_B: Any = None) -> Target:
     """The likeliest answer of each row: its class, or the token at its place, by default the last one that is known."""
-    places_B = lengths(inputs) - 1 if places_B is None else jnp.asarray(places_B)
-    places_BP = places_B[:, None].astype(jnp.int32)
+    real_BT = answering(inputs)
+    last_B = real_BT.shape[1] - 1 - jnp.argmax(real_BT[:, ::-1], axis=1)
+    places_BP = (last_B if places_B is None else jnp.asarray(places_B))[:, None].astype(jnp.int32)
     target = Target(places_BP, jnp.zeros_like(places_BP))
     return dataclasses.replace(target, answers_BP=jnp.argmax(target.logits(model, inputs), axis=-1).astype(jnp.int32))
 
@@ -93,22 +107,28 @@ def checked(target: Target, model: Model, inputs: dict[str, Any]) -> Target:
         UserError: an answer that the model does not have, or a place that is not in its row.
     """
     count = jax.eval_shape(lambda: target.logits(model, inputs)).shape[-1]
-    for name in ("answers_BP", "against_BP"):
-        _check(getattr(target, name), count, "an answer", "the model has")
-    _check(target.places_BP, np.asarray(lengths(inputs))[:, None], "a place", "the row has")
+    for numbers in (target.answers_BP, target.against_BP):
+        wrong = np.zeros(0) if numbers is None else (np.asarray(numbers) < 0) | (np.asarray(numbers) >= count)
+        _refuse(numbers, wrong, "answer", f"the model has {count}, from 0 on")
+    real_BT, asked_BP = np.asarray(answering(inputs)), np.asarray(target.places_BP)
+    outside_BP = (asked_BP < 0) | (asked_BP >= real_BT.shape[1])
+    real_BP = np.take_along_axis(real_BT, np.where(outside_BP, 0, asked_BP), axis=1)
+    _refuse(asked_BP, outside_BP | ~real_BP, "place", "its row has no token there")
     return target
 
 
-def _check(numbers: Any, most: Any, what: str, whose: str) -> None:
-    if numbers is None:
-        return
-    numbers, most = np.asarray(numbers), np.broadcast_to(np.asarray(most), np.shape(numbers))
-    if (bad := (numbers < 0) | (numbers >= most)).any():
-        row, column = np.argwhere(bad)[0]
-        raise UserError(
-            f"the target of row {row} names {what} {numbers[row, column]}, and {whose} {most[row, column]}, from 0 on; "
-            "take one of these."
-        )
+def _refuse(numbers: Any, wrong: np.ndarray, what: str, rule: str) -> None:
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise UserError(f"the target of row {row} names {what} {numbers[row, column]}, and {rule}; take another.")
+
+
+def in_float32(model: Model) -> Model:
+    """The same model, which computes in float32: its parameters are that already."""
+    if getattr(model.config, "dtype", "float32") == "float32":
+        return model
+    config = dataclasses.replace(model.config, dtype="float32")
+    return nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))), nnx.state(model))
 
 
 def given(values: dict[str, Any]) -> Taps:
@@ -121,8 +141,15 @@ def given(values: dict[str, Any]) -> Taps:
 
 
 def embedded(model: Model, inputs: dict[str, Any]) -> dict[str, jax.Array]:
-    """The vectors of the tokens, (B, n, D), by their sites: `embedding`, or of pairs `encoder.embedding` and
-    `decoder.embedding`.
+    """The vectors of the tokens, (B, n, D) in float32, by their sites: `embedding`, or of pairs `encoder.embedding` and
+    `decoder.embedding`; zeros where there is no token, whatever stands there.
     """
+    return _embedded(*nnx.split(model), inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embedded(graphdef: nnx.GraphDef, params: Any, inputs: dict[str, Any]) -> dict[str, jax.Array]:
+    model, real = nnx.merge(graphdef, params), places(inputs)
     names = [site for site in sites(model, **inputs) if site.endswith("embedding")]
-    return seen(model, dict.fromkeys(names, lambda x_BTD: x_BTD), **inputs)
+    found = seen(model, dict.fromkeys(names, lambda x_BTD: x_BTD), **inputs)
+    return {site: jnp.where(real[site][..., None], x.astype(jnp.float32), 0) for site, x in found.items()}

@@ -119,11 +119,32 @@ def test_weights_and_heads_are_set_in_their_layer() -> None:
 def test_means_and_noise_change_what_is_said() -> None:
     model, one, _ = made("gpt")
     plain = model(**one)
-    for change in (mean, noise(jax.random.key(0), 0.1)):
+    for change in (mean(), noise(jax.random.key(0), 0.1)):
         for site in ("stack.0.residual", "stack.0.attention.weights", "embedding"):
             said, changed = intervene(model, {site: change}, **one)
             assert np.abs(said - plain).max() > 1e-4
             assert changed[site] > 0
+    both = {"stack.residual": noise(jax.random.key(0), 0.1), "stack.1.residual": zero}
+    changed = intervene(model, both, **one)[1]
+    assert changed["stack.1.residual"] == B * T * 24  # its own, whatever came before
+    assert changed["stack.residual"] > 0.9 * L * B * T * 24
+    assert intervene(model, {"stack.residual": noise(jax.random.key(0), 0.0)}, **one)[1] == {"stack.residual": 0}
+    x = jnp.ones((50, 20, 3))
+    drawn = [np.asarray(noise(jax.random.key(0), 0.2)(x, number)) - 1 for number in (0, 1)]
+    assert [one.std() for one in drawn] == pytest.approx([0.2, 0.2], rel=0.05)
+    assert abs(np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1]) < 0.1  # each layer has its own
+
+
+def test_the_mean_is_of_tokens_alone() -> None:
+    """Another token at padding changes nothing."""
+    model, one, _ = made("bert")
+    valid_BT = jnp.arange(T)[None] < jnp.array([[T], [T - 2]])
+    said = []
+    for token in (0, 5):
+        given = {"tokens_BT": one["tokens_BT"].at[1, T - 2 :].set(token), "valid_BT": valid_BT}
+        found, _ = intervene(model, {"embedding": mean(valid_BT)}, **given)
+        said.append(np.where(valid_BT[..., None], found, 0))
+    np.testing.assert_allclose(said[0], said[1], atol=1e-5)
 
 
 def test_gradients_pass_through_what_is_set() -> None:
@@ -166,13 +187,16 @@ def test_half_precision_and_a_budget() -> None:
             "stack.0.atention.weights",
             "there is no site stack.0.atention.weights; the nearest is stack.0.attention.w",
         ),
-        ("embeding", "there is no site embeding; the nearest is embedding, and launch.explain --sites lists all."),
+        ("embeding", "there is no site embeding; the nearest is embedding, and eval.explain.sites.listed has all."),
         ("stack.3.residual", "stack.3.residual has layers 0 to 2, and 3 is none of them; take one that is."),
         ("embedding.0", "there is no site embedding.0; the nearest is embedding"),
+        ("stack.residual.1", "there is no site stack.residual.1; the nearest is stack.residual"),
     ],
 )
 def test_what_there_is_not_is_refused(name: str, sentence: str) -> None:
     model, one, _ = made("gpt")
+    with pytest.raises(UserError, match=r"^layers=\[\] names none; leave it out for all"):
+        capture(model, ["stack.residual"], layers=[], **one)
     for call in (lambda: capture(model, [name], **one), lambda: intervene(model, {name: zero}, **one)):
         with pytest.raises(UserError) as refused:
             call()

@@ -7,7 +7,8 @@ from scipy import stats
 
 from eval.explain.faithfulness import RANDOM, SHARES, drawn_anew, dropped, joined, judged, verdicts
 from eval.explain.methods import METHODS, Asked
-from eval.explain.occlusion import occlusion, places
+from eval.explain.occlusion import occlusion
+from eval.explain.targets import places
 from tests.eval.explain.bag import bag, shares
 from tests.eval.explain.cases import KIND, B, T, case
 

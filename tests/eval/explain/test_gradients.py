@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eval.explain.gradients import gradient, gradient_x_input, smooth_gradient, value_and_gradient
-from eval.explain.targets import Target, checked, embedded, given, lengths, predicted
+from eval.explain.targets import Target, answering, checked, embedded, given, predicted
 from model import UserError
 from tests.eval.explain.cases import KIND, B, T, V, case
 
@@ -54,7 +54,7 @@ def test_targets_say_what_they_say() -> None:
     ):
         np.testing.assert_allclose(target.value(model, inputs), value, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(target.probability(model, inputs), probability, rtol=1e-4)
-    np.testing.assert_array_equal(lengths(inputs), [T, T - 2, T])
+    np.testing.assert_array_equal(answering(inputs).sum(1), [T, T - 2, T])
     likeliest = predicted(model, inputs)
     np.testing.assert_array_equal(likeliest.places_BP[:, 0], [T - 1, T - 3, T - 1])
     np.testing.assert_array_equal(likeliest.answers_BP[:, 0], logits_BTV[rows[:, 0], [T - 1, T - 3, T - 1]].argmax(-1))
@@ -69,22 +69,15 @@ def test_targets_say_what_they_say() -> None:
         (
             "gpt-language_model",
             {"answers_BP": [[0], [V], [1]]},
-            f"the target of row 1 names an answer {V}, and the model",
+            f"row 1 names answer {V}, and the model has {V}, from 0",
         ),
-        (
-            "gpt-language_model",
-            {"against_BP": [[-1], [1], [1]]},
-            "the target of row 0 names an answer -1, and ",
-        ),
-        (
-            "gpt-language_model",
-            {"places_BP": [[0], [T - 2], [1]]},
-            "the target of row 1 names a place 5, and the ",
-        ),
+        ("gpt-language_model", {"against_BP": [[-1], [1], [1]]}, "row 0 names answer -1, and the model has"),
+        ("gpt-language_model", {"places_BP": [[0], [T - 2], [1]]}, "row 1 names place 5, and its row has no token the"),
+        ("gpt-language_model", {"places_BP": [[0], [1], [T]]}, "row 2 names place 7, and its row has no token there;"),
         (
             "bert-classification",
             {"answers_BP": [[0], [1], [5]]},
-            "the target of row 2 names an answer 5, and ",
+            "row 2 names answer 5, and the model has 5, from 0 on",
         ),
     ],
 )
@@ -94,7 +87,7 @@ def test_a_target_that_there_is_not_is_refused(kind: str, changes: dict[str, Any
     wrong = dataclasses.replace(target, **{name: jnp.asarray(value, jnp.int32) for name, value in changes.items()})
     with pytest.raises(UserError) as refused:
         checked(wrong, model, inputs)
-    assert str(refused.value).startswith(sentence)
+    assert str(refused.value).startswith(f"the target of {sentence}")
 
 
 def test_noise_is_drawn_again_the_same() -> None:
@@ -114,3 +107,18 @@ def test_noise_is_drawn_again_the_same() -> None:
     for choices in ({"draws": 0}, {"spread": -1.0}):
         with pytest.raises(UserError, match="must be at least"):
             smooth(**choices)
+
+
+def test_what_stands_at_padding_reaches_no_map() -> None:
+    """Be it no token at all; and a row's map is that which it has by itself, in half precision as in single."""
+    model, inputs, target = case("bert-classification")
+    strange = inputs | {"tokens_BT": inputs["tokens_BT"].at[1, T - 2 :].set(-1)}
+    half = case("bert-classification", **{"model.dtype": "bfloat16"})[0]
+    for method in (gradient_x_input, gradient, lambda *given: smooth_gradient(*given, draws=3, spread=0.1)):
+        one, other = (np.asarray(method(model, x, target)["embedding"]) for x in (inputs, strange))
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+        alone = method(model, *jax.tree.map(lambda x: x[1:2], (inputs, target)))["embedding"]
+        np.testing.assert_allclose(alone[0], one[1], rtol=1e-4, atol=1e-5)
+        found = method(half, inputs, target)["embedding"]
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, one, atol=0.1 * np.abs(one).max())

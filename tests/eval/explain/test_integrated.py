@@ -96,6 +96,9 @@ def test_hard_paths_are_cut_where_they_are_hard() -> None:
     assert found.error_B.max() <= 1e-2
     assert found.passes_B.max() > 2 + NODES + PARTS * NODES
     assert found.passes_B.max() <= 400
+    for passes, last in zip(found.passes_B, found.last_B, strict=True):  # borders and nodes of what was cut, too
+        cuts, rest = divmod(passes - 2 - NODES, PARTS * NODES + PARTS - 1)
+        assert (rest, last) == (0, (NODES + 1) * (1 + cuts * (PARTS - 1)) + 1)
     few = integrated_gradients(model, inputs, target, zero, most=40, tolerance=1e-5)
     assert few.passes_B.max() <= 40
     assert few.error_B.max() > 1e-5  # told, and not hidden
@@ -111,7 +114,20 @@ def test_of_nothing_comes_nothing() -> None:
     assert not found.values["embedding"].any()
     assert not found.error_B.any()
     base = baselines(model, inputs, {"end": 3})
-    np.testing.assert_array_equal(base["end"]["embedding"], model.embed(jnp.full((B, T), 3)))
+    real = np.asarray(inputs["valid_BT"])
+    np.testing.assert_array_equal(base["end"]["embedding"][real], model.embed(jnp.full((B, T), 3))[real])
+    assert not base["end"]["embedding"][~real].any()
     for choices in ({"tolerance": 0.0}, {"most": 3}):
         with pytest.raises(UserError, match="must be at least"):
             integrated_gradients(model, inputs, target, x, **choices)
+
+
+def test_padding_and_half_precision_are_no_part_of_the_path() -> None:
+    model, inputs, target = case("bert-classification")
+    strange = inputs | {"tokens_BT": inputs["tokens_BT"].at[1, T - 2 :].set(-1)}
+    one, other = (integrated_gradients(model, x, target, baselines(model, x, {})["mean"]) for x in (inputs, strange))
+    np.testing.assert_allclose(other.values["embedding"], one.values["embedding"], atol=1e-4)
+    half = case("bert-classification", **{"model.dtype": "bfloat16"})[0]
+    found = integrated_gradients(half, inputs, target, baselines(half, inputs, {})["mean"])
+    assert found.error_B.max() <= 1e-2
+    np.testing.assert_allclose(found.values["embedding"], one.values["embedding"], atol=1e-3)

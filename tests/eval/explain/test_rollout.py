@@ -67,6 +67,10 @@ def test_the_smallest_weights_are_left_out_of_each_example_alone() -> None:
             left[at] = 0
         want = 0.5 * left + 0.5 * np.eye(T)
         np.testing.assert_allclose(found[b], want / want.sum(1, keepdims=True), rtol=1e-5)
+        # What is hidden is no weight, and is not counted.
+        causal = np.tril(np.asarray(maps[b]))
+        some = np.asarray(mixed(jnp.asarray(causal)[None], 0.5, 0.3)[0])
+        assert (some[np.tril_indices(T)] == 0).sum() == int(0.3 * T * (T + 1) / 2)
     assert (np.asarray(found) == 0).mean() > 0.5
 
 
@@ -98,6 +102,19 @@ def test_pairs_mix_what_both_sides_hold() -> None:
     np.testing.assert_allclose(found["decoder"].sum(-1) + found["cross"].sum(-1), 1, rtol=1e-5)
 
 
+@pytest.mark.rest
+def test_a_target_without_a_source_keeps_what_it_has() -> None:
+    model, one, _ = made("encoder_decoder")
+    ids_BS = jnp.asarray([[0] * T, [1] * T])
+    found = rollout(
+        model, pairs=one["pairs"]._replace(source_segment_ids_BS=ids_BS, segment_ids_BT=jnp.ones((B, T), int))
+    )
+    np.testing.assert_allclose(found["decoder"][0].sum(-1), 1, rtol=1e-5)
+    assert not found["cross"][0].any()
+    np.testing.assert_allclose(found["decoder"][1].sum(-1) + found["cross"][1].sum(-1), 1, rtol=1e-5)
+    assert (found["cross"][1].sum(-1) > 0.1).all()
+
+
 def test_fair_shares_are_those_beside_even_weights() -> None:
     model, one, _ = made("gpt")
     found, fair = rollout(model, **one)["stack"], rollout(model, fair=True, **one)["stack"]
@@ -112,6 +129,7 @@ def test_what_it_cannot_do_is_refused() -> None:
     for choices, sentence in (
         ({"residual": 1.5}, "--residual=1.5 must be at least 0 and at most 1."),
         ({"discard": 1.0}, "--discard=1.0 must be at least 0 and below 1."),
+        ({"start_layer": 3}, "--start_layer=3 must be at least 0 and at most 2."),
         ({"fusion": "sum"}, "--fusion='sum' is not one of: mean, max, min."),
     ):
         with pytest.raises(UserError) as refused:
