@@ -75,7 +75,7 @@ def fit(
         baselines = MEASURED[config.task].baselines(experiment.task, data) if folder else {}
         watch = Watch(experiment, next(iter(eval_batches(validation, config.data.batch_size, experiment.rows))))
         stop.begin("the first state")
-        opened = open_run(stack, experiment, folder, data, len(validation), errors, baselines)
+        opened = open_run(stack, experiment, folder, data, rows, validation, errors, baselines)
         for doubt in doubts(config, experiment.mesh.size, jax.device_count()):
             opened.report.say(doubt)
         stop.begin(f"the compilation of the step, and step {opened.start + 1}")

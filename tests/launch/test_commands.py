@@ -97,6 +97,8 @@ def test_the_closing_words_say_where_everything_is(workdir: Path, outcome: Outco
     assert f"--workdir='{workdir}'" in outcome.out  # with its space
     assert "--extend --config.train.steps=N" in outcome.out
     assert f"compiled programs are kept in {jax.config.values['jax_compilation_cache_dir']}\n" in outcome.err
+    learned = r"^learns from [0-9]+ tokens, [0-9]+ bytes; is measured on [0-9]+ tokens, [0-9]+ bytes$"
+    assert len(re.findall(learned, outcome.err, re.MULTILINE)) == 1
     assert "step 12/12  loss " in outcome.err
     assert "tokens/s" in outcome.err
     assert "WARNING" not in outcome.err

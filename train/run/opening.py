@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from train.attention import Errors, described, said
-from train.data import Data
+from train.data import Data, Rows
 from train.devices.machine import machine_rate
 from train.devices.together import agree, compiled_together
 from train.experiment import Experiment
@@ -44,20 +44,22 @@ def open_run(
     experiment: Experiment,
     folder: RunFolder | None,
     data: Data,
-    windows: int,
+    rows: Rows,
+    validation: Rows,
     errors: Errors,
     baselines: Mapping[str, float],
 ) -> Opened:
     """Writes passport, baselines and tokenizer, and restores the newest state; `stack` closes what is opened here.
 
-    windows: how many measure it. errors: how far its attention is from the reference. Runs inside of
-    `placed(mesh, rules)`.
+    rows, validation: what it learns from, and what measures it. errors: how far its attention is from the reference.
+    Runs inside of `placed(mesh, rules)`.
 
     Raises:
         UserError: what is in the folder cannot be gone on from.
     """
     config = experiment.config
     attention = described(config.model, experiment.model_config, experiment.attention, errors)
+    windows = len(validation)
     stable, checkpoints, found = decay_start(config.optimizer, config.train.steps), None, None
     if folder is not None:
         measured = {"windows": windows, "of": len(experiment.task.measured(data))}
@@ -84,6 +86,7 @@ def open_run(
     stack.enter_context(report)
     cache = jax.config.values["jax_compilation_cache_dir"]
     report.say(f"resumed from step {start}" if start else f"compiled programs are kept in {cache}")
+    report.say(f"learns from {rows.told()}; is measured on {validation.told()}")
     _say_layers(report, experiment)
     for line in said(experiment.attention, errors):
         report.say(line)

@@ -33,6 +33,12 @@ class LabelledRows(ExampleRows):
         weights_B = np.ones(len(examples), np.float32)
         return self.joined(texts) | {"labels": self.labels(examples), "weights": weights_B}
 
+    def sizes(self, examples: Sequence[Labelled]) -> list[int]:
+        """Returns the tokens that each has, with its marks, before it is cut."""
+        ids = self._tokenizer.encode_batch([text for one in examples for text in (one.text, one.second_text)])
+        pairs = zip(examples, ids[::2], ids[1::2], strict=True)
+        return [2 + len(first) + (1 + len(second) if one.second_text else 0) for one, first, second in pairs]
+
     def labels(self, examples: Sequence[Labelled]) -> np.ndarray:
         """Returns the label of each by its number, (B,)."""
         return np.array([self.names.index(str(one.label)) for one in examples], np.int32)

@@ -38,15 +38,15 @@ class SpanRows(ExampleRows):
         super().__init__(data, split, count)
         self._may_be_none = data.corpus.some_unanswered
 
-    def told(self) -> str:
-        """Returns how many there are, in words, and how many are cut, of all their texts and before their answer."""
-        texts = [one for some in self._parts() for one in self._tokens([self._all[int(x)] for x in self._places[some]])]
-        long = sum(len(question.ids) + len(context.ids) > self.length - 3 for question, context in texts)
-        held = int(sum(weights_B.sum() for weights_B in self.weights()))
-        if not long:
-            return super().told()
-        cut = f"of which {long} are cut to {self.length} tokens, {len(self) - held} of them before their answer ends"
-        return f"{super().told()}, {cut}"
+    def sizes(self, examples: Sequence[Question]) -> list[int]:
+        """Returns the tokens that each has, with its marks, before it is cut."""
+        return [3 + len(question.ids) + len(context.ids) for question, context in self._tokens(examples)]
+
+    def lost(self, cut: Sequence[Question]) -> int:
+        """Returns how many of these have an answer that their row no longer holds."""
+        asked = [one for one in cut if one.answers]
+        parts = [asked[first : first + _TOGETHER] for first in range(0, len(asked), _TOGETHER)]
+        return sum(int((self.arrays(some)["weights"] == 0).sum()) for some in parts)
 
     def weights(self) -> Any:
         """Yields those of all rows, some at a time."""
@@ -135,6 +135,11 @@ class SpanQA(Classification):
             UserError: no row holds its answer.
         """
         rows = SpanRows(data, "validation", count)
+        if not (data.corpus.some_unanswered or any(one.answers for one in rows.examples)):
+            raise UserError(
+                f"none of the {len(rows)} questions of validation has an answer, and each one of train has: so there "
+                "is nothing to measure; give validation some with an answer, or train some without."
+            )
         if not any(weights_B.any() for weights_B in rows.weights()):
             raise UserError(
                 f"none of the {len(rows)} answers of validation is within the --config.data.length={data.length} "

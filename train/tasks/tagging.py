@@ -39,6 +39,11 @@ class TaggedRows(ExampleRows):
         found["positions"][:] = np.arange(T)
         return found | {"segment_ids": valid_BT.astype(np.int32), "valid": valid_BT, "weights": weights_BT}
 
+    def sizes(self, examples: Sequence[Tagged]) -> list[int]:
+        """Returns the tokens that each has, with its marks, before it is cut."""
+        ids = iter(self._tokenizer.encode_batch([f" {word}" for one in examples for word in one.words]))
+        return [2 + sum(len(next(ids)) for _ in one.words) for one in examples]
+
     def predicted(self, answers_BT: np.ndarray) -> list[tuple[str, ...]]:
         """Returns the tags of the words of each row, as far as it holds them."""
         found: list[tuple[str, ...]] = []

@@ -101,11 +101,9 @@ class PairRows(ExampleRows):
     Arrays as in a batch of `Pairs`, and `weights`, 1 at what is to be written; all (B, T).
     """
 
-    def told(self) -> str:
-        """Returns how many there are, and how many of them are cut, in words."""
-        cut = sum(max(map(len, one)) >= self.length for one in _encoded(self.examples, self._tokenizer))
-        more = f", of which {cut} have more than --config.data.length={self.length} tokens and are cut"
-        return f"{super().told()}{more if cut else ''}"
+    def sizes(self, examples: Sequence[Pair]) -> list[int]:
+        """Returns the tokens of the longer side of each, with its end, before it is cut."""
+        return [1 + max(map(len, one)) for one in _encoded(examples, self._tokenizer)]
 
     def arrays(self, examples: Sequence[Pair]) -> dict[str, np.ndarray]:
         """Returns the rows of these examples."""
@@ -126,7 +124,7 @@ class PackedRows(Rows):
     def __init__(self, data: ExampleData, split: str) -> None:
         self._tokenizer, self._length = data.tokenizer, data.length
         self._rows: list[list[Encoded]] = []
-        self._pairs, room = len(data.corpus.splits[split]), [0, 0]
+        self._pairs, room = PairRows(data, split), [0, 0]
         for one in _encoded(data.corpus.splits[split], data.tokenizer):
             sizes = [min(len(side) + 1, data.length) for side in one]
             if not self._rows or any(size > left for size, left in zip(sizes, room, strict=True)):
@@ -139,8 +137,8 @@ class PackedRows(Rows):
         return len(self._rows)
 
     def told(self) -> str:
-        """Returns how many there are, in words."""
-        return f"{self._pairs} examples in {len(self)} rows"
+        """Returns how many pairs there are, how many of them are cut, and in how many rows they are, in words."""
+        return f"{self._pairs.told()}, in {len(self)} rows"
 
     def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns many rows, as arrays with a leading axis B; an index past the last gives zeros."""

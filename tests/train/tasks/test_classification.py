@@ -82,7 +82,15 @@ def test_hidden_tokens_are_drawn_by_place_and_epoch_and_only_in_training() -> No
     assert not task.rows(data()).rows([5], bits[:1])["valid"].any()
     for rows in (task.rows(data()), task.measured(data())):
         np.testing.assert_array_equal(rows.rows(range(5))["valid"], plain.rows(range(5))["valid"])
-    assert task.rows(data()).told() == "5 examples"
+
+
+def test_what_is_cut_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also through hidden tokens; of very many, by those looked at: rows 0, 2 and 4 of five, of which row 2 is cut."""
+    cut = "5 examples, of which {} have more than --config.data.length=17 tokens and are cut"
+    assert Classification(hide=0.7).rows(data()).told() == cut.format(3)
+    assert LabelledRows(data(), "validation", 1).told() == "1 examples"
+    monkeypatch.setattr("train.data.examples.rows.LOOKED_AT", 3)
+    assert LabelledRows(data(), "train").told() == cut.format("about 2")
 
 
 def test_what_is_hidden_tells_the_model_nothing() -> None:

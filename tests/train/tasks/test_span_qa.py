@@ -67,7 +67,9 @@ def test_only_the_context_is_allowed_and_holds_the_answer() -> None:
         else:
             assert row["labels"].tolist() == [0, 0]
     assert not any(x[6].any() for name, x in found.items())
-    assert rows.told() == "6 examples, of which 2 are cut to 23 tokens, 1 of them before their answer ends"
+    assert rows.told() == "6 examples, of which 2 have more than --config.data.length=23 tokens and are cut, " + (
+        "1 of them before their answer ends"
+    )
     assert rows_of(EXAMPLES[:3]).told() == "3 examples"
     # An answer that the row does not hold is never the place of `start`, even where that may be one.
     right = [Answer(one.answers[0], one.starts[0]) if one.answers else Answer("") for one in EXAMPLES]
@@ -79,6 +81,17 @@ def test_where_each_question_has_an_answer_none_is_not_allowed() -> None:
     found = rows_of(EXAMPLES, train=EXAMPLES[:2]).rows(range(6))
     assert not found["allowed"][:, 0].any()
     assert (found["weights"][5], found["cut"][5]) == (0, 1)  # one that cannot be told, and counts as wrong
+
+
+def test_a_validation_without_answers_is_refused_for_what_it_is() -> None:
+    def measured(validation: list[Question]) -> Any:
+        corpus: Corpus[Question] = Corpus({"train": EXAMPLES[:3], "validation": validation}, "f")
+        return SpanQA().measured(ExampleData(corpus, TOKENIZER, 23))
+
+    with pytest.raises(UserError, match="none of the 1 questions of validation has an answer, and each one of train"):
+        measured(EXAMPLES[5:])
+    with pytest.raises(UserError, match="none of the 2 answers of validation is within the --config.data.length=23"):
+        measured(EXAMPLES[4:])
 
 
 def test_the_first_answer_that_a_row_holds_is_learned() -> None:

@@ -46,6 +46,11 @@ def test_the_first_piece_of_a_word_is_asked() -> None:
     assert not found["valid"][0, 9:].any()
 
 
+def test_cut_words_are_told() -> None:
+    """Of the rows, with start and separator, 9, 16 and 4 tokens."""
+    assert rows().told() == "3 examples, of which 1 have more than --config.data.length=13 tokens and are cut"
+
+
 def test_loss_and_entities_are_those_of_plain_python() -> None:
     config = BERTConfig(vocab_size=258, max_length=T, head="tag", labels=3, num_layers=1, width=6, num_heads=1)
     graphdef, params = nnx.split(BERT(config, rngs=nnx.Rngs(1)))

@@ -46,10 +46,7 @@ def own_examples(
     splits = _split(read)
     for split, rows in splits.items():
         if not rows:
-            raise UserError(
-                f"the split {split!r} of --config.data.path={pattern} is empty: give at least two rows, or files whose "
-                f"names begin with {' and '.join(map(repr, SPLITS))}."
-            )
+            raise _empty(split, pattern, list(files))
     known = NUMBER if form == "number" else tuple(names) or _names(kind, splits["train"])
     if form == "several" and not known:
         raise UserError(f"no text of the train split of --config.data.path={pattern} has a label: add some.")
@@ -58,6 +55,21 @@ def own_examples(
             _check_known(where, one, known)
     found = {split: [one for _, one in rows] for split, rows in splits.items()}
     return Corpus(found, fingerprint_of(found, known), known)
+
+
+def _empty(split: str, pattern: str, files: Sequence[str]) -> UserError:
+    """What to say of a split without rows."""
+    named = {other: [name for name in files if Path(name).name.startswith(other)] for other in SPLITS}
+    others = [name for some in named.values() for name in some]
+    if others and not named[split]:
+        return UserError(
+            f"--config.data.path={pattern} has no file whose name begins with {split!r}, though {others[0]} is named "
+            "by its split: add one, or rename the others, so that a tenth of all rows is validation."
+        )
+    return UserError(
+        f"the split {split!r} of --config.data.path={pattern} is empty: give at least two rows, or files whose "
+        f"names begin with {' and '.join(map(repr, SPLITS))}."
+    )
 
 
 def _split(read: dict[str, Placed]) -> dict[str, Placed]:
@@ -88,7 +100,7 @@ def _labelled(where: str, example: Any, form: str) -> Any:
 
 
 def _one(where: str, label: Any) -> str:
-    if isinstance(label, tuple) or (isinstance(label, float) and not label.is_integer()):
+    if isinstance(label, tuple | dict) or (isinstance(label, float) and not label.is_integer()):
         raise UserError(f"{where}: its label {label!r} is no name of a class: mend the line, or choose another task.")
     return str(int(label)) if isinstance(label, float) else str(label)
 
@@ -100,7 +112,7 @@ def _several(where: str, label: Any) -> tuple[str, ...]:
             value = loads(label)
         except ValueError:
             value = None
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str | int | float) for one in value):
         raise UserError(f'{where}: its label {label!r} is no list of names, ["a", "b"]: mend the line.')
     return tuple(map(str, value))
 

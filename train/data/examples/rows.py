@@ -1,12 +1,15 @@
 """Examples as rows of arrays: what each task makes of its kind, in one place."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from train.data.examples.opened import ExampleData
 from train.data.rows import Rows
+
+LOOKED_AT = 4_000  # examples, at most, of which the tokens are counted to tell how many are cut
+_TOGETHER = 256  # of these, that are encoded at once
 
 
 class ExampleRows(Rows):
@@ -32,8 +35,34 @@ class ExampleRows(Rows):
         return [self._all[int(place)] for place in self._places]
 
     def told(self) -> str:
-        """Returns how many there are, in words."""
-        return f"{len(self)} examples"
+        """Returns how many there are, and how many of them are cut, in words; of very many, by those looked at."""
+        places = self._places[np.linspace(0, len(self) - 1, min(len(self), LOOKED_AT)).astype(int)]
+        sized = (pair for some in self.parts(places) for pair in zip(some, self.sizes(some), strict=True))
+        cut = [one for one, size in sized if size > self.length]
+        if not cut:
+            return f"{len(self)} examples"
+
+        def about(count: int) -> str:
+            return f"about {round(count * len(self) / len(places))}" if len(places) < len(self) else f"{count}"
+
+        lost = self.lost(cut)
+        return (
+            f"{len(self)} examples, of which {about(len(cut))} have more than --config.data.length={self.length} "
+            f"tokens and are cut{f', {about(lost)} of them before their answer ends' if lost else ''}"
+        )
+
+    def parts(self, places: np.ndarray) -> Iterator[list[Any]]:
+        """Yields the examples at these places of the split, some at a time."""
+        for first in range(0, len(places), _TOGETHER):
+            yield [self._all[int(place)] for place in places[first : first + _TOGETHER]]
+
+    def sizes(self, examples: Sequence[Any]) -> list[int]:
+        """Returns the tokens that each of these has, with its marks, before it is cut."""
+        raise NotImplementedError
+
+    def lost(self, cut: Sequence[Any]) -> int:
+        """Returns how many of these, which are cut, have lost what is asked of them."""
+        return 0
 
     def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns many rows, as arrays with a leading axis B; an index past the last gives zeros."""

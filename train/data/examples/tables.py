@@ -58,6 +58,8 @@ def _csv(file: Path, text: str) -> Iterator[Row]:
     number = 1
     try:
         header = next(reader, [])
+        if len(header) == 1 and (other := next((sign for sign in ";\t|" if sign in header[0]), "")):
+            raise UserError(f"{file}:1 has {other!r} between its cells, and CSV has commas: convert it.")
         for cells in reader:
             if cells:
                 if len(cells) != len(header):
@@ -97,7 +99,7 @@ def example_of(kind: type[Example], where: str, row: dict[str, Any]) -> Example:
 def _value(where: str, name: str, value: Any, hint: Any) -> Any:
     """The value of a column as its field has it; a label may be a name, a list of names, or a number."""
     if isinstance(hint, types.UnionType):  # a label, which `own.py` looks at
-        return tuple(map(str, value)) if isinstance(value, list) else value
+        return tuple(value) if isinstance(value, list) else value
     if hint is str:
         if not isinstance(value, str):
             raise UserError(f"{where}: its {name} is {value!r}, and must be a text: mend the line.")

@@ -95,6 +95,9 @@ BAD = [
     (Labelled, "one", '{"text": " ", "label": "a"}', ":1: its text is empty: mend or remove the line."),
     (Labelled, "one", '{"text": 3, "label": "a"}', ":1: its text is 3, and must be a text: "),
     (Labelled, "one", '{"text": "t", "label": ["a"]}', ":1: its label ('a',) is no name of a class: "),
+    (Labelled, "one", '{"text": "t", "label": {"q": 1}}', ":1: its label {'q': 1} is no name of a class: "),
+    (Labelled, "several", '{"text": "t", "label": [{"q": 1}]}', ":1: its label ({'q': 1},) is no list of names"),
+    (Labelled, "several", '{"text": "t", "label": [null]}', ":1: its label (None,) is no list of names"),
     (Labelled, "one", '{"text": "t", "label": 1.5}', ":1: its label 1.5 is no name of a class: "),
     (Labelled, "several", '{"text": "t", "label": "a"}', ":1: its label 'a' is no list of names"),
     (Labelled, "number", '{"text": "t", "label": "a"}', ":1: its label 'a' is no number: "),
@@ -152,6 +155,8 @@ def test_bad_files_are_one_sentence(tmp_path) -> None:
         "b.jsonl": (b"\xff", "is not UTF-8 at byte 0"),
         "c.csv": (b"source,target\na,b\nc\n", "c.csv:3 has 1 cells, and the header has 2: mend the line or quote"),
         "d.csv": (b'source,target\na,"b\n', "d.csv:2 is no CSV ("),
+        "f.csv": (b"source;target\na;b\n", "f.csv:1 has ';' between its cells, and CSV has commas: convert it."),
+        "g.csv": (b"source\ttarget\na\tb\n", "g.csv:1 has '\\t' between its cells, and CSV has commas: "),
         "e.csv": (b"text\na\n", "e.csv:2 has the columns text, and those of the task are source, target: rename"),
     }
     for name, (data, sentence) in cases.items():
@@ -159,6 +164,16 @@ def test_bad_files_are_one_sentence(tmp_path) -> None:
         with pytest.raises(UserError) as caught:
             own_examples(Pair, str(tmp_path / name))
         assert sentence in str(caught.value)
+
+
+def test_a_split_without_a_file_is_told(tmp_path) -> None:
+    write(tmp_path / "train.jsonl", [{"source": s, "target": s} for s in "abc"])
+    for pattern in ("train.jsonl", "*"):
+        with pytest.raises(UserError, match="no file whose name begins with 'validation', though train.jsonl is named"):
+            own_examples(Pair, f"{tmp_path}/{pattern}")
+    (tmp_path / "validation.jsonl").write_text("")
+    with pytest.raises(UserError, match="the split 'validation' of .* is empty: give at least two rows, or files"):
+        own_examples(Pair, f"{tmp_path}/*")
 
 
 def test_a_name_that_is_not_learned_is_refused(tmp_path) -> None:
