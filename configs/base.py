@@ -21,8 +21,8 @@ def get_config() -> ConfigDict:
     config.family = "gpt"  # the kind of model (model/families/table.py), which has keys of its own, config.model
     config.task = "language_model"  # what is learned: language_model, masked_lm, classification, tagging, span_qa, ...
 
-    data.name = "python_stdlib"  # a TFDS text dataset
-    data.path = ""  # glob of one's own text files, such as folder/*.txt, instead of data.name
+    data.name = "python_stdlib"  # a TFDS dataset, or one made here: python_stdlib, packages, roles, questions, ...
+    data.path = ""  # glob of one's own files instead of data.name: folder/*.txt, or examples, *.jsonl or *.csv
     data.dir = ""  # folder of prepared datasets and token caches; empty: the default of TFDS
     data.feature = "text"  # the feature of the dataset that holds the text
     data.train_split = "train"  # split to learn from

@@ -13,10 +13,13 @@ from model.attention.masks.looking import looks_ahead
 from model.errors import UserError
 from model.families.encoder_decoder import Pairs
 from model.families.family import Model
+from model.families.table import FAMILIES
 from train.data import Tokenizer, sentinels
 from train.devices.placing import batch_ways
+from train.tasks.table import TASKS
 
 DEFAULT_NEW_TOKENS = 200
+WRITING = ("next_token", "target")  # heads of what goes on from a prompt, or writes of a source
 WIDTH = 64  # arrays are padded to multiples of this many tokens, so that few prompts need a compilation of their own
 
 
@@ -111,9 +114,11 @@ def check_model(model: Model, tokenizer: Tokenizer) -> None:
     Raises:
         UserError: it does not write, was trained with another one, or sees what it is to write.
     """
-    if not {"next_token", "target"} & {*model.config.HEADS}:
+    if not {*WRITING} & {*model.config.HEADS}:
+        heads = {head for kind in FAMILIES.values() if {*WRITING} & {*kind.HEADS} for head in kind.HEADS}
+        tasks = [name for name, task in TASKS.items() if task.HEAD in heads]
         raise UserError(
-            "the model is of a kind that does not write; take a run of --config.task=language_model or translation."
+            f"the model is of a kind that does not write; take a run whose --config.task is one of: {', '.join(tasks)}."
         )
     if model.config.vocab_size != tokenizer.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens and the model {model.config.vocab_size}"

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from eval.attention_picture import attention_figure
 from eval.evaluators import MEASURED, compare
 from eval.generation import generate
+from eval.prompting import WRITING
 from eval.runs import Run, open_run
 from model.errors import UserError
 from train.devices.placing import on_host
@@ -31,11 +32,12 @@ def summarize(config: ConfigDict, state: State, folder: Path, again: str, more: 
     if step < config.train.steps:
         return f"stopped at step {step} of {config.train.steps}; the same command goes on from there:\n  {again}"
     run = open_run(folder)
-    parts = [
-        _comparison(config.task, folder, step, again),
-        _sample(run, config.train.prompt, folder),
-        _places(run, config.train.prompt, more),
-    ]
+    prompt = config.train.prompt
+    try:
+        sample = _sample(run, prompt, folder)
+    except UserError as error:  # the run itself has ended well
+        sample, prompt = f"no sample of --config.train.prompt: {error}", "TEXT"
+    parts = [_comparison(config.task, folder, step, again), sample, _places(run, prompt, more)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -61,22 +63,19 @@ def last_score(folder: Path, step: int) -> dict[str, Any] | None:
 def _sample(run: Run, prompt: str, folder: Path) -> str:
     if not prompt or not _writes(run):
         return ""
-    try:
-        of_pairs = "target" in run.model.config.HEADS
-        if of_pairs or run.model.config.sites:
-            with run.placed():
-                figure = attention_figure(run.model, run.tokenizer, prompt)
-            if jax.process_index() == 0:
-                figure.savefig(folder / "attention.png", dpi=120)
-        if of_pairs:
-            with run.placed():
-                return f"{prompt}\n> {generate(run.model, run.tokenizer, prompt, temperature=0.0)[0]}"
-        room = run.model.config.max_length - len(run.tokenizer.encode(prompt))
-        most = min(SAMPLE_TOKENS, room)
+    of_pairs = "target" in run.model.config.HEADS
+    if of_pairs or run.model.config.sites:
         with run.placed():
-            text = generate(run.model, run.tokenizer, prompt, max_new_tokens=most, temperature=0.8, top_p=0.95)[0]
-    except UserError as error:  # the run itself has ended well
-        return f"no sample of --config.train.prompt: {error}"
+            figure = attention_figure(run.model, run.tokenizer, prompt)
+        if jax.process_index() == 0:
+            figure.savefig(folder / "attention.png", dpi=120)
+    if of_pairs:
+        with run.placed():
+            return f"{prompt}\n> {generate(run.model, run.tokenizer, prompt, temperature=0.0)[0]}"
+    room = run.model.config.max_length - len(run.tokenizer.encode(prompt))
+    most = min(SAMPLE_TOKENS, room)
+    with run.placed():
+        text = generate(run.model, run.tokenizer, prompt, max_new_tokens=most, temperature=0.8, top_p=0.95)[0]
     return f"sample (temperature 0.8, top_p 0.95):\n{prompt}{text}"
 
 
@@ -93,4 +92,4 @@ def _places(run: Run, prompt: str, more: str) -> str:
 
 
 def _writes(run: Run) -> bool:
-    return bool({"next_token", "target"} & {*run.model.config.HEADS})
+    return bool({*WRITING} & {*run.model.config.HEADS})

@@ -118,6 +118,8 @@ def contenders(config: ConfigDict, vocab_size: int) -> dict[str, Contender]:
     Raises:
         UserError: the config is not of the model that the bare function writes out.
     """
+    if config.family != "gpt":
+        raise UserError("launch.bench measures --config.family=gpt; take configs/gpt.py:bench.")
     for key, value in (BARE | PLAIN).items():
         if config.model[key] != value:
             raise UserError(

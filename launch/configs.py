@@ -53,7 +53,28 @@ def load(name: str, **overrides: Value) -> ConfigDict:
     if variant and variant not in variants:
         raise UserError(f"--config={name}: {file} has no variant {variant!r}{_nearest(variant, variants)}.")
     config = module.get_config(variant) if variant else module.get_config()
-    return _resolve(flatten(config) | overrides)
+    written = flatten(config)
+    for key, chosen in overrides.items():
+        _check_chosen(name, written, key, chosen)
+    return _resolve(written | overrides)
+
+
+def _check_chosen(name: str, written: Mapping[str, Value], chooser: str, chosen: Value) -> None:
+    """Refuses another family or task than that of a config whose keys it has not.
+
+    Raises:
+      UserError: names the key, and what to take.
+    """
+    _, table = CHOSEN.get(chooser, ("", {}))
+    if chosen not in table:
+        return
+    known = own_defaults(chooser, str(chosen))
+    of_others = {key for one in table for key in own_defaults(chooser, one)}
+    if lost := [key for key in written if key in of_others - known.keys()]:
+        raise UserError(
+            f"--config.{chooser}={chosen}: --config={name} sets {', '.join(lost)}, which this {chooser} has not; "
+            f"take a config of that {chooser} (configs/ has some), or configs/base.py."
+        )
 
 
 def own_defaults(chooser: str, name: str) -> dict[str, Value]:

@@ -40,6 +40,11 @@ def test_another_model_or_optimizer_is_not_raced(key: str, value: object) -> Non
         contenders(load("gpt:bench", **TINY, **{key: value}), 61)
 
 
+def test_another_family_is_not_raced() -> None:
+    with pytest.raises(UserError, match=r"launch.bench measures --config.family=gpt; take configs/gpt.py:bench."):
+        contenders(load("recurrent:lm"), 61)
+
+
 def test_layers_that_keep_other_amounts_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     """Keys and values of 3 heads of 8 columns: of a window of 4 places and their positions, of all 17, or none."""
     cycle = ["--config.model.edits=2 * give_kv + 2 * take_kv", "--config.model.mask=causal & window(3)"]

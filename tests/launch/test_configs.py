@@ -226,7 +226,17 @@ def test_overrides_are_read_by_the_type_of_their_key(key: str, value: object, wa
             "--config.model.vocab_size: there is no such key; the nearest is data.vocab_size",
         ),
         ("gpt", {"famly": "gpt"}, "--config.famly: there is no such key; the nearest is family."),
-        ("gpt", {"family": "gtp"}, "--config.family='gtp' is not one of: gpt, bert, encoder_decoder, recurrent, rec"),
+        ("gpt", {"family": "gtp"}, f"--config.family='gtp' is not one of: {', '.join(FAMILIES)}."),
+        (
+            "gpt:quickstart",
+            {"family": "recurrent"},
+            "--config.family=recurrent: --config=gpt:quickstart sets model.edits",
+        ),
+        (
+            "bert:packages",
+            {"task": "masked_lm"},
+            "--config.task=masked_lm: --config=bert:packages sets objective.hide, ",
+        ),
         ("gpt", {"family": 3}, "--config.family=3: text is needed, such as 'gpt'."),
         ("gpt", {"mesh": 9}, "there are: mesh.context, mesh.fsdp, mesh.replica, mesh.tensor."),
         ("gpt", {"train.steps": 9.0}, "--config.train.steps=9.0: a whole number is needed, such as 1000."),

@@ -1,5 +1,6 @@
 """Prepared TFDS data sets: found by name or folder, and read record by record, without TensorFlow."""
 
+import difflib
 import hashlib
 import importlib
 import os
@@ -24,6 +25,17 @@ ROOMS = ("text", "translate", "summarization")
 # What is prepared without TensorFlow although its family is not: downloads that are no archives.
 NO_ARCHIVE = ("glue/mrpc", "glue/ax")
 ARCHIVES = ("glue", "imdb_reviews", "conll2003", "wmt", "lm1b", "ted_hrlr_translate", "para_crawl", "cnn_dailymail")
+
+# What every machine can make (`stdlib.py`, and `EMBEDDED` of `examples/`), with a task that takes it.
+CORPORA = {
+    "python_stdlib": "language_model",
+    "packages": "classification",
+    "roles": "tagging",
+    "questions": "span_qa",
+    "numbers": "translation",
+    "dates": "translation",
+    "parity": "translation",
+}
 
 
 class Records:
@@ -164,6 +176,13 @@ def unprepared(name: str, folder: Path | str, reason: str, module: str = "") -> 
 
     `module` is that of its builder, where it was found.
     """
+    if name in CORPORA:
+        return UserError(
+            f"--config.data.name={name!r} holds examples for --config.task={CORPORA[name]}, and no text: take that "
+            "task, or change --config.data.name."
+        )
+    near = difflib.get_close_matches(name, CORPORA, n=1, cutoff=0.75)
+    meant = f": the nearest corpus that is made here is {near[0]!r}; as a TFDS set it" if near else ""
     base = name.split(":")[0]
     of_archives = base.startswith(ARCHIVES) and not base.startswith(NO_ARCHIVE)
     where = (
@@ -177,8 +196,8 @@ def unprepared(name: str, folder: Path | str, reason: str, module: str = "") -> 
         f"tfds.builder('{name}', data_dir='{folder}', file_format='array_record').download_and_prepare()\""
     )
     return UserError(
-        f"--config.data.name={name!r} is not prepared in {folder} ({reason}): prepare it{where} with `{command}`, or "
-        "change --config.data.name or --config.data.dir."
+        f"--config.data.name={name!r}{meant} is not prepared in {folder} ({reason}): prepare it{where} with "
+        f"`{command}`, or change --config.data.name or --config.data.dir."
     )
 
 

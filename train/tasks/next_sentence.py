@@ -115,8 +115,8 @@ class SegmentPairs(Rows):
         self._left_out, kept = int((pieces_D == 0).sum()), int((pieces_D > 0).sum())
         if kept < 2:
             raise UserError(
-                f"the {split} split has {kept} documents of two tokens, and pairs of segments need at least 2: add text"
-                ", or take --config.task=masked_lm."
+                f"the {split} split has {kept} document{'s' * (kept != 1)} of two tokens, and pairs of segments need "
+                "at least 2: add text, or take --config.task=masked_lm."
             )
         self._firsts_D = np.concatenate([[0], np.cumsum(pieces_D)])  # the number of each document's first stretch
         total = int(self._firsts_D[-1])
@@ -127,7 +127,7 @@ class SegmentPairs(Rows):
 
     def told(self) -> str:
         """Returns how many there are, in words."""
-        few = f" ({self._left_out} documents of fewer than two tokens left out)" if self._left_out else ""
+        few = f" (documents of fewer than two tokens, which are left out: {self._left_out})" if self._left_out else ""
         return f"{len(self)} pairs of segments{few}"
 
     def rows(self, indices: Iterable[int] | np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:

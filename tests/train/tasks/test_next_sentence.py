@@ -59,7 +59,7 @@ def drawn(count: int) -> tuple[SegmentPairs, list[tuple[int, list[int], list[int
 
 def test_a_pair_follows_or_is_of_another_document() -> None:
     pairs, rows = drawn(200)
-    assert pairs.told() == f"{len(pairs)} pairs of segments (2 documents of fewer than two tokens left out)"
+    assert pairs.told() == f"{len(pairs)} pairs of segments (documents of fewer than two tokens, which are left out: 2)"
     for is_random, first, second in rows:
         for some in (first, second):  # each is a run of one document
             assert some == list(range(some[0], some[0] + len(some)))
@@ -174,7 +174,7 @@ def test_sums_are_those_of_numpy(tmp_path: Any) -> None:
 
 
 def test_mistakes_are_answered_in_one_sentence() -> None:
-    with pytest.raises(UserError, match="the train split has 1 documents of two tokens, and pairs of segments need at"):
+    with pytest.raises(UserError, match="the train split has 1 document of two tokens, and pairs of segments need at"):
         SegmentPairs(data([50, 1]), "train")
     for keys, sentence in (
         ({"data.length": 5}, "--config.data.length=5 must be at least 6 "),

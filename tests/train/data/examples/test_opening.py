@@ -9,7 +9,10 @@ from ml_collections import ConfigDict
 
 from configs.base import get_config
 from model.errors import UserError
+from train.data import open_data
 from train.data.examples import EMBEDDED, Labelled, Pair, Tagged, embedded, open_corpus, own_examples
+from train.data.records import CORPORA
+from train.tasks.table import TASKS
 
 
 def config_of(folder: Path, **values: object) -> ConfigDict:
@@ -52,6 +55,7 @@ def test_each_source_by_its_name(tmp_path) -> None:
     [
         (Tagged, {"name": "dates"}, "has no tagged words, which the task takes: give roles, "),
         (Pair, {"name": "packages"}, "has no pairs, which the task takes: give dates, numbers, parity, a TFDS set "),
+        (Labelled, {"name": "packagess"}, "='packagess': the nearest corpus that is made here is 'packages'; as"),
         (Pair, {"name": "no_such"}, "--config.data.name='no_such' is not prepared in "),
         (Pair, {"path": "PLACE/own.jsonl"}, "1 of the 1 documents of the validation split are also in the train split"),
     ],
@@ -66,6 +70,15 @@ def test_a_refusal_leaves_nothing(kind, values, sentence, tmp_path) -> None:
     assert not (tmp_path / "data").exists()
     if "path" in values:
         assert open_corpus(kind, config_of(tmp_path, **values), allow_overlap=True).overlap().share == 1.0
+
+
+def test_a_corpus_of_examples_is_no_text(tmp_path) -> None:
+    """And the table by which it is told names all that are made, each with a task that takes it."""
+    with pytest.raises(UserError, match="='parity' holds examples for --config.task=translation, and no text: take"):
+        open_data(config_of(tmp_path, name="parity"))
+    assert CORPORA.keys() - {"python_stdlib"} == EMBEDDED.keys()
+    kinds = {name: getattr(TASKS[task], "KIND", Pair) for name, task in CORPORA.items() if name in EMBEDDED}
+    assert kinds == {name: one.kind for name, one in EMBEDDED.items()}
 
 
 class Stopped(Exception):
