@@ -32,7 +32,9 @@ FLAGS = (
 def parser() -> cli.Parser:
     """The flags of this command."""
     made = cli.make_parser("generate", __doc__ or "", config=False)
-    made.add_argument("--prompt", action="append", default=[], help="text to go on from; may be given several times")
+    made.add_argument(
+        "--prompt", action="append", default=[], help="text to go on from, or a source; may be given more than once"
+    )
     made.add_argument("--attention", metavar="FILE.png", help="write what the first prompt's tokens look at")
     hosts.add_flags(made)
     for name, kind, default, text in FLAGS:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launch import evaluate, generate, train
+from launch import bench, evaluate, generate, train
 from tests.tiny import Outcome, call, end, metrics, saved, start, words, write_text
 
 
@@ -125,6 +125,15 @@ TYPED: list[tuple[Any, str, tuple[str, ...]]] = [
     (train, "--config=gpt --seed=3", ("write --config.data.seed or --config.train.seed;",)),
     (train, "--config=gpt --workdir=x config.train.steps=20", ("lacks its dashes: write --config.train.steps=20;",)),
     (train, "--config=gpt --workdir=x train.steps=20", ("lacks its dashes: write --config.train.steps=20;",)),
+    (
+        train,
+        "--config=gpt --workdir=x --config.family=recurrent",
+        (
+            "--config=gpt sets model.edits",
+            "take a config of",
+        ),
+    ),
+    (bench, "--config=recurrent:lm", ("launch.bench measures --config.family=gpt; take configs/gpt.py:bench.",)),
     (train, "config=gpt workdir=x", ("config=gpt lacks its dashes: write --config=gpt;",)),
     (train, "--config=gpt -workdir=x", ("-workdir=x lacks its dashes: write --workdir=x;",)),
     (train, "--config=gpt --workdir=x stray", ("stray is no flag: flags begin with --;",)),

@@ -207,6 +207,7 @@ def test_a_population_ends_well_also_where_the_prompt_does_not_fit(keys: dict[st
     mean = sum(metrics(tmp_path / "run")[-1]["val/bits_per_byte"]) / 2
     assert re.search(rf"^  this model +{mean:.4f}$", outcome.out, re.MULTILINE)
     assert "no sample of --config.train.prompt: the prompt has 64 tokens" in outcome.out
+    assert re.search(r"^more text .* --prompt=TEXT$", outcome.out, re.MULTILINE)
 
 
 def test_a_last_evaluation_that_is_missing_is_made_up_for(

@@ -210,7 +210,8 @@ def test_a_run_learns_and_is_evaluated_with_its_names(tmp_path: Path) -> None:
     assert sorted(one.name for one in run.glob(".pred*")) == []
     refused = call(generate.main, [f"--workdir={run}", "--prompt=x"])
     assert refused.status == 2
-    assert "does not write" in refused.err
+    assert "does not write; take a run whose --config.task is one of: language_model, translation, " in refused.err
+    assert refused.err.endswith(", span_corruption, streamed_text.\n")
 
 
 @pytest.mark.parametrize(
