@@ -64,7 +64,7 @@ def _empty(split: str, pattern: str, files: Sequence[str]) -> UserError:
     if others and not named[split]:
         return UserError(
             f"--config.data.path={pattern} has no file whose name begins with {split!r}, though {others[0]} is named "
-            "by its split: add one, or rename the others, so that a tenth of all rows is validation."
+            "by its split: add one, or name no file by a split, so that a tenth of all rows is validation."
         )
     return UserError(
         f"the split {split!r} of --config.data.path={pattern} is empty: give at least two rows, or files whose "
