@@ -14,7 +14,10 @@ def main() -> None:
     """Reads standard input to its end, and writes to standard output once."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they reach it too: whoever waits for it decides
         signal.signal(number, signal.SIG_IGN)
-    recipe = json.loads(sys.stdin.buffer.readline())
+    asked = sys.stdin.buffer.readline()
+    if not asked:  # whoever asked was ended before it could say what for
+        return
+    recipe = json.loads(asked)
     tokenizer = hf.Tokenizer(hf.models.BPE())
     split = hf.pre_tokenizers.Split(hf.Regex(recipe["pattern"]), "isolated")
     byte_level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

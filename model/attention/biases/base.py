@@ -51,6 +51,8 @@ class Bias:
             return jax.tree.map(jnp.add, total, pull(summed(dlogits, block.shape).astype(block.dtype))[0])
 
         parts = jax.tree.leaves(totals)[0].shape[0]
+        if parts == 1:  # a batch of one would be summed in another order, and round otherwise
+            return jax.tree.map(lambda x: x[None], add(jax.tree.map(lambda x: x[0], totals), dlogits))
         return jax.vmap(add)(totals, dlogits.reshape(parts, -1, *dlogits.shape[1:]))
 
     def misfit(self, B: int, H: int, T: int, S: int) -> str | None:

@@ -5,6 +5,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -235,3 +236,9 @@ def test_training_is_interrupted_at_once(seconds: float) -> None:
     outcome = end(process)
     assert (outcome.status, outcome.err) == (0, "")
     assert float(outcome.out) - sent < 2
+
+
+def test_a_process_that_is_asked_for_nothing_says_nothing() -> None:
+    """As where a second Ctrl-C has ended whoever began it before it could say what for."""
+    done = subprocess.run([sys.executable, "-P", bpe.__file__], input=b"", capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
