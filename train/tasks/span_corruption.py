@@ -149,8 +149,8 @@ class SpanRows(Rows):
 
     Of a piece of n tokens as many are taken out, in as many spans, as `counts(n)` says, of which no two meet: each way
     to do so is as likely. (T5's code always keeps the first token and takes out the last ones, which would be the same
-    in each epoch of a text with one span.) Documents
-    of one token have none to keep, and are left out: `told` counts them.
+    in each epoch of a text with one span.) Documents of one token have none to keep, and are left out: `told` counts
+    them.
 
     Attributes:
         length: S, of the sources.
