@@ -23,7 +23,7 @@ COMPILE = .cache/uv/bin/uv pip compile --quiet --no-config --universal --upgrade
 # where pip looks, and the one with CUDA brings packages of its own. seqeval comes as source.
 .cache/oracle/ready: requirements-oracle.txt
 	$(PYTHON) -m venv .cache/oracle
-	.cache/oracle/bin/python -m pip install --quiet --constraint requirements-oracle.txt numpy seqeval torch transformers
+	.cache/oracle/bin/python -m pip install --quiet --constraint requirements-oracle.txt captum igraph networkx numpy seqeval torch transformers
 	@touch $@
 
 quickstart: .venv
