@@ -1,0 +1,86 @@
+"""Results and their files."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from eval.explain.result import Explained, Result, load, parameters_hash, pieces, save
+from model.errors import UserError
+from tests.eval.explain.bag import bag
+from train.data.tokenizers import ByteTokenizer
+
+RNG = np.random.default_rng(0)
+TARGET = Explained("token", (6,), (3,), ("\x00 é",), 0.1 + 0.2, 1 / 3, (5,), ("</script>",))
+ONE = Result(
+    "integrated_gradients",
+    True,
+    {"decoder.embedding": RNG.standard_normal(2).astype(np.float32), "encoder.embedding": RNG.standard_normal(3)},
+    {"decoder.embedding": ("(start)", "‮a"), "encoder.embedding": ("<e2 80>", "\n", "🙂")},
+    TARGET,
+    "mean",
+    1e-3 / 3,
+    37,
+    0.7,
+    {"step": 600, "dtype": "float32", "commit": None},
+)
+OTHER = Result("gradient", False, {"embedding": np.array([1e-30, 0.1])}, {"embedding": ("a", "b")}, TARGET)
+
+
+@pytest.mark.parametrize("ending", ["json", "safetensors"])
+def test_what_is_saved_is_loaded(tmp_path: Path, ending: str) -> None:
+    save([ONE, OTHER], tmp_path / f"some.{ending}")
+    found = load(tmp_path / f"some.{ending}")
+    for one, want in zip(found, (ONE, OTHER), strict=True):
+        for field in dataclasses.fields(Result):
+            if field.name != "values":
+                assert getattr(one, field.name) == getattr(want, field.name), field.name
+        for site, x in want.values.items():
+            assert one.values[site].dtype == x.dtype
+            np.testing.assert_array_equal(one.values[site], x)
+    assert [file.name for file in tmp_path.iterdir()] == [f"some.{ending}"]
+
+
+def test_other_arrays_stand_beside_results(tmp_path: Path) -> None:
+    weights = RNG.random((2, 3, 5)).swapaxes(0, 1)
+    save([ONE], tmp_path / "all.safetensors", {"weights.0.stack.attention": weights})
+    np.testing.assert_array_equal(load_file(tmp_path / "all.safetensors")["weights.0.stack.attention"], weights)
+    assert len(load(tmp_path / "all.safetensors")) == 1
+
+
+def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+    for name, write in {
+        "missing.json": lambda file: None,
+        "missing.safetensors": lambda file: None,
+        "list.json": lambda file: file.write_text("[1]"),
+        "cut.json": lambda file: file.write_text('{"kind": '),
+        "other.json": lambda file: file.write_text(json.dumps({"kind": "page", "version": 1})),
+        "text.safetensors": lambda file: file.write_text("hello"),
+        "plain.safetensors": lambda file: save_file({"x": np.zeros(2)}, file),
+    }.items():
+        write(tmp_path / name)
+        with pytest.raises(UserError, match="cannot be read as heed explanations"):
+            load(tmp_path / name)
+    for name in ("results.txt", "no/results.json"):
+        with pytest.raises(UserError, match="in a folder that exists"):
+            save([ONE], tmp_path / name)
+    with pytest.raises(ValueError, match="not finite"):
+        dataclasses.replace(OTHER, values={"embedding": np.array([np.nan, 0])})
+    with pytest.raises(ValueError, match="other sites or sizes"):
+        dataclasses.replace(OTHER, values={"embedding": np.zeros(3)})
+
+
+def test_pieces_are_texts_codes_and_names() -> None:
+    tokenizer = ByteTokenizer(("mask", "extra_id_0"))
+    tokens = [*b"a", 0xC3, 0, tokenizer.end, tokenizer.marks["mask"], tokenizer.marks["extra_id_0"]]
+    assert pieces(tokenizer, tokens) == ("a", "<c3>", "\x00", "(end)", "(mask)", "<extra_id_0>")
+
+
+def test_another_bit_is_another_hash() -> None:
+    model, same = bag()[0], bag()[0]
+    assert parameters_hash(model) == parameters_hash(same)
+    same.table[...] = same.table[...].at[0, 0].multiply(1 + 1e-6)
+    assert parameters_hash(model) != parameters_hash(same)
