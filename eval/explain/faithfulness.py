@@ -73,17 +73,18 @@ def drawn_anew(model: Model, seed: int) -> Model:
     return model.config.build(nnx.Rngs(1 + seed))
 
 
-def dropped(asked: Asked, maps_MBn: np.ndarray, real_Bn: np.ndarray) -> np.ndarray:
+def dropped(asked: Asked, maps_MBn: np.ndarray, real_Bn: np.ndarray, kept: bool = False) -> np.ndarray:
     """How much the target's probability falls where the tokens with the largest numbers are taken out, (M, B): the mean
-    over shares of the tokens (comprehensiveness, AOPC); at least one token of each example is.
+    over shares of the tokens (comprehensiveness, AOPC); at least one token of each example is. Where they are `kept`,
+    all others are taken out (sufficiency).
     """
     M, B, n = maps_MBn.shape
     ordered = np.argsort(-np.where(real_Bn, maps_MBn, -np.inf), axis=-1, kind="stable")
     rank_MBn = np.empty_like(ordered)
     np.put_along_axis(rank_MBn, ordered, np.broadcast_to(np.arange(n), ordered.shape), axis=-1)
     counts_BK = np.maximum(np.round(real_Bn.sum(1)[:, None] * np.array(SHARES)), 1)
-    taken = rank_MBn[:, :, None] < counts_BK[None, :, :, None]
-    taken_BNn = taken.transpose(1, 0, 2, 3).reshape(B, M * len(SHARES), n) & real_Bn[:, None]
+    largest = rank_MBn[:, :, None] < counts_BK[None, :, :, None]
+    taken_BNn = (largest ^ kept).transpose(1, 0, 2, 3).reshape(B, M * len(SHARES), n) & real_Bn[:, None]
     none_B1n = np.zeros((B, 1, n), bool)
     said_BN = without(*asked, np.concatenate([none_B1n, taken_BNn], axis=1), "probability")
     return (said_BN[:, :1] - said_BN[:, 1:]).reshape(B, M, -1).mean(2).T
