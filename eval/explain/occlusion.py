@@ -30,7 +30,7 @@ def occlusion(
     x = embedded(model, inputs)
     sites, real = sorted(x), places(inputs)
     sizes = [x[site].shape[1] for site in sites]
-    spans = []  # of each, which places of all sites are taken out
+    spans = [np.zeros(sum(sizes), bool)]  # of each, which places of all sites are taken out: of the first, none
     for start, size in zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True):
         for first in range(1 - width, size):
             span = np.zeros(sum(sizes), bool)
@@ -38,8 +38,7 @@ def occlusion(
             spans.append(span)
     spans_Nn, B = np.array(spans), len(target.places_BP)
     values_BN = without(model, inputs, target, baseline, np.broadcast_to(spans_Nn, (B, *spans_Nn.shape)), "value")
-    lost_BN = np.asarray(target.value(model, inputs), np.float64)[:, None] - values_BN
-    found_Bn = lost_BN @ spans_Nn / spans_Nn.sum(0)
+    found_Bn = (values_BN[:, :1] - values_BN) @ spans_Nn / spans_Nn.sum(0)
     parts = np.split(found_Bn, np.cumsum(sizes)[:-1], axis=1)
     return {site: np.where(real[site], part, 0) for site, part in zip(sites, parts, strict=True)}
 

@@ -36,11 +36,11 @@ class Target:
         """Those of all answers at the places, (B, P, V or labels), in float32."""
         if _head(model) in WRITES:
             x_BTD = model.vectors(**inputs, taps=taps)
-            return model.readout()(jnp.take_along_axis(x_BTD, self.places_BP[..., None], axis=1))
+            return model.readout()(_at(x_BTD, self.places_BP))
         logits = model(**inputs, taps=taps)
         if logits.ndim == 2:  # of the whole row
             return jnp.broadcast_to(logits[:, None], (*self.places_BP.shape, logits.shape[-1]))
-        return jnp.take_along_axis(logits, self.places_BP[..., None], axis=1)
+        return _at(logits, self.places_BP)
 
     def value(self, model: Model, inputs: dict[str, Any], taps: Taps | None = None) -> jax.Array:
         """The number that is explained, (B,)."""
@@ -59,6 +59,14 @@ class Target:
             less_BP = _picked(logits_BPV, self.answers_BP) - _picked(logits_BPV, self.against_BP)
             return jax.nn.sigmoid(jnp.sum(less_BP, axis=1))
         return jnp.exp(jnp.sum(_picked(jax.nn.log_softmax(logits_BPV), self.answers_BP), axis=1))
+
+
+def _at(x_BTD: jax.Array, places_BP: jax.Array) -> jax.Array:
+    """What is at places, (B, P, D): as a sum, for XLA spreads the gradient of a gather over devices that do not divide
+    P wrongly (jax 0.10: what pads it reaches place 0).
+    """
+    there_BPT = places_BP[..., None] == jnp.arange(x_BTD.shape[1])[None, None]
+    return jnp.sum(jnp.where(there_BPT[..., None], x_BTD[:, None], 0), axis=2)
 
 
 def _picked(logits_BPV: jax.Array, answers_BP: jax.Array) -> jax.Array:
@@ -97,7 +105,12 @@ def predicted(model: Model, inputs: dict[str, Any], places_B: Any = None) -> Tar
     last_B = real_BT.shape[1] - 1 - jnp.argmax(real_BT[:, ::-1], axis=1)
     places_BP = (last_B if places_B is None else jnp.asarray(places_B))[:, None].astype(jnp.int32)
     target = Target(places_BP, jnp.zeros_like(places_BP))
-    return dataclasses.replace(target, answers_BP=jnp.argmax(target.logits(model, inputs), axis=-1).astype(jnp.int32))
+    return dataclasses.replace(target, answers_BP=_likeliest(*nnx.split(model), inputs, target))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # else places that devices do not divide would be refused
+def _likeliest(graphdef: nnx.GraphDef, params: Any, inputs: dict[str, Any], target: Target) -> jax.Array:
+    return jnp.argmax(target.logits(nnx.merge(graphdef, params), inputs), axis=-1).astype(jnp.int32)
 
 
 def checked(target: Target, model: Model, inputs: dict[str, Any]) -> Target:
