@@ -1,6 +1,6 @@
 """What all evaluators share: one pass over rows, whose sums are added up."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -16,7 +16,7 @@ class Evaluator:
     """Adds up `sums(params, batch)` of every row once, in float64, and makes values of the totals.
 
     `sums` gives a tree of arrays, with N seeds of leading axes N. `place` puts a host batch on the devices; `local` are
-    the rows of each batch that this process loads.
+    the rows of each batch that this process loads, and `models` makes of params a model of each seed.
     """
 
     NAMES: ClassVar[tuple[str, ...]]
@@ -28,7 +28,9 @@ class Evaluator:
         batch_size: int,
         place: Callable[[dict[str, np.ndarray]], Any] = lambda batch: batch,
         local: Sequence[int] | np.ndarray | None = None,
+        models: Callable[[Any], Mapping[int, Any]] = lambda params: {},
     ):
+        self.models = models
         self.sums, self.rows, self.batch_size, self.place, self.local = sums, rows, batch_size, place, local
 
     def __call__(self, params: Any, should_stop: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, Value]]:

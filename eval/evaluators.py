@@ -8,6 +8,7 @@ from eval.baselines.examples import known_example_baselines
 from eval.baselines.masked import known_neighbours, known_neighbours_of_spans
 from eval.baselines.text import known_baselines
 from eval.evaluator import Evaluator
+from eval.explain.planted import Found
 from eval.likelihood import Likelihood
 from eval.metrics.pairs import signatures
 from eval.scored import Classes, Numbers, Several, Spans, Tags, Texts
@@ -64,6 +65,9 @@ MEASURED: dict[str, Measured] = {
     ),
     "classification": Measured(
         (Classes,), "val/accuracy", "share of the texts whose class is told", False, _examples("accuracy")
+    ),
+    "rationale": Measured(
+        (Classes, Found), "val/accuracy", "share of the texts whose class is told", False, _examples("accuracy")
     ),
     "several_labels": Measured(
         (Several,), "val/micro_f1", "F1 of labels, all of them together", False, _examples("micro_f1")

@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -84,6 +85,12 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
         raise UserError(f"--workdir={workdir} holds no checkpoint yet: give the folder of a run that has saved one.")
     params, _, step = found
     return Run(folder, config, experiment, bind(config, params["params"]), tokenizer, step)
+
+
+def bound(config: ConfigDict) -> Callable[[Any], dict[int, Model]]:
+    """What makes of the parameters of a run a model of each seed, by its number, while it learns."""
+    first, count = config.train.seed, config.train.seeds
+    return lambda params: {first + number: bind(config, params, number) for number in range(count)}
 
 
 def _experiment(config: ConfigDict, vocab_size: int, labels: int) -> Experiment:

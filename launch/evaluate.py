@@ -120,7 +120,9 @@ def answered(
     sums, rows = compiled_together(jax.jit(here.task.sums(graphdef, **how))), here.config.data.batch_size
     with run.placed():
         validation = here.task.measured(run.data) if measured is None else measured
-        return Evaluators(run.config.task, sums, validation, rows, here.place, here.rows).answered(params)
+        models = {run.config.train.seed: run.model}
+        given = sums, validation, rows, here.place, here.rows, lambda params: models
+        return Evaluators(run.config.task, *given).answered(params)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from eval.evaluators import MEASURED, Evaluators
+from eval.runs import bound
 from eval.summary import summarize
 from launch import cli, hosts, output
 from launch.configs import load
@@ -70,7 +71,8 @@ def fit(
         stop.begin("the comparison of attention with its reference")
         key = jax.random.key(config.train.seed)
         errors = check_attention(experiment.model_config, experiment.attention, key)
-        evaluate = Evaluators(config.task, sums, validation, config.data.batch_size, place, experiment.rows)
+        given = sums, validation, config.data.batch_size, place, experiment.rows, bound(config)
+        evaluate = Evaluators(config.task, *given)
         stop.begin("the baselines")
         baselines = MEASURED[config.task].baselines(experiment.task, data) if folder else {}
         watch = Watch(experiment, next(iter(eval_batches(validation, config.data.batch_size, experiment.rows))))

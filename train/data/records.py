@@ -35,6 +35,7 @@ CORPORA = {
     "numbers": "translation",
     "dates": "translation",
     "parity": "translation",
+    "rationales": "rationale",
 }
 
 

@@ -8,6 +8,7 @@ from train.tasks.classification import Classification
 from train.tasks.language_model import LanguageModel
 from train.tasks.masked_lm import MaskedLM
 from train.tasks.next_sentence import NextSentence
+from train.tasks.rationale import Rationale
 from train.tasks.regression import Regression
 from train.tasks.several_labels import SeveralLabels
 from train.tasks.span_corruption import SpanCorruption
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
     "masked_lm": MaskedLM,
     "next_sentence": NextSentence,
     "classification": Classification,
+    "rationale": Rationale,
     "several_labels": SeveralLabels,
     "regression": Regression,
     "tagging": Tagging,

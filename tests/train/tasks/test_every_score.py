@@ -65,7 +65,7 @@ def _check_beam(run: Run, file: Path) -> None:
     assert [line["predicted"] for line in lines] == texts
 
 
-COMMITTED = [f"bert:{one}" for one in ("mlm", "packages", "roles", "spans")]
+COMMITTED = [f"bert:{one}" for one in ("mlm", "packages", "roles", "spans", "rationale")]
 COMMITTED += [
     "encoder_decoder:numbers",
     "encoder_decoder:dates",

@@ -14,6 +14,7 @@ from train.data.examples.dates import dates
 from train.data.examples.numbers import numbers
 from train.data.examples.packages import PACKAGES, packages
 from train.data.examples.parity import parity
+from train.data.examples.rationales import GROUPS, NONE, rationale, rationales
 from train.data.examples.roles import TAGS, roles
 from train.data.examples.tables import read_rows, write_rows
 from train.data.examples.types import Corpus, Labelled, Made, Pair, Question, Tagged
@@ -23,13 +24,14 @@ from train.run.files.json_files import read_checked, write
 
 
 class Embedded(NamedTuple):
-    """A corpus that can be made: its kind, and what makes its splits."""
+    """A corpus that can be made: its kind, what makes its splits, and what its `Corpus` says besides."""
 
     kind: type
     make: Callable[..., Made]
     of_library: bool  # whether it is read off the standard library: then its first argument is that folder
     names: tuple[str, ...] = ()
     varied: Callable[[Sequence[Any]], Callable[[Any, int], Any]] | None = None
+    rationale: Callable[[str], tuple[int, ...]] | None = None
 
 
 EMBEDDED = {
@@ -39,6 +41,7 @@ EMBEDDED = {
     "numbers": Embedded(Pair, numbers, False),
     "dates": Embedded(Pair, dates, False),
     "parity": Embedded(Pair, parity, False),
+    "rationales": Embedded(Labelled, rationales, False, (*GROUPS, NONE), rationale=rationale),
 }
 
 
@@ -78,7 +81,7 @@ def embedded(
     for split in splits:
         digest.update((folder / f"{split}.jsonl").read_bytes())
     varied = made.varied(splits["train"]) if made.varied else None
-    return Corpus(splits, digest.hexdigest(), names, told["counted"], varied)
+    return Corpus(splits, digest.hexdigest(), names, told["counted"], varied, rationale=made.rationale)
 
 
 def _code() -> str:

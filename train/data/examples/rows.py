@@ -22,6 +22,7 @@ class ExampleRows(Rows):
 
     def __init__(self, data: ExampleData, split: str, count: int = 0) -> None:
         self._all, self._varied = data.corpus.splits[split], data.corpus.varied
+        self._rationale = data.corpus.rationale
         self._tokenizer, self.names, self.length = data.tokenizer, data.names, data.length
         some = 0 < count < len(self._all)
         self._places = np.arange(count) * len(self._all) // count if some else np.arange(len(self._all))

@@ -116,6 +116,7 @@ class Corpus(Generic[Example]):
         names: of labels or tags, in the order of their ids; `NUMBER` where labels are numbers, () where there are none.
         counted: what was left out, or is worth telling, by a sentence's end: {'examples without words': 1}.
         varied: gives a training example anew from 64 random bits; None where each stays as it is.
+        rationale: the places of the characters on which the label of a text stands; None where nobody knows.
         by_place: the overlap of splits whose texts are too many to compare; None where they are not.
     """
 
@@ -124,6 +125,7 @@ class Corpus(Generic[Example]):
     names: tuple[str, ...] = ()
     counted: Mapping[str, int] = dataclasses.field(default_factory=dict)
     varied: Callable[[Example, int], Example] | None = None
+    rationale: Callable[[str], tuple[int, ...]] | None = None
     by_place: Overlap | None = None
 
     @functools.cached_property

@@ -92,7 +92,7 @@ def test_dates() -> None:
         (lambda: dates(train=73_000), "73000 days to learn are not from 1 to 72049: "),
         (
             lambda: embedded("no", Path()),
-            "--config.data.name='no' is not one of: packages, roles, questions, numbers, dates, parity.",
+            "--config.data.name='no' is not one of: packages, roles, questions, numbers, dates, parity, rationales.",
         ),
     ],
 )
@@ -119,6 +119,7 @@ OPTIONS = {
     "numbers": {"digits": 3, "train": 200},
     "parity": {"longest": 4, "train": 40},
     "dates": {"train": 100},
+    "rationales": {"train": 80, "held_out": 8},
 }
 
 
@@ -136,6 +137,7 @@ def test_every_corpus_is_made_once_and_is_what_was_made(name, tmp_path) -> None:
     assert all(type(one) is entry.kind and one.fault() == "" for some in first.splits.values() for one in some)
     assert first.overlap().shared == 0
     assert (first.varied is not None) == (name == "questions")
+    assert (first.rationale is not None) == (name == "rationales")
     if first.names:
         assert set(first.names) >= {getattr(one, "label", "O") for one in first.splits["train"]}
     before = {file: os.stat(file).st_mtime_ns for file in cache.rglob("*") if file.suffix != ".lock"}
