@@ -19,18 +19,14 @@ from model.inspection import attention_weights
 from model.parameters import Module
 from model.taps import Taps
 from tests.eval.explain.cases import case
-from tests.tiers import tiered
 from train.devices.mesh import AXES, make_mesh, make_rules
 from train.sharding import placed
 
-KIND = tiered(
-    [
-        ("gpt-language_model",),
-        ("bert-classification",),
-        ("encoder_decoder-translation",),
-        ("recurrent_encoder_decoder-translation",),
-    ],
-    lambda kind: kind == "gpt-language_model",
+KINDS = (
+    "gpt-language_model",
+    "bert-classification",
+    "encoder_decoder-translation",
+    "recurrent_encoder_decoder-translation",
 )
 
 
@@ -91,7 +87,8 @@ def compare(model: Any, inputs: dict[str, Any], found: dict[str, HeadStatistics]
             np.testing.assert_array_equal(found[name].most[layer], received_BHS.argmax(-1))
 
 
-@pytest.mark.parametrize("kind", KIND)
+@pytest.mark.rest
+@pytest.mark.parametrize("kind", KINDS)
 def test_statistics_are_those_of_loops(kind: str) -> None:
     """With padding, for all places of attention of all families."""
     model, inputs, _ = case(kind)
