@@ -92,7 +92,8 @@ function headsView(section, input, moved) {
     for (const at of numbers) {
       const button = element("button", undefined, overview), canvas = element("canvas", undefined, button);
       const title = Math.floor(at / place.heads) + "." + at % place.heads;
-      const value = order.value > 0 ? ": " + Number(place.statistics[name][at].toPrecision(3)) : "";
+      const number = order.value > 0 ? place.statistics[name][at] : null;
+      const value = number === null ? "" : ": " + Number(number.toPrecision(3));
       button.type = "button"; button.dataset.layer = Math.floor(at / place.heads); button.dataset.head = at % place.heads;
       button.setAttribute("aria-label", "layer " + button.dataset.layer + ", head " + button.dataset.head + (value ? ", " + name + value : ""));
       element("span", title + value, button);

@@ -103,7 +103,7 @@ def heads(content: Content) -> list[Table]:
         columns = ["head", *(name.replace("_", " ") for name in named)]
         shape = next(iter(named.values())).shape if named else (0, 0)
         rows = [
-            [f"{layer}.{head}", *(number(float(x_LH[layer, head]), 3) for x_LH in named.values())]
+            [f"{layer}.{head}", *(_said(float(x_LH[layer, head])) for x_LH in named.values())]
             for layer, head in np.ndindex(shape)
         ]
         found.append(Table(f"Heads of {place}, by layer and head", columns, rows))
@@ -185,6 +185,8 @@ def _short(piece: str) -> str:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        return "–"
     if isinstance(value, float | np.floating):
         return number(float(value), 3)
     return "" if value is None else str(value)

@@ -1,0 +1,82 @@
+"""What a page shows of a model is what the model and the methods say."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eval.explain.methods import Asked
+from eval.explain.page import Content
+from eval.explain.page.collect import content_of
+from eval.explain.rollout import rollout
+from eval.explain.targets import places
+from model.taps import Taps, head_gates
+from tests.eval.explain.cases import case
+
+pytestmark = pytest.mark.rest
+ROW = 1  # which ends in padding
+
+
+def gathered(kind: str) -> tuple[Any, Content]:
+    model, inputs, target = case(kind)
+    real = {site: int(np.asarray(x)[ROW].sum()) for site, x in places(inputs).items()}
+    pieces = {site: [f"t{at}" for at in range(size)] for site, size in real.items()}
+    values = {site: np.arange(size, 0, -1) / 7 for site, size in real.items()}
+    result: Any = SimpleNamespace(method="rollout", signed=False, values=values, pieces=pieces)
+    asked = Asked(model, inputs, target, {})
+    return asked, content_of(asked, [result], ROW, text=kind)
+
+
+def one_row(asked: Any) -> tuple[dict[str, Any], Any]:
+    row: Any = jax.tree.map(lambda x: x[ROW : ROW + 1], (asked.inputs, asked.target))
+    return row
+
+
+@pytest.mark.parametrize("kind", ["gpt-language_model", "encoder_decoder-translation"])
+def test_the_last_layer_of_the_rollout_is_the_rollout(kind: str) -> None:
+    asked, content = gathered(kind)
+    whole = rollout(asked.model, **one_row(asked)[0])
+    assert {*whole} == {*content.rollout}
+    for name, x_LTS in content.rollout.items():
+        T, S = x_LTS.shape[1:]
+        np.testing.assert_allclose(x_LTS[-1], np.asarray(whole[name])[0, :T, :S], rtol=1e-4, atol=1e-6)
+        assert not np.allclose(x_LTS[0], x_LTS[-1], atol=1e-3)
+
+
+def test_importance_is_what_a_little_less_of_a_head_changes() -> None:
+    asked, content = gathered("gpt-language_model")
+    inputs, target = one_row(asked)
+    x_LH = content.statistics["stack.attention"]["importance"]
+
+    def value(gates_LH: jax.Array) -> float:
+        return float(target.value(asked.model, inputs, Taps({"stack.attention.heads": head_gates(gates_LH)}))[0])
+
+    for layer, head in ((0, 1), (x_LH.shape[0] - 1, 0)):
+        step = 1e-2
+        up, down = (value(jnp.ones(x_LH.shape).at[layer, head].add(by)) for by in (step, -step))
+        assert x_LH[layer, head] == pytest.approx(abs(up - down) / (2 * step), rel=1e-2, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gpt-language_model", "encoder_decoder-translation"])
+def test_scaled_products_of_queries_and_keys_make_the_weights(kind: str) -> None:
+    _, content = gathered(kind)
+    own = content.products
+    assert own is not None
+    weights_TS = content.weights[own.place][own.layer, own.head]
+    logits_TS = np.where(weights_TS > 0, own.scale * own.q_TK @ own.k_SK.T, -np.inf)
+    made_TS = np.exp(logits_TS - logits_TS.max(1, keepdims=True))
+    np.testing.assert_allclose(made_TS / made_TS.sum(1, keepdims=True), weights_TS, rtol=1e-4, atol=1e-6)
+
+
+def test_the_flow_goes_from_the_place_that_answers_to_what_counts_most() -> None:
+    asked, content = gathered("gpt-language_model")
+    assert content.flow is not None
+    assert content.flow.i == content.place == int(asked.target.places_BP[ROW, 0])
+    assert content.flow.j == len(content.pieces["embedding"]) - 1 - (
+        content.flow.i == len(content.pieces["embedding"]) - 1
+    )
+    flow_Lnn, i = content.flow.cut.flow_Lnn, content.flow.i
+    assert flow_Lnn[-1, i].sum() == pytest.approx(content.flow.cut.value)
