@@ -20,11 +20,11 @@ def tau(one_Bn: np.ndarray, other_Bn: np.ndarray, real_Bn: np.ndarray) -> np.nda
     """Kendall's tau of two maps over the tokens of each example, (B,): with leave-one-out for the other, the
     leave-one-out rank correlation. 0 where a map is constant, and orders nothing.
     """
-    found = [
-        stats.kendalltau(one_n[real_n], other_n[real_n]).statistic
-        for one_n, other_n, real_n in zip(one_Bn, other_Bn, real_Bn, strict=True)
-    ]
-    return np.nan_to_num(np.array(found, np.float64))
+    found = []
+    for one_n, other_n, real_n in zip(one_Bn, other_Bn, real_Bn, strict=True):
+        both = one_n[real_n], other_n[real_n]
+        found.append(0.0 if min(map(np.ptp, both)) == 0 else float(stats.kendalltau(*both).statistic))
+    return np.array(found)
 
 
 def infidelity(asked: Asked, maps_MBn: np.ndarray, taken_BNn: np.ndarray, scaled: bool = True) -> np.ndarray:

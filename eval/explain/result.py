@@ -113,9 +113,15 @@ def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> tuple[str, ...]:
     return tuple(text(int(token)) for token in tokens)
 
 
-def save(results: Sequence[Result], path: str | Path, arrays: Mapping[str, np.ndarray] | None = None) -> None:
+def save(
+    results: Sequence[Result],
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray] | None = None,
+    beside: Mapping[str, Any] | None = None,
+) -> None:
     """Writes results, whole or not at all: as JSON, or by the name's ending as safetensors, whose metadata hold all but
-    the numbers; there with other arrays beside them, by their names.
+    the numbers; there with other arrays beside them, by their names. `beside` is what else is told by name, such as
+    `faithfulness`.
 
     Raises:
         UserError: the name has another ending, or its folder is not there.
@@ -123,11 +129,11 @@ def save(results: Sequence[Result], path: str | Path, arrays: Mapping[str, np.nd
     file, told = Path(path), [dataclasses.asdict(one) for one in results]
     if file.suffix not in (".json", ".safetensors") or not file.parent.is_dir():
         raise UserError(f"{path} must be a .json or .safetensors file in a folder that exists; give such a name.")
-    values = [one.pop("values") for one in told]
+    values, head = [one.pop("values") for one in told], dict(beside or {}) | {"kind": KIND, "version": VERSION}
     if file.suffix == ".json":
         for one, some in zip(told, values, strict=True):
             one["values"] = {site: {"dtype": str(x.dtype), "numbers": x.tolist()} for site, x in some.items()}
-        write(file, {"kind": KIND, "version": VERSION, "results": told})
+        write(file, head | {"results": told})
         return
     for number, (one, some) in enumerate(zip(told, values, strict=True)):
         one["values"] = {site: f"values.{number}.{site}" for site in some}
@@ -135,7 +141,7 @@ def save(results: Sequence[Result], path: str | Path, arrays: Mapping[str, np.nd
     whole = {name: np.ascontiguousarray(x) for name, x in (named | dict(arrays or {})).items()}
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
-        save_file(whole, new, {"heed": dumps({"kind": KIND, "version": VERSION, "results": told})})
+        save_file(whole, new, {"heed": dumps(head | {"results": told})})
         new.replace(file)
     finally:
         new.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -70,3 +70,36 @@ def with_rest(groups: Sequence[Sequence[int]], count: int) -> list[list[int]]:
 def summed(values_n: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
     """The sum of each group's values, with their signs."""
     return np.array([values_n[list(group)].sum() for group in groups])
+
+
+def parsed(text: str) -> list[Span]:
+    """`0:5,9:12` as spans.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return [(int(start), int(stop)) for start, stop in (one.split(":") for one in text.split(",") if one)]
+    except ValueError:
+        raise UserError(f"--spans={text} must be as 0:5,9:12, characters from the first up to the last.") from None
+
+
+def grouped(
+    tokenizer: Tokenizer, tokens: Mapping[str, Sequence[Sequence[int]]], spans: Sequence[Span], by_word: bool
+) -> list[dict[str, list[list[int]]]]:
+    """The tokens of each span (of the text, or the source), or of each word, or each token by itself: of each row, by
+    the site of their vectors.
+
+    Raises:
+        UserError: a span that is not within a text.
+    """
+    found: list[dict[str, list[list[int]]]] = [{} for _ in next(iter(tokens.values()))]
+    for site, rows in tokens.items():
+        for groups, row in zip(found, rows, strict=True):
+            text, placed = tokenizer.decode(row), offsets(tokenizer, row)
+            own = site != "decoder.embedding"
+            if spans:
+                groups[site] = tokens_of(spans, text, placed) if own else []
+            else:
+                groups[site] = with_rest(tokens_of(words(text), text, placed) if by_word else [], len(row))
+    return found

@@ -5,8 +5,8 @@ import pytest
 
 from eval.explain.words import offsets, summed, tokens_of, with_rest, words
 from model.errors import UserError
-from train.data.training import train_bpe
 from train.data.tokenizers import ByteTokenizer, Tokenizer
+from train.data.training import train_bpe
 
 TEXT = "def  naïve_é(x): 🙂\n"
 

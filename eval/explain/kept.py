@@ -1,0 +1,220 @@
+"""The faithfulness table of a checkpoint: measured once, on examples of the run's own validation set, and kept."""
+
+import dataclasses
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import model as model_room
+from eval import explain
+from eval.explain import measures
+from eval.explain.faithfulness import LEAST, drawn_anew, dropped, joined, verdicts
+from eval.explain.methods import METHODS, Asked, Maps
+from eval.explain.result import parameters_hash
+from eval.explain.targets import Target, embedded, places, predicted
+from eval.runs import Run
+from train.run.files.json_files import read_cache, write
+from train.run.files.mending import read_kept
+from train.tasks.span_qa import NEVER
+
+log = logging.getLogger("heed")
+EXAMPLES, TOKENS = 64, 64  # that are measured, and the tokens of each, of both sides of a pair
+FEW, CHOICES, SHIFTS, RADIUS = 8, 32, 8, 0.02  # examples of what takes long, and what is drawn for each of them
+PASSES = {"smooth_gradient": 25, "leave_one_out": TOKENS, "integrated_gradients": TOKENS}  # about, to tell what is left
+Say = Callable[[str], None]
+
+
+class Row(NamedTuple):
+    """What is known of a method: its word and what that stands on, as `Verdict` has it; Kendall's tau beside
+    leave-one-out, the mean over the same examples; and means over the first `few` of them: how much probability the
+    tokens that it names leave out (sufficiency, less is better), infidelity and largest sensitivity; None where they
+    were not measured.
+    """
+
+    word: str
+    examples: int
+    lost: float | None = None
+    more_than_random: float | None = None
+    lower_bound: float | None = None
+    p: float | None = None
+    correlation: float | None = None
+    leave_one_out: float | None = None
+    few: int = 0
+    sufficiency: float | None = None
+    infidelity: float | None = None
+    sensitivity: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of all methods that make sense for a model, by their names, of a step, for answers of this kind."""
+
+    kind: str
+    step: int
+    key: str
+    rows: Mapping[str, Row]
+    notes: tuple[str, ...] = ()
+
+    def word(self, method: str) -> str:
+        """What is known of a method here."""
+        return self.rows[method].word if method in self.rows else "not measured"
+
+
+def table(run: Run, say: Say = log.info, parameters: str = "") -> Table:
+    """That of a run's checkpoint: the one that its folder keeps, if it is of the same parameters, methods and code;
+    else it is measured, which takes a minute or several, and kept. `parameters` is their hash, if it is known.
+
+    Raises:
+        UserError: the run's data set cannot be had.
+    """
+    kind = kind_of(run)
+    file, key = run.folder / f"faithfulness-{run.step}.json", _key(run, kind, parameters or parameters_hash(run.model))
+    kept = read_cache(file, lambda value: _table(value))
+    if kept is not None and kept["key"] == key:
+        return _table(kept)
+    made = measured(run, kind, key, say)
+    if jax.process_index() == 0:
+        try:
+            write(file, dataclasses.asdict(made) | {"rows": {name: row._asdict() for name, row in made.rows.items()}})
+        except OSError as error:
+            log.warning("%s cannot be written (%s): the table is measured anew each time.", file.name, error.strerror)
+    return made
+
+
+def kind_of(run: Run) -> str:
+    """What the default target of a run is: a class, a tag, a span, or a token."""
+    head = run.experiment.task.HEAD
+    return head if head in ("class", "tag", "span") else "token"
+
+
+def measured(run: Run, kind: str, key: str, say: Say = log.info) -> Table:
+    """The table, measured anew."""
+    notes = [f"of the {run.config.train.seeds} seeds, the first"] if run.config.train.seeds > 1 else []
+    serving = [name for name, method in METHODS.items() if method.serves(run.model)]
+    if kind == "class" and run.model.config.labels == 1:
+        notes.append("not measured: a number has no probability, by which faithfulness is told")
+        return Table(kind, run.step, key, {name: Row("not measured", 0) for name in serving}, tuple(notes))
+    asked = validation(run, kind)
+    count = len(asked.target.places_BP)
+    if count < LEAST:
+        notes.append(f"not measured: the validation set has {count} examples, and {LEAST} are needed")
+        return Table(kind, run.step, key, {name: Row("not measured", count) for name in serving}, tuple(notes))
+    work = {f"map by {name}": 3 + PASSES.get(name, 1) / 5 for name in serving} | {"removal of tokens": 10.0}
+    work |= {f"steadiness of {name}": 3 + PASSES.get(name, 1) / 10 for name in serving}
+    done = _Progress(work, say)
+    anew = asked._replace(model=drawn_anew(run.model, 0))
+    maps, others = dict[str, Maps](), dict[str, Maps]()
+    for name in serving:
+        for found, one in ((maps, asked), (others, anew)):
+            found[name] = {site: np.asarray(x) for site, x in METHODS[name].call(one).items()}
+        done(f"map by {name}")
+    judged = verdicts(asked, maps, others)
+    taus_M = _orders(asked, maps)
+    done("removal of tokens")
+    left_out_M, wrong_M = _of_few(first(asked, FEW), {name: joined(x)[:FEW] for name, x in maps.items()})
+    rows = {}
+    for number, name in enumerate(serving):
+        steady = _steadiness(first(asked, FEW), name)
+        done(f"steadiness of {name}")
+        few = min(FEW, count), float(left_out_M[number]), float(wrong_M[number]), steady
+        rows[name] = Row(*judged[name], taus_M[number], *few)
+    return Table(kind, run.step, key, rows, tuple(notes))
+
+
+def first(asked: Asked, count: int) -> Asked:
+    """The first examples."""
+    return asked._replace(**jax.tree.map(lambda x: x[:count], {k: getattr(asked, k) for k in asked._fields[1:]}))
+
+
+def _orders(asked: Asked, maps: Mapping[str, Maps]) -> list[float]:
+    real_Bn, reference_Bn = joined(places(asked.inputs)), joined(maps["leave_one_out"])
+    return [float(measures.tau(joined(one), reference_Bn, real_Bn).mean()) for one in maps.values()]
+
+
+def _of_few(asked: Asked, maps: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Sufficiency and infidelity of each map, (M,)."""
+    real_Bn, maps_MBn = joined(places(asked.inputs)), np.stack([*maps.values()])
+    left_out_MB = dropped(asked, maps_MBn, real_Bn, kept=True)
+    return left_out_MB.mean(1), measures.infidelity(asked, maps_MBn, measures.drawn_choices(real_Bn, CHOICES)).mean(1)
+
+
+def _steadiness(asked: Asked, name: str) -> float:
+    shifts = measures.drawn_shifts(embedded(asked.model, asked.inputs), RADIUS, SHIFTS)
+    return float(measures.largest_sensitivity(asked, METHODS[name], shifts).mean())
+
+
+def validation(run: Run, kind: str) -> Asked:
+    """The examples that are measured, each with the default target: the predicted class, or tag of the first word, or
+    span; the next token at the last place; the first masked one. Of a window of several documents, it is the one of
+    which most is there, and the tokens of others are none of the example.
+    """
+    task, rows = run.experiment.task, run.experiment.task.measured(run.data, EXAMPLES)
+    whole = rows.rows(np.arange(min(EXAMPLES, len(rows))))
+    batch: Any = {name: x[:, :TOKENS] if x.ndim > 1 else x for name, x in whole.items()}
+    place_B = None
+    if task.HEAD in ("token", "pair", "tag"):
+        some_B = batch["weights"].any(axis=1)
+        batch = {name: x[some_B] for name, x in batch.items()}
+        place_B = batch["weights"].argmax(axis=1)
+    if "sources" not in batch and "valid" not in batch:
+        place_B = _last_of_longest(batch["segment_ids"]) if place_B is None else place_B
+        batch["valid"] = batch["segment_ids"] == np.take_along_axis(batch["segment_ids"], place_B[:, None], axis=1)
+    inputs = {name: x for name, x in task.inputs(batch).items() if x is not None}
+    return Asked.of(run.model, inputs, default_target(run, inputs, batch, kind, place_B))
+
+
+def _last_of_longest(ids_BT: np.ndarray) -> np.ndarray:
+    """The last place of the document of which a window holds most, (B,)."""
+    sizes_BT = np.array([np.bincount(ids_T)[ids_T] * (ids_T > 0) for ids_T in ids_BT])
+    return ids_BT.shape[1] - 1 - np.argmax(sizes_BT[:, ::-1], axis=1)
+
+
+def default_target(run: Run, inputs: dict[str, Any], batch: Mapping[str, Any], kind: str, place_B: Any) -> Target:
+    """What is explained if nobody says otherwise, at a place of each row if that is given."""
+    if kind != "span":
+        return predicted(run.model, inputs, place_B)
+    task: Any = run.experiment.task
+    logits_BT2 = jnp.where(jnp.asarray(batch["allowed"])[..., None], run.model(**inputs), NEVER)
+    places_B2 = task.likeliest(logits_BT2).astype(jnp.int32)
+    return Target(places_B2, jnp.broadcast_to(jnp.arange(2), places_B2.shape))
+
+
+class _Progress:
+    """Says how much of some work is done, and how long the rest takes at the speed so far."""
+
+    def __init__(self, work: dict[str, float], say: Say) -> None:
+        self._work, self._say, self._start, self._done = work, say, time.monotonic(), 0.0
+        say(f"faithfulness: measured once for this checkpoint, in {len(work)} parts")
+
+    def __call__(self, part: str) -> None:
+        self._done += self._work[part]
+        share = self._done / sum(self._work.values())
+        left = (time.monotonic() - self._start) * (1 / share - 1)
+        self._say(f"faithfulness: {share:4.0%}, about {math.ceil(left)} s left ({part})")
+
+
+def _key(run: Run, kind: str, parameters: str) -> str:
+    """The same only if a table would be: of the same parameters, text, methods and code."""
+    data, numbers = read_kept(run.folder, "passport.json")["data"]["fingerprint"], (EXAMPLES, TOKENS, FEW, CHOICES)
+    found = hashlib.sha256(repr((kind, parameters, data, sorted(METHODS), numbers, SHIFTS, RADIUS)).encode())
+    for file in _sources():
+        found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def _sources() -> Iterator[Path]:
+    yield from sorted(Path(explain.__path__[0]).glob("*.py"))
+    yield from sorted(Path(model_room.__path__[0]).rglob("*.py"))
+
+
+def _table(value: Any) -> Table:
+    rows = {name: Row(**row) for name, row in value["rows"].items()}
+    return Table(value["kind"], value["step"], value["key"], rows, tuple(value["notes"]))

@@ -1,0 +1,219 @@
+"""Says what a run's answer is due to, beside whether each method that says so is faithful on this model:
+
+.venv/bin/python -m launch.explain --workdir=runs/quickstart --input='def main('
+
+The first time for a checkpoint, faithfulness is measured on its own validation set, which takes some minutes; the run's
+folder keeps it. What is explained, if nobody says otherwise: the predicted class, the next token behind the last one,
+or the token at <mask>.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.explain import kept
+from eval.explain.asking import COLUMNS, Given, asked_for, continued, read
+from eval.explain.capture import capture
+from eval.explain.explaining import baseline, chosen, explained, written
+from eval.explain.methods import METHODS, Asked
+from eval.explain.result import Result, provenance, save
+from eval.explain.sites import listed
+from eval.explain.words import grouped, parsed, summed
+from eval.runs import Run, open_run
+from launch import cli
+from model.errors import UserError
+from train.run.files.json_files import loads
+from train.run.files.learned import PLACES
+
+STRONGEST = 6  # tokens that are printed of a map
+FLAGS = (
+    ("inputs", "FILE", "more inputs: a line each, or JSON lines (.jsonl) with the columns of the task's own data"),
+    ("methods", "A,B", f"default all that make sense for the model: {', '.join(METHODS)}"),
+    ("target", "NAME", "what is explained: a class, a tag, or a token, such as ' return' or '(end)'"),
+    ("against", "NAME", "explain what speaks for the target and not for this one"),
+    ("continuation", "TEXT", "explain the probability of this text behind each input"),
+    ("baseline", "NAME", "what tokens are compared with: mean (of all vectors; default), zero, end, pad or mask"),
+    ("spans", "A:B,C:D", "also print what these spans of characters count for"),
+    ("json", "FILE.json", "write all numbers"),
+    ("arrays", "FILE.safetensors", "write all numbers, and the attention weights"),
+)
+
+
+def parser() -> cli.Parser:
+    """The flags of this command."""
+    made = cli.make_parser("explain", __doc__ or "", config=False)
+    made.add_argument("--input", action="append", default=[], help="a text, or a source; may be given more than once")
+    for name, shape, text in FLAGS:
+        made.add_argument(f"--{name}", metavar=shape, default="", help=text)
+    made.add_argument("--at", type=int, help="the place, from 0 on, whose answer is explained")
+    made.add_argument("--generate", type=int, metavar="N", help="explain each of N tokens that the model writes")
+    made.add_argument(
+        "--words", action="store_true", help="print words in the stead of tokens: the sums of their pieces"
+    )
+    made.add_argument("--sites", action="store_true", help="list what can be captured of the model, and end")
+    return made
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints, for each input and method, the strongest tokens and the word; writes what is asked for."""
+    flags, overrides = cli.parse(parser(), argv)
+    if others := [key for key in overrides if key not in PLACES]:
+        raise UserError(
+            f"--config.{others[0]}: a run keeps the config it was trained with, but for where its text lies "
+            f"({', '.join(PLACES)}); leave this out."
+        )
+    for one in ("json", "arrays"):
+        _check_name(one, getattr(flags, one))
+    run = open_run(flags.workdir, overrides)
+    with run.placed():
+        if flags.sites:
+            _list_sites(run)
+            return
+        _explain(run, flags)
+
+
+def _explain(run: Run, flags: argparse.Namespace) -> None:
+    methods = chosen(run, [name for name in flags.methods.split(",") if name])
+    examples = _examples(run, flags)
+    asked = _asked(run, flags, examples)
+    spans = parsed(flags.spans)
+    for given, *_ in asked:
+        grouped(run.tokenizer, given.tokens, spans, flags.words)  # refuses before anything is computed
+    source, compared = provenance(run), flags.baseline or "mean"
+    questions = [Asked(run.model, one.inputs, target, baseline(run, one.inputs, compared)) for one, target, _ in asked]
+    found = [
+        explained(run, question, given, kind, methods, compared, source)
+        for question, (given, _, kind) in zip(questions, asked, strict=True)
+    ]
+    table = _table(run, source["parameters"])
+    cli.say(_heading(run, flags, table))
+    for (given, *_), results in zip(asked, found, strict=True):
+        _print(results, table, grouped(run.tokenizer, given.tokens, spans, flags.words), bool(spans) or flags.words)
+    whole = [result for results in found for some in results.values() for result in some]
+    beside = {"faithfulness": dataclasses.asdict(table) | {"rows": {k: v._asdict() for k, v in table.rows.items()}}}
+    if flags.json:
+        save(whole, flags.json, beside=beside)
+        cli.say(f"numbers: {flags.json}")
+    if flags.arrays:
+        save(whole, flags.arrays, _weights(run, [given for given, *_ in asked]), beside)
+        cli.say(f"arrays: {flags.arrays}")
+
+
+def _asked(run: Run, flags: argparse.Namespace, examples: list[dict[str, Any]]) -> list[tuple[Given, Any, str]]:
+    """The rows to explain, with their targets: of all inputs together, or of each where it is written on."""
+    named = [name for name in ("continuation", "generate") if getattr(flags, name)]
+    if len(named) == 2 or (named and (flags.target or flags.against or flags.at is not None)):
+        others = [name for name in ("generate", "target", "against", "at") if getattr(flags, name) not in (None, "")]
+        raise UserError(f"--{named[0]} says what is explained: leave out --{next(o for o in others if o != named[0])}.")
+    if flags.generate is not None:
+        return [written(run, read(run, [one]), flags.generate) for one in examples]
+    if flags.continuation:
+        return [continued(run, examples, flags.continuation)]
+    return [asked_for(run, read(run, examples), at=flags.at, target=flags.target, against=flags.against)]
+
+
+def _examples(run: Run, flags: argparse.Namespace) -> list[dict[str, Any]]:
+    """The inputs, each with the columns of the run's task.
+
+    Raises:
+        UserError: there is none, or a file that cannot be read.
+    """
+    first = COLUMNS[run.experiment.task.HEAD][0]
+    found: list[dict[str, Any]] = [{first: text} for text in flags.input]
+    if flags.inputs:
+        try:
+            lines = Path(flags.inputs).read_text(encoding="utf-8").splitlines()
+            for number, line in enumerate(lines, 1):
+                one = loads(line) if flags.inputs.endswith(".jsonl") else {first: line}
+                if not isinstance(one, dict):
+                    raise ValueError(f"line {number} holds no columns")
+                found.append(one)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise UserError(f"--inputs={flags.inputs} cannot be read ({reason}); give a file of lines.") from None
+    if not found:
+        raise UserError("there is no input; give --input=TEXT, or --inputs=FILE.")
+    return found
+
+
+def _table(run: Run, parameters: str) -> kept.Table:
+    """The faithfulness table, or an empty one that says why."""
+    try:
+        return kept.table(run, cli.say, parameters)
+    except UserError as error:
+        cli.say(f"faithfulness: not measured, as the run's validation set cannot be had: {error}")
+        return kept.Table(kept.kind_of(run), run.step, "", {}, (f"not measured: {error}",))
+
+
+def _heading(run: Run, flags: argparse.Namespace, table: kept.Table) -> str:
+    lines = [f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}"] * (
+        run.config.train.seeds > 1
+    )
+    examples = max([row.examples for row in table.rows.values()], default=0)
+    lines.append(f"{flags.workdir}, step {run.step}; faithfulness by {examples} examples of its validation set")
+    return "\n".join([*lines, *(f"  {note}" for note in table.notes)])
+
+
+def _print(
+    results: Mapping[str, Sequence[Result]], table: kept.Table, groups: list[dict[str, list[list[int]]]], named: bool
+) -> None:
+    width = max(map(len, results))
+    for row, one in enumerate(next(iter(results.values()))):
+        target = one.target
+        answers = " ".join(map(repr, target.texts)) + (
+            f" and not {target.against_texts[0]!r}" if target.against else ""
+        )
+        where = f" at {target.places[0]}" if target.kind != "class" else ""
+        cli.say(f"{target.kind} {answers}{where}: value {target.value:.4g}, probability {target.probability:.4g}")
+        for name, some in results.items():
+            error = some[row].error
+            missed = "" if error is None else f"; completeness to {error:.1g}"
+            cli.say(f"  {name:<{width}}  {table.word(name):<18}  {_strongest(some[row], groups[row], named)}{missed}")
+
+
+def _strongest(result: Result, groups: dict[str, list[list[int]]], named: bool) -> str:
+    """The tokens, or groups of them, with the largest numbers, each with its number."""
+    found = []
+    for site, values_n in result.values.items():
+        pieces, side = result.pieces[site], f"{site.partition('.')[0]}:" if len(result.values) > 1 else ""
+        some = groups[site] if named else [[at] for at in range(len(values_n))]
+        own = [[at for at in group if at < len(values_n)] for group in some]
+        for group, number in zip(own, summed(values_n, own), strict=True):
+            found.append((abs(float(number)), f"{side}{''.join(pieces[at] for at in group)!r} {number:+.3g}"))
+    shown = sorted(found, key=lambda one: -one[0])[:STRONGEST]
+    return "  ".join(text for _, text in shown)
+
+
+def _weights(run: Run, asked: list[Given]) -> dict[str, np.ndarray]:
+    """The attention weights of all rows, (L, B, H, T, S), by their number and site."""
+    found = {}
+    for number, given in enumerate(asked):
+        sites = sorted({name for name, _ in _sites(run, given) if name.endswith(".weights")})
+        stacks = sorted({".".join(part for part in name.split(".") if not part.isdecimal()) for name in sites})
+        for site, x in capture(run.model, stacks, **given.inputs).items() if stacks else ():
+            found[f"{number}.{site}"] = np.asarray(x, np.float32)
+    return found
+
+
+def _sites(run: Run, given: Given) -> list[tuple[str, str]]:
+    return listed(run.model, **given.inputs)
+
+
+def _list_sites(run: Run) -> None:
+    names = _sites(run, read(run, [dict.fromkeys(COLUMNS[run.experiment.task.HEAD], "a")]))
+    width = max(len(name) for name, _ in names)
+    cli.say("\n".join(f"{name:<{width}}  {meaning}" for name, meaning in names))
+
+
+def _check_name(flag: str, name: str) -> None:
+    ending = {"json": ".json", "arrays": ".safetensors"}[flag]
+    if name and (not name.endswith(ending) or not Path(name).parent.is_dir()):
+        raise UserError(f"--{flag}={name} must be a {ending} file in a folder that exists.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,142 @@
+"""What a run's answers are due to, told by the command, and the table of faithfulness that its folder keeps."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from eval.explain import explaining, kept
+from eval.explain.methods import METHODS
+from eval.explain.result import load
+from eval.runs import open_run
+from launch import explain, train
+from tests.tiny import Outcome, call, words, write_text
+
+FEW = {name: METHODS[name] for name in ("gradient_x_input", "leave_one_out")}
+SHORT = {"data.length": 12, "train.steps": 2, "train.evaluate_every": 2, "train.evaluate_windows": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_methods() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (kept, explaining):
+            patch.setattr(module, "METHODS", FEW)
+        yield
+
+
+def made(folder: Path, **keys: Any) -> Path:
+    """A run of two steps."""
+    outcome = call(train.main, words(folder / "run", write_text(folder) | SHORT | keys))
+    assert outcome.status == 0, outcome.err
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("explained"))
+
+
+@pytest.fixture(scope="module")
+def told(run: Path) -> Outcome:
+    """The first report of the run's checkpoint."""
+    more = [f"--json={run}/own.json", f"--arrays={run}/own.safetensors", "--words"]
+    return call(explain.main, [f"--workdir={run}", "--input=def main", "--input=x", *more])
+
+
+def test_each_input_is_told_by_each_method_with_its_word(run: Path, told: Outcome) -> None:
+    assert told.status == 0, told.err
+    lines = told.out.splitlines()
+    heads = [line for line in lines if line.startswith("token ")]
+    assert [re.search(r" at (\d+): value \S+, probability 0\.\d+$", line)[1] for line in heads] == ["8", "1"]
+    row = r"  (gradient_x_input|leave_one_out) +(not faithful|faithful) here +'\S+' [+-]"
+    assert sum(bool(re.match(row, line)) for line in lines) == 4
+    assert sum("'main'" in line for line in lines) == 2
+    found, same = load(run / "own.json"), load(run / "own.safetensors")
+    assert [one.method for one in found] == ["gradient_x_input"] * 2 + ["leave_one_out"] * 2
+    for one, other in zip(found, same, strict=True):
+        assert (one.target, one.provenance) == (other.target, other.provenance)
+        np.testing.assert_array_equal(one.values["embedding"], other.values["embedding"])
+    assert found[0].pieces["embedding"] == ("(end)", *"def main")
+    assert found[1].pieces["embedding"] == ("(end)", "x")
+    assert found[0].provenance.keys() == {"step", "parameters", "heed", "commit", "dtype"}
+    weights = load_file(run / "own.safetensors")["0.stack.attention.weights"]
+    assert weights.shape == (1, 2, 2, 9, 9)
+    np.testing.assert_allclose(weights[:, 0].sum(-1), 1, rtol=1e-5)
+
+
+def test_the_table_is_kept_until_something_else_is_measured(
+    run: Path, told: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert told.status == 0
+    assert re.search(r"faithfulness: +\d+%, about \d+ s left \(map by gradient_x_input\)", told.out)
+    opened, said = open_run(run), list[str]()
+    first = kept.table(opened, said.append)
+    assert not said
+    assert {name: row.examples for name, row in first.rows.items()} == dict.fromkeys(FEW, len(opened.data.measured(0)))
+    assert first.rows["leave_one_out"].leave_one_out == pytest.approx(1)
+    assert json.loads((run / "own.json").read_text())["faithfulness"]["key"] == first.key
+    monkeypatch.setattr(kept, "LEAST", 1000)
+    monkeypatch.setattr(kept, "RADIUS", 0.03)
+    again = kept.table(opened, said.append)
+    assert again.key != first.key
+    assert {row.word for row in again.rows.values()} == {"not measured"}
+    file = run / "faithfulness-2.json"
+    file.write_text("{")
+    assert kept.table(opened) == again
+    assert json.loads(file.read_text())["key"] == again.key
+
+
+@pytest.mark.rest
+def test_what_is_written_is_explained_token_by_token(run: Path, told: Outcome) -> None:
+    assert told.status == 0
+    outcome = call(explain.main, [f"--workdir={run}", "--input=de", "--generate=3", f"--json={run}/written.json"])
+    assert outcome.status == 0, outcome.err
+    found = [one for one in load(run / "written.json") if one.method == "leave_one_out"]
+    assert [one.target.places[0] for one in found] == [2, 3, 4][: len(found)]
+    for before, one in zip(found, found[1:], strict=False):
+        assert one.pieces["embedding"] == before.pieces["embedding"] + before.target.texts
+    alone = call(explain.main, [f"--workdir={run}", "--input=de", f"--json={run}/alone.json"])
+    assert alone.status == 0, alone.err
+    (same,) = (one for one in load(run / "alone.json") if one.method == "leave_one_out")
+    assert same.target.answers == found[0].target.answers
+    np.testing.assert_allclose(found[0].values["embedding"], same.values["embedding"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ([], "there is no input; give --input=TEXT, or --inputs=FILE."),
+        (["--input=de return return"], "--input: it has 17 tokens, marks included, and the model takes at most 12"),
+        (["--input="], "text is missing, or empty: language_model needs text"),
+        (["--input=de", "--methods=glow"], "--methods=glow is none of: gradient_x_input, leave_one_out."),
+        (["--input=de", "--target=return"], "--target='return' is 6 tokens, and one is needed"),
+        (["--input=de", "--at=3"], "--at=3: the input has 3 tokens, from 0 on"),
+        (["--input=de", "--baseline=mask"], "--baseline=mask is none that this run has: zero, mean, end."),
+        (["--input=de", "--spans=1:9"], "the span 1:9 is not within the text, which has 2 characters"),
+        (["--input=de", "--spans=1-2"], "--spans=1-2 must be as 0:5,9:12"),
+        (["--input=de", "--generate=20"], "--generate=20: 3 tokens and 20 more"),
+        (["--input=de", "--generate=2", "--target=x"], "--generate says what is explained: leave out --target."),
+        (["--input=de", "--json=no/file.json"], "--json=no/file.json must be a .json file in a folder that exists."),
+        (["--inputs=no.txt"], "--inputs=no.txt cannot be read (No such file or directory)"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_sentence(run: Path, more: list[str], sentence: str) -> None:
+    outcome = call(explain.main, [f"--workdir={run}", *more])
+    assert outcome.status == 2
+    assert sentence in outcome.err.splitlines()[-1]
+    assert "faithfulness" not in outcome.out
+
+
+def test_sites_are_listed_with_what_they_mean(run: Path) -> None:
+    outcome = call(explain.main, [f"--workdir={run}", "--sites"])
+    assert re.search(r"^stack\.0\.attention\.weights +how much each query takes of each key", outcome.out, re.M)
+
+
+def test_the_document_of_which_most_is_there_is_asked_about() -> None:
+    ids_BT = np.array([[1, 1, 1, 2, 2, 3], [1, 2, 2, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
+    assert kept._last_of_longest(ids_BT).tolist() == [2, 2, 5]
