@@ -33,8 +33,8 @@ def infidelity(asked: Asked, maps_MBn: np.ndarray, taken_BNn: np.ndarray, scaled
     all of its vector. 0: the map foretells what is lost. `scaled`: times the number that makes it least, as a map that
     only compares tokens has no unit.
     """
-    value_B1 = np.asarray(asked.target.value(asked.model, asked.inputs), np.float64)[:, None]
-    lost_BN = value_B1 - without(*asked, taken_BNn, "value")
+    values_BN = without(*asked, np.concatenate([np.zeros_like(taken_BNn[:, :1]), taken_BNn], axis=1), "value")
+    lost_BN = values_BN[:, :1] - values_BN[:, 1:]
     told_MBN = np.einsum("MBn,BNn->MBN", maps_MBn.astype(np.float64), taken_BNn)
     if scaled:
         squares_MB1 = np.sum(told_MBN**2, axis=-1, keepdims=True)

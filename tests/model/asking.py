@@ -18,11 +18,13 @@ MARKS = [
 ]
 
 
-def ask(asked: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
-    """What tests/model/peers.py answers to {name: question}, with arrays `name/...`; files are written to a folder."""
+def ask(
+    asked: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path, module: str = "tests.model.peers"
+) -> dict[str, np.ndarray]:
+    """What a module answers to {name: question}, with arrays `name/...`; files are written to a folder."""
     (folder / "asked.json").write_text(json.dumps(asked))
     np.savez(folder / "asked.json.npz", **arrays)
-    command = [str(PEER), str(Path("tests/model/peers.py")), str(folder / "asked.json"), str(folder / "found.npz")]
+    command = [str(PEER), "-m", module, str(folder / "asked.json"), str(folder / "found.npz")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ})
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(folder / "found.npz") as found:

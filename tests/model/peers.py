@@ -1,7 +1,7 @@
 """What `transformers` and torch compute, for tests/model/test_peers.py, test_published*.py and recurrent/test_torch.py:
 run by the Python of `.cache/oracle`, which lacks jax.
 
-    python tests/model/peers.py QUESTIONS ANSWERS
+    python -m tests.model.peers QUESTIONS ANSWERS
 
 Questions are {name: {"kind": ..., numbers}} in JSON beside arrays in QUESTIONS.npz; answers are arrays in ANSWERS.
 """
@@ -51,28 +51,29 @@ def model(asked: dict[str, Any], arrays: Arrays) -> Arrays:
     In float64, as far as it does not ask for float32 itself, so that what differs is the other's rounding.
     """
     inputs, targets = torch.tensor(arrays.pop("tokens")), arrays.pop("targets")
-    made = _made(AutoModelForCausalLM, asked, arrays)
+    made = built(AutoModelForCausalLM, asked, arrays)
     return _answer(made, made(inputs, use_cache=False).logits, targets)
 
 
 def pairs(asked: dict[str, Any], arrays: Arrays) -> Arrays:
     """The same of an encoder-decoder, for sources where `mask` is 1, and targets that count where they are not -100."""
     inputs = {name: torch.tensor(arrays.pop(name)) for name in ("input_ids", "attention_mask", "decoder_input_ids")}
-    targets, made = arrays.pop("targets"), _made(AutoModelForSeq2SeqLM, asked, arrays)
+    targets, made = arrays.pop("targets"), built(AutoModelForSeq2SeqLM, asked, arrays)
     return _answer(made, made(**inputs, use_cache=False).logits, targets)
 
 
 def beams(asked: dict[str, Any], arrays: Arrays) -> Arrays:
     """The tokens behind the start, and the scores, of the k hypotheses that its beam search returns for each row."""
     inputs = {name: torch.tensor(arrays.pop(name)) for name in ("input_ids", "attention_mask")}
-    made = _made(AutoModelForSeq2SeqLM, asked, arrays)
+    made = built(AutoModelForSeq2SeqLM, asked, arrays)
     settings = {"early_stopping": True, "return_dict_in_generate": True, "output_scores": True}
     # Its cache has as many layers as the encoder.
     found = made.generate(**inputs, **asked["search"], **settings, do_sample=False, use_cache=False)
     return {"tokens": found.sequences[:, 1:].numpy(), "scores": found.sequences_scores.numpy()}
 
 
-def _made(kind: Any, asked: dict[str, Any], arrays: Arrays) -> torch.nn.Module:
+def built(kind: Any, asked: dict[str, Any], arrays: Arrays) -> torch.nn.Module:
+    """The model of this kind and config with the given weights, in float64, with attention that can be seen."""
     settings = dict(asked["config"])
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     made = kind.from_config(config, attn_implementation="eager").eval()
@@ -141,7 +142,8 @@ def bert(asked: dict[str, Any], arrays: Arrays) -> Arrays:
     return {name: x.detach().numpy() for name, x in found.items()} | gradients
 
 
-KINDS: dict[str, Callable[[dict[str, Any], Arrays], np.ndarray | Arrays]] = {
+Kinds = dict[str, Callable[[dict[str, Any], Arrays], np.ndarray | Arrays]]
+KINDS: Kinds = {
     "frequencies": frequencies,
     "buckets": buckets,
     "slopes": slopes,
@@ -153,7 +155,7 @@ KINDS: dict[str, Callable[[dict[str, Any], Arrays], np.ndarray | Arrays]] = {
 }
 
 
-def main(questions: str, answers: str) -> None:
+def main(kinds: Kinds, questions: str, answers: str) -> None:
     """Answers every question."""
     torch.set_num_threads(1)
     with open(questions) as file:
@@ -163,11 +165,11 @@ def main(questions: str, answers: str) -> None:
     found = {}
     for name, one in asked.items():
         own = {key.removeprefix(f"{name}/"): x for key, x in all_arrays.items() if key.startswith(f"{name}/")}
-        answer = KINDS[one["kind"]](one, own)
+        answer = kinds[one["kind"]](one, own)
         parts = answer if isinstance(answer, dict) else {"": answer}
         found |= {f"{name}/{part}".rstrip("/"): x for part, x in parts.items()}
     np.savez(answers, **found)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(KINDS, *sys.argv[1:])

@@ -174,6 +174,9 @@ def test_half_precision_and_a_budget() -> None:
     names = ["stack.attention.weights", "vectors"]
     found = capture(model, names, **one)
     np.testing.assert_array_equal(found["vectors"], jax.jit(lambda: model.vectors(**one))())
+    means = capture(model, names[:1], reduce=lambda looked: looked.mean(), **one)[names[0]]
+    assert means.dtype == jnp.float32  # so that what comes of it is of the model, and not of this mean
+    np.testing.assert_allclose(means, found[names[0]].astype(jnp.float32).mean(2), rtol=1e-5)
     size = L * B * 4 * T * T * 2
     with pytest.raises(UserError, match=rf"^stack.attention.weights takes {size:,} bytes of the {size:,} that"):
         capture(model, names[:1], budget=size - 1, **one)
@@ -201,6 +204,13 @@ def test_what_there_is_not_is_refused(name: str, sentence: str) -> None:
         with pytest.raises(UserError) as refused:
             call()
         assert str(refused.value).startswith(sentence)
+
+
+def test_a_site_that_is_alone_is_of_layer_0() -> None:
+    taps = Taps({"x": Hook(lambda state, number, value: (state + number + 1, 2 * value, value), 10)})
+    assert taps.alone("x", jnp.ones(3)).tolist() == [2, 2, 2]
+    assert taps.states == {"x": 11}
+    assert taps.found["x"].tolist() == [[1, 1, 1]]
 
 
 def test_what_is_not_come_by_was_not_set() -> None:
