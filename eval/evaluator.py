@@ -16,7 +16,8 @@ class Evaluator:
     """Adds up `sums(params, batch)` of every row once, in float64, and makes values of the totals.
 
     `sums` gives a tree of arrays, with N seeds of leading axes N. `place` puts a host batch on the devices; `local` are
-    the rows of each batch that this process loads, and `models` makes of params a model of each seed.
+    the rows of each batch that this process loads. Who looks into models takes `models`, which makes one of params for
+    each seed, by its number, and reads what of it is asked in the keys of the `task`.
     """
 
     NAMES: ClassVar[tuple[str, ...]]
@@ -29,8 +30,9 @@ class Evaluator:
         place: Callable[[dict[str, np.ndarray]], Any] = lambda batch: batch,
         local: Sequence[int] | np.ndarray | None = None,
         models: Callable[[Any], Mapping[int, Any]] = lambda params: {},
+        task: Any = None,
     ):
-        self.models = models
+        self.models, self._task = models, task
         self.sums, self.rows, self.batch_size, self.place, self.local = sums, rows, batch_size, place, local
 
     def __call__(self, params: Any, should_stop: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, Value]]:

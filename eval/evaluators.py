@@ -9,6 +9,7 @@ from eval.baselines.masked import known_neighbours, known_neighbours_of_spans
 from eval.baselines.text import known_baselines
 from eval.evaluator import Evaluator
 from eval.explain.planted import Found
+from eval.explain.specialised import Specialised
 from eval.likelihood import Likelihood
 from eval.metrics.pairs import signatures
 from eval.scored import Classes, Numbers, Several, Spans, Tags, Texts
@@ -50,6 +51,7 @@ _TEXT = Measured(
 MEASURED: dict[str, Measured] = {
     "language_model": _TEXT,
     "streamed_text": _TEXT,
+    "heads": _TEXT._replace(evaluators=(Likelihood, Specialised)),
     "masked_lm": Measured(
         (Accuracy,), "val/accuracy", "share of the masked tokens that are told", False, known_neighbours
     ),

@@ -121,7 +121,7 @@ def answered(
     with run.placed():
         validation = here.task.measured(run.data) if measured is None else measured
         models = {run.config.train.seed: run.model}
-        given = sums, validation, rows, here.place, here.rows, lambda params: models
+        given = sums, validation, rows, here.place, here.rows, lambda params: models, here.task
         return Evaluators(run.config.task, *given).answered(params)
 
 

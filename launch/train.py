@@ -71,7 +71,7 @@ def fit(
         stop.begin("the comparison of attention with its reference")
         key = jax.random.key(config.train.seed)
         errors = check_attention(experiment.model_config, experiment.attention, key)
-        given = sums, validation, config.data.batch_size, place, experiment.rows, bound(config)
+        given = sums, validation, config.data.batch_size, place, experiment.rows, bound(config), experiment.task
         evaluate = Evaluators(config.task, *given)
         stop.begin("the baselines")
         baselines = MEASURED[config.task].baselines(experiment.task, data) if folder else {}

@@ -54,8 +54,8 @@ FINDERS: dict[str, Callable[[Asked, np.ndarray, int], np.ndarray]] = {
 
 
 class Found(Evaluator):
-    """Explains the labels of the first 64 rows that have a rationale, of each seed, by what the rows are to be
-    explained by.
+    """Explains the labels of the first 64 rows that have a rationale, of each seed, by what its task
+    names.
 
     Raises:
         UserError: there is no such method.
@@ -65,7 +65,7 @@ class Found(Evaluator):
 
     def __init__(self, *given: Any, **named: Any):
         super().__init__(*given, **named)
-        self.finder = choose(FINDERS, self.rows.explained_by, "objective.explained_by")  # type: ignore[attr-defined]
+        self.finder = choose(FINDERS, self._task.explained_by, "objective.explained_by")
 
     def totals(self, params: Any, should_stop: Callable[[], bool] = lambda: False) -> Any:
         """The precision of each example, (64,), or with seeds (N, 64); None where it was stopped early."""

@@ -16,13 +16,7 @@ from train.tasks.classification import Classification, LabelledRows
 
 
 class RationaleRows(LabelledRows):
-    """Labelled rows with `text` (B, T), where a letter of the text stands, and `rationale`, where one of these counts.
-
-    Attributes:
-        explained_by: the name of what is to find the rationale.
-    """
-
-    explained_by = ""
+    """Labelled rows with `text` (B, T), where a letter of it stands, and `rationale`, where one of these counts."""
 
     def arrays(self, examples: Sequence[Labelled]) -> dict[str, np.ndarray]:
         """Returns the rows of these examples."""
@@ -63,9 +57,3 @@ class Rationale(Classification):
                 "--config.data.name=rationales without a path."
             )
         return data
-
-    def measured(self, data: Any, count: int = 0) -> Any:
-        """What is evaluated: all (0) examples of the validation split, or `count` spread evenly over them."""
-        rows: Any = super().measured(data, count)
-        rows.explained_by = self.explained_by
-        return rows

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from model.layers import choose
 from train.tasks.base import Task
 from train.tasks.classification import Classification
+from train.tasks.heads import Heads
 from train.tasks.language_model import LanguageModel
 from train.tasks.masked_lm import MaskedLM
 from train.tasks.next_sentence import NextSentence
@@ -19,6 +20,7 @@ from train.tasks.translation import Translation
 
 TASKS: dict[str, type[Task]] = {
     "language_model": LanguageModel,
+    "heads": Heads,
     "masked_lm": MaskedLM,
     "next_sentence": NextSentence,
     "classification": Classification,

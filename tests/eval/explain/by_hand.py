@@ -18,12 +18,10 @@ T, SMALL = 22, 0.01  # with vectors so small a norm with an epsilon of 1 leaves 
 
 
 @functools.cache
-def planted_rows(count: int = 32, explained_by: str = "random") -> Any:
+def planted_rows(count: int = 32) -> Any:
     """Rows of the first texts of the corpus."""
     corpus: Corpus[Any] = Corpus(rationales(train=4, held_out=count).splits, "f", (*GROUPS, NONE), rationale=rationale)
-    rows = RationaleRows(ExampleData(corpus, ByteTokenizer(["start", "separator"]), T), "validation")
-    rows.explained_by = explained_by
-    return rows
+    return RationaleRows(ExampleData(corpus, ByteTokenizer(["start", "separator"]), T), "validation")
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """What a label stands on is found where a model needs it, and by maps that have part in the model alone."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +35,12 @@ def asked() -> Asked:
 
 
 def found(name: str) -> float:
-    models = {7: counting()}
-    ((_, value),) = Found(None, planted_rows(explained_by=name), 8, models=lambda params: models)(None)
+    ((_, value),) = finds(name, {7: counting()})(None)
     return float(value)  # type: ignore[arg-type]
+
+
+def finds(name: str, models: dict[int, Any]) -> Found:
+    return Found(None, planted_rows(), 8, models=lambda params: models, task=Rationale(explained_by=name))
 
 
 def test_the_model_needs_each_token_of_the_rationale_and_no_other() -> None:
@@ -104,10 +108,9 @@ def test_precision_is_that_of_all_orders_of_equal_numbers() -> None:
 
 def test_seeds_are_explained_each_by_itself() -> None:
     other = drawn_anew(counting(), 0)
-    models = {5: counting(), 6: other}
-    both = Found(None, planted_rows(explained_by="integrated_gradients"), 8, models=lambda params: models)
+    both = finds("integrated_gradients", {5: counting(), 6: other})
     ((name, values),) = both(None)
     assert (name, values[0]) == ("val/precision_at_k", 1.0)  # type: ignore[index]
-    alone = Found(None, planted_rows(explained_by="integrated_gradients"), 8, models=lambda params: {6: other})
+    alone = finds("integrated_gradients", {6: other})
     assert dict(alone(None)) == {name: values[1]}  # type: ignore[index]
     assert list(both(None, lambda: True)) == []

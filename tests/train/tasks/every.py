@@ -10,7 +10,7 @@ from model.families.table import FAMILIES
 from tests.tiny import write_text
 from train.tasks.table import TASKS
 
-ALIKE = ("rationale",)  # tasks that learn as another one, by its methods, and are measured otherwise
+ALIKE = ("rationale", "heads")  # tasks that learn as another one, by its methods, and are measured otherwise
 # Each of the others with each family that can learn it.
 CASES = [
     (task, name)

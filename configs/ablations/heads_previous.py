@@ -1,0 +1,35 @@
+"""Do heads specialise: does one come to look at the token before?
+
+Arms train the same and differ in whose heads are scored, on random tokens that repeat themselves: those of the model;
+of the model with parameters drawn anew; and its own again, where a place behind that is drawn by chance stands for the
+one before. Of all heads the one is taken that does it most, which chance makes large, too: that is what the controls
+are for. Heads that look at the token before are found in trained models of all kinds (Clark et al. 2019, "What Does
+BERT Look At?"; Olsson et al. 2022, "In-context Learning and Induction Heads"); `heads_prefix.py` asks after the others
+of Olsson et al.
+
+Expected: both controls worse by more than .3, in 100 steps: .73 and .65 were seen of two seeds, 0 and 1, beforehand.
+
+    .venv/bin/python -m launch.ablate --plan=configs/ablations/heads_previous.py --workdir=runs/ablations
+"""
+
+
+def get_plan() -> dict[str, object]:
+    """Returns what is declared."""
+    key = "objective.control"
+    return {
+        "question": "Does a head come to look at the token before?",
+        "factor": key,
+        "arms": {"trained": {}, "untrained": {key: "untrained"}, "shuffled": {key: "shuffled"}},
+        "base": "gpt:ablation",
+        "shared": {
+            "task": "heads",
+            "train.steps": 100,
+            "train.evaluate_every": 100,
+            "train.checkpoint_every": 100,
+            "train.evaluate_windows": 64,
+        },
+        "endpoint": "val/previous_token",
+        "direction": "higher",
+        "smallest": 0.05,
+        "seeds": range(10, 18),
+    }
