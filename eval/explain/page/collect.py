@@ -45,15 +45,16 @@ def content_of(
     inputs, target = same
     model, pieces = asked.model, results[0].pieces
     content = Content(pieces=pieces, results=results, **told)
-    place = int(np.argmax(on_host(read_places(model, inputs, target))[0]))
+    at = int(np.argmax(on_host(read_places(model, inputs, target))[0]))
     names = [name for name in sites(model, **inputs) if name.endswith(".weights")]
     if not names:
         left = "Maps of heads: this model has no attention."
-        return dataclasses.replace(content, place=place, left_out=[*content.left_out, left])
+        return dataclasses.replace(content, place=at, left_out=[*content.left_out, left])
     found = capture(model, names, **inputs)
-    weights = {name.removesuffix(".weights"): _cut(x[:, 0], name, pieces) for name, x in found.items()}
+    kept = {name.removesuffix(".weights"): x_LBHTS[:, 0] for name, x_LBHTS in found.items()}
+    weights = {place: _cut(x_LHTS, place, pieces) for place, x_LHTS in kept.items()}
     content = dataclasses.replace(
-        content, place=place, weights=weights, statistics=_statistics(model, inputs, target, weights)
+        content, place=at, weights=weights, statistics=_statistics(model, inputs, target, weights)
     )
     content = dataclasses.replace(content, products=_products(model, inputs, (*heads, *ranked(content))[0], pieces))
     if not model.config.sites:
@@ -64,7 +65,7 @@ def content_of(
     if (n := len(pieces["embedding"])) > FLOW:
         left = f"The flow of a pair: it is shown of at most {FLOW} tokens, and there are {n}."
         return dataclasses.replace(content, left_out=[*content.left_out, left])
-    return dataclasses.replace(content, flow=_flow(content, place))
+    return dataclasses.replace(content, flow=_flow(content, at))
 
 
 def rolled(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

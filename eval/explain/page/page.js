@@ -84,10 +84,14 @@ function headsView(section, input, moved) {
     for (let j = 0; j < shown.map.S; j++) if (shown.map.at(row, j).value > shown.map.at(row, best).value) best = j;
     view.show(shown.map, rows, columns, [row, best]);
   }
+  function mostImportant() {
+    const known = place.statistics.importance || [0];
+    return known.indexOf(Math.max(...known));
+  }
   function ordered() {
     const count = place.layers * place.heads, numbers = Array.from({length: count}, (_, at) => at), name = orders[order.value];
     if (order.value > 0) numbers.sort((a, b) => place.statistics[name][b] - place.statistics[name][a]);
-    overview.style.gridTemplateColumns = order.value > 0 ? "" : "repeat(" + place.heads + ", minmax(0, 5.5rem))";
+    overview.style.gridTemplateColumns = order.value > 0 ? "" : "repeat(" + place.heads + ", minmax(0, " + Math.max(2.5, Math.min(5.5, 40 / place.layers - 1)) + "rem))";
     overview.replaceChildren();
     for (const at of numbers) {
       const button = element("button", undefined, overview), canvas = element("canvas", undefined, button);
@@ -99,13 +103,13 @@ function headsView(section, input, moved) {
       element("span", title + value, button);
       thumbnail(canvas, pooledOf(place, at));
     }
-    open(Number(overview.children[0].dataset.layer), Number(overview.children[0].dataset.head));
+    const first = order.value > 0 ? numbers[0] : mostImportant();
+    open(Math.floor(first / place.heads), first % place.heads);
   }
   let orders = [];
   function choose() {
     place = input.places[which.value]; orders = ["layer and head", ...Object.keys(place.statistics)];
     options(order, orders);
-    if (orders.includes("importance") && place.layers * place.heads > 16) order.value = 0;
     ordered();
   }
   overview.addEventListener("click", event => {

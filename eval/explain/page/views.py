@@ -18,9 +18,11 @@ NAMES = {
     "lower_bound": "lower bound",
     "p": "p (Holm)",
     "correlation": "correlation with drawn anew",
+    "leave_one_out": "tau with leaving one out",
+    "few": "examples of the rest",
 }
-EDGES, COLUMNS = 400, 64  # of a flow's graph, at most
-STEP, RISE, LEFT, TOP, FOOT = 26, 44, 70, 20, 96  # pixels between tokens and layers, and around them
+EDGES, COLUMNS = 160, 64  # of a flow's graph, at most
+WIDTH, STEP, RISE, LEFT, TOP, FOOT = 980, 40, 44, 84, 20, 96  # pixels: all, at most between tokens, layers, and around
 
 
 class Row(NamedTuple):
@@ -85,6 +87,27 @@ def numbers(content: Content) -> list[Table]:
     return found
 
 
+class Heat(NamedTuple):
+    """A table of numbers, each with the class of its colour."""
+
+    table: Table
+    levels: list[list[str]]
+
+
+def heat(table: Table) -> Heat:
+    """Numbers marked as parts of the largest of all of them; what is none has no mark."""
+    values = [[_number(cell) for cell in row[1:]] for row in table.rows]
+    largest = max((abs(x) for row in values for x in row if x is not None), default=0.0)
+    return Heat(table, [["" if x is None else level(x, largest) for x in row] for row in values])
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
 def judged(content: Content) -> Table | None:
     """The table of faithfulness, as far as there is one."""
     if not content.verdicts:
@@ -121,7 +144,8 @@ def graph(content: Content) -> dict[str, Any] | None:
     through_n = flow_Lnn.sum((0, 1)) + flow_Lnn.sum((0, 2))
     through_n[[i, j]] = math.inf
     columns = sorted(np.argsort(-through_n, kind="stable")[: min(COLUMNS, int((through_n > 0).sum()))].tolist())
-    at = {token: LEFT + STEP * index for index, token in enumerate(columns)}
+    step = min(STEP, WIDTH / len(columns))
+    at = {token: round(LEFT + step * index, 1) for index, token in enumerate(columns)}
     drawn = [(int(a), int(b), int(c)) for a, b, c in kept if int(b) in at and int(c) in at][:EDGES]
     height = TOP + RISE * L + FOOT
     y = [TOP + RISE * (L - layer) for layer in range(L + 1)]
@@ -144,7 +168,7 @@ def graph(content: Content) -> dict[str, Any] | None:
         + (f" {left} thin lines are not drawn." if left else "")
     )
     return {
-        "width": LEFT + STEP * len(columns) + 40,
+        "width": round(LEFT + step * len(columns) + 10),
         "height": height,
         "edges": [edge(*one) for one in reversed(drawn)],
         "nodes": [
@@ -185,8 +209,6 @@ def _short(piece: str) -> str:
 
 
 def _said(value: Any) -> str:
-    if isinstance(value, float) and math.isnan(value):
-        return "–"
     if isinstance(value, float | np.floating):
-        return number(float(value), 3)
-    return "" if value is None else str(value)
+        return "–" if math.isnan(value) else number(float(value), 3)
+    return "–" if value is None else str(value)

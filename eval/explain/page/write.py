@@ -119,6 +119,7 @@ def _input(content: Content) -> dict[str, Any]:
         "numbers": views.numbers(content),
         "judged": views.judged(content),
         "heads": views.heads(content),
+        "tables": [views.heat(table) for table in content.tables],
         "flow": views.graph(content),
         "commands": list(content.commands.items()),
         "pictures": [],
