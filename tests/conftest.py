@@ -3,10 +3,13 @@
 All of it is set in the environment before jax is imported, so that the processes which tests start inherit it.
 """
 
+import gc
 import os
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,3 +45,15 @@ os.chdir(ROOT)
 # The same examples each time; a first example that compiles is no reason to fail.
 settings.register_profile("heed", derandomize=True, deadline=None, database=None)
 settings.load_profile("heed")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forgotten() -> Iterator[None]:
+    """What a file has compiled goes with it: kept to the end, it is gigabytes and tens of thousands of mapped pages in
+    each worker, beyond which XLA ends the process.
+    """
+    yield
+    import jax  # only after the environment above
+
+    jax.clear_caches()
+    gc.collect()
