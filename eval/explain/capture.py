@@ -181,18 +181,18 @@ def _changed(parts: Mapping[str, tuple[Site, Change]]) -> Hook:
         for name, (site, change) in parts.items():
             here = jnp.any(jnp.asarray(site.layers) == number) if site.layers else jnp.asarray(True)
             new = _where(here, change(value, number), value)
-            counts[name] = _count(_going_on(value), _going_on(new))
+            counts[name] = jnp.sum(differs(_going_on(value), _going_on(new)))
             value = new
         return state, value, counts
 
     return Hook(call)
 
 
-def _count(old: jax.Array, new: jax.Array) -> jax.Array:
-    """How many entries are others, by more than programs differ that compute the same."""
+def differs(old: jax.Array, new: jax.Array) -> jax.Array:
+    """Which entries are others, by more than programs differ that compute the same."""
     relative = 2.0**-7 if old.dtype.itemsize < 4 else 1e-5
     close = relative * jnp.maximum(jnp.abs(old), jnp.abs(new)) + 1e-6 * jnp.nanmax(jnp.abs(old))
-    return jnp.sum(~((jnp.abs(new - old) <= close) | (jnp.isnan(old) & jnp.isnan(new))))
+    return ~((jnp.abs(new - old) <= close) | (jnp.isnan(old) & jnp.isnan(new)))
 
 
 def _going_on(value: Any) -> jax.Array:
