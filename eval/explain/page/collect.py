@@ -46,17 +46,19 @@ def content_of(
     model, pieces = asked.model, results[0].pieces
     content = Content(pieces=pieces, results=results, **told)
     at = int(np.argmax(on_host(read_places(model, inputs, target))[0]))
-    names = [name for name in sites(model, **inputs) if name.endswith(".weights")]
+    known = sites(model, **inputs)
+    names = [name for name in known if name.endswith(".weights")]
     if not names:
         left = "Maps of heads: this model has no attention."
         return dataclasses.replace(content, place=at, left_out=[*content.left_out, left])
-    found = capture(model, names, **inputs)
-    kept = {name.removesuffix(".weights"): x_LBHTS[:, 0] for name, x_LBHTS in found.items()}
+    looking = [name for name in known if name.endswith((".query", ".key"))]  # in the same pass: they are small
+    found = capture(model, [*names, *looking], **inputs)
+    kept = {name.removesuffix(".weights"): found[name][:, 0] for name in names}
     weights = {place: _cut(x_LHTS, place, pieces) for place, x_LHTS in kept.items()}
     content = dataclasses.replace(
         content, place=at, weights=weights, statistics=_statistics(model, inputs, target, weights)
     )
-    content = dataclasses.replace(content, products=_products(model, inputs, (*heads, *ranked(content))[0], pieces))
+    content = dataclasses.replace(content, products=_products(model, found, (*heads, *ranked(content))[0], pieces))
     if not model.config.sites:
         return content
     content = dataclasses.replace(content, rollout=rolled(weights))
@@ -135,14 +137,14 @@ def _statistics(
     return found
 
 
-def _products(model: Model, inputs: dict[str, Any], head: Head, pieces: Mapping[str, Sequence[str]]) -> Products | None:
+def _products(
+    model: Model, found: Mapping[str, jax.Array], head: Head, pieces: Mapping[str, Sequence[str]]
+) -> Products | None:
     (place, layer, number), (down, across) = head, axes(head[0])
-    stack, _, branch = place.partition(".")
-    names = query, key = [f"{stack}.{layer}.{branch}.{part}" for part in ("query", "key")]
-    if f"{place}.query" not in sites(model, **inputs):
+    if f"{place}.query" not in found:
         return None
-    found = capture(model, names, **inputs)
-    q_BTHK, k_BSGK = found[query], found[key]
+    stack, _, branch = place.partition(".")
+    q_BTHK, k_BSGK = (found[f"{place}.{part}"][layer] for part in ("query", "key"))
     site = model.config.sites["cross" if branch == "cross" else "self" if stack == "stack" else stack]
     config = site.attention(layer % site.stack.unit)
     group = number * k_BSGK.shape[2] // q_BTHK.shape[2]

@@ -9,6 +9,7 @@ import numpy as np
 from eval.explain.page.content import Content, Table, axes, fields, shown
 from eval.verdict.page.figures import number
 
+SITES = {"encoder.embedding": "source", "decoder.embedding": "what is written"}
 LEVELS = 8  # of a sign's colour
 NAMES = {
     "word": "word",
@@ -47,7 +48,10 @@ def strips(content: Content) -> list[Strip]:
     for result in content.results:
         largest = max((float(np.abs(x).max(initial=0)) for x in result.values.values()), default=0.0)
         rows = [
-            Row(site, [(shown(piece), level(x, largest)) for piece, x in zip(content.pieces[site], x_n, strict=True)])
+            Row(
+                SITES.get(site, "text"),
+                [(shown(piece), level(x, largest)) for piece, x in zip(content.pieces[site], x_n, strict=True)],
+            )
             for site, x_n in result.values.items()
         ]
         found.append(Strip(result.method, result.method.replace("_", " "), rows, cost(result, largest)))
@@ -83,7 +87,7 @@ def numbers(content: Content) -> list[Table]:
             [f"{at} {shown(piece)}", *(number(float(x_n[at]), 3) for x_n in columns)] for at, piece in enumerate(pieces)
         ]
         if having:
-            found.append(Table(f"How much each token of {site} counts", names, rows))
+            found.append(Table(f"How much each token counts: {SITES.get(site, 'text')}", names, rows))
     return found
 
 

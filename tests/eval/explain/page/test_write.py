@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.explain.page import Table
 from eval.explain.page.views import level
 from eval.explain.page.write import cell, page, write
 from model.errors import UserError
@@ -135,6 +136,13 @@ def test_every_map_has_a_word_and_every_number_stands_without_the_script(plain: 
 def test_signs_and_sizes_choose_the_colour() -> None:
     assert [level(x, 2.0) for x in (2.0, 1.0, 0.0, -0.01, -1.0, -2.0)] == ["p8", "p4", "p0", "p0", "n4", "n8"]
     assert level(0.0, 0.0) == "p0"
+
+
+def test_a_table_of_numbers_is_marked_on_one_scale() -> None:
+    rows = [["a", "+0.5", ""], ["b", "-1", "none"]]
+    text, _ = page([content(list("abc"), tables=[Table("written x read", ["", "x", "y"], rows)])])
+    body = text[text.index("<caption>written x read") :]
+    assert re.findall(r'<td class="(\w*)">', body[: body.index("</table>")]) == ["p4", "", "n8", ""]
 
 
 def test_512_tokens_and_several_inputs_stay_within_the_budget() -> None:
