@@ -8,6 +8,9 @@ tokens).
 Expected: nothing of it here, all equivalent within .05: 0.4M bytes in rows of 64 are few, and hold few repetitions. Of
 two seeds, 0 and 1, .02 and .03 were seen beforehand; a run of `gpt:quickstart` has .03, as if it were untrained.
 
+Seen (2026-11-27, in the runs of `heads_previous.py`): untrained EQUIVALENT WITHIN D (-.002; 97.5 %: -.017 to .012; 8
+seeds), shuffled too (-.005; -.023 to .014). Trained .032, untrained .030, shuffled .027.
+
     .venv/bin/python -m launch.ablate --plan=configs/ablations/heads_prefix.py --workdir=runs/ablations
 """
 

@@ -9,6 +9,10 @@ of Olsson et al.
 
 Expected: both controls worse by more than .3, in 100 steps: .73 and .65 were seen of two seeds, 0 and 1, beforehand.
 
+Seen (2026-11-27, two cores of an AMD EPYC that eight processes shared, jax 0.10.2, 2.6 minutes of one core): untrained
+WORSE by .514 (97.5 %: .322 to .707; 8 seeds, p = .016), shuffled WORSE by .506 (.311 to .700). Trained .579, the mean
+of seeds from .209 to .905; untrained .064, shuffled .073.
+
     .venv/bin/python -m launch.ablate --plan=configs/ablations/heads_previous.py --workdir=runs/ablations
 """
 
