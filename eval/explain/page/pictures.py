@@ -13,10 +13,13 @@ SIDES = (64, 32, 16)  # cells of a side of a map, of which the most are taken th
 
 
 def overviews(content: Content, room: int) -> tuple[dict[str, bytes], list[str]]:
-    """For each place one PNG of all heads, all together in at most `room` bytes; and places for which there is none."""
+    """For each place one PNG of all heads, and of the rollout (`rollout.stack`) one of all layers, in at most `room`
+    bytes together; and those for which there is none.
+    """
     found, missing = dict[str, bytes](), list[str]()
-    for number, (place, x_LHTS) in enumerate(content.weights.items()):
-        share = (room - sum(map(len, found.values()))) // (len(content.weights) - number)
+    rolled = {f"rollout.{name}": x_LTS[None] for name, x_LTS in content.rollout.items()}
+    for number, (place, x_LHTS) in enumerate((maps := {**content.weights, **rolled}).items()):
+        share = (room - sum(map(len, found.values()))) // (len(maps) - number)
         made = (overview(x_LHTS, side) for side in SIDES)
         fitting = next((picture for picture in made if len(picture) <= share), None)
         if fitting is not None:
@@ -27,7 +30,7 @@ def overviews(content: Content, room: int) -> tuple[dict[str, bytes], list[str]]
 
 
 def overview(x_LHTS: np.ndarray, side: int) -> bytes:
-    """A PNG of all heads, a row for each layer: the square root of each weight's part of the largest of its head."""
+    """A PNG of all maps, (rows, columns, T, S): the square root of each weight's part of the largest of its map."""
     (L, H), step = x_LHTS.shape[:2], side + 2
     mosaic = np.full((L * step, H * step), np.nan, np.float32)  # one image: a panel for each head takes seconds
     for layer in range(L):

@@ -63,7 +63,7 @@ def page(contents: Sequence[Content], heads: Sequence[Head] = (), budget: int = 
     for one in inputs:
         made, missing = overviews(one["content"], room)
         one["pictures"] = [
-            {"source": f"data:image/png;base64,{base64.b64encode(picture).decode()}", "words": _words(place)}
+            _words(place) | {"source": f"data:image/png;base64,{base64.b64encode(picture).decode()}"}
             for place, picture in made.items()
         ]
         found = packed(one["content"], (budget - part) // len(inputs) - 2, heads, len(inputs))
@@ -139,8 +139,13 @@ def _short(text: str) -> str:
     return text if len(text) <= TITLE else f"{text[: TITLE - 1]}…"
 
 
-def _words(place: str) -> str:
-    return f"{place}: what each head looks at, layers down and heads across; the brighter, the more."
+def _words(place: str) -> dict[str, str]:
+    """What a picture shows, and the method whose word stands beside it."""
+    if place.startswith("rollout."):
+        said = f"{place}: what has come to each place (down) of each token, layers across; the brighter, the more."
+        return {"method": "rollout", "words": said}
+    said = f"{place}: what each head looks at, layers down and heads across; the brighter, the more."
+    return {"method": "raw_weights", "words": said}
 
 
 @cache

@@ -129,7 +129,7 @@ def test_every_map_has_a_word_and_every_number_stands_without_the_script(plain: 
     assert plain.count("not measured") >= 3
     value = content([f"t{at}" for at in range(len(HOSTILE))]).results[4].values["embedding"][3]
     assert f"{value:.3g}" in shown.text
-    assert shown.tags.count("img") == 1
+    assert shown.tags.count("img") == 2
     assert "one of many optima" in shown.text
 
 
