@@ -137,7 +137,8 @@ def _attribution(graphdef: nnx.GraphDef, params: Any, inputs: dict[str, Any], ta
         return target.value(model, inputs, given({"vectors": vectors_BTD}))
 
     bias_B = value(jnp.zeros_like(found["vectors"]))
-    slope_BTD = jax.grad(lambda x_BTD: jnp.sum(value(x_BTD)))(found["vectors"])
+    total_B, back = jax.vjp(value, found["vectors"])
+    (slope_BTD,) = back(jnp.ones_like(total_B))  # of rows that know nothing of each other
     # A place that is asked for twice has the slope of both.
     times_BP1 = jnp.sum(places_BP1 == target.places_BP[:, None], axis=-1, keepdims=True)
     slope_BPD = jnp.take_along_axis(slope_BTD, places_BP1, axis=1) / times_BP1
@@ -152,7 +153,7 @@ def _attribution(graphdef: nnx.GraphDef, params: Any, inputs: dict[str, Any], ta
     values = {name: jnp.einsum("...PD,...PD->...", x, _beside(along_BPD, name, x)) for name, x in parts.items()}
     if norm.bias is not None:
         values["norm.bias"] = jnp.sum(slope_BPD * norm.bias[...][None, None], axis=(1, 2))
-    return Attribution(values, target.value(model, inputs), bias_B)
+    return Attribution(values, total_B, bias_B)
 
 
 def _beside(along_BPD: jax.Array, name: str, x: jax.Array) -> jax.Array:

@@ -53,7 +53,7 @@ def of(model: Any) -> tuple[Any, str]:
 
 
 def test_what_is_said_is_a_sum_and_the_last_layers_lens() -> None:
-    model, inputs, target = case("gpt-language_model", **BIASED)
+    model, inputs, target = case("gpt-language_model")
     said_BTV = np.asarray(jax.jit(lambda: model(**inputs))())
     np.testing.assert_allclose(logit_lens(model, inputs, whole)[-1], said_BTV, rtol=1e-5, atol=1e-5)
     found = logit_attribution(model, inputs, target)
