@@ -9,17 +9,18 @@ or the token at <mask>.
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eval.explain import kept
 from eval.explain.asking import COLUMNS, Given, asked_for, continued, read
-from eval.explain.capture import capture
 from eval.explain.explaining import baseline, chosen, explained, written
 from eval.explain.methods import METHODS, Asked
+from eval.explain.page.packing import BUDGET
+from eval.explain.page.write import write
+from eval.explain.reporting import contents, full_provenance, parsed_heads, provenance_facts, sentence, weights
 from eval.explain.result import Result, provenance, save
 from eval.explain.sites import listed
 from eval.explain.words import grouped, parsed, summed
@@ -38,6 +39,8 @@ FLAGS = (
     ("continuation", "TEXT", "explain the probability of this text behind each input"),
     ("baseline", "NAME", "what tokens are compared with: mean (of all vectors; default), zero, end, pad or mask"),
     ("spans", "A:B,C:D", "also print what these spans of characters count for"),
+    ("out", "FILE.html", "write a page that opens by double click: maps, heads, faithfulness"),
+    ("heads", "PLACE.L.H,...", "show these heads whole, such as stack.attention.3.1; default the most important"),
     ("json", "FILE.json", "write all numbers"),
     ("arrays", "FILE.safetensors", "write all numbers, and the attention weights"),
 )
@@ -54,6 +57,8 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--words", action="store_true", help="print words in the stead of tokens: the sums of their pieces"
     )
+    made.add_argument("--budget", type=int, default=BUDGET, metavar="BYTES", help="of the page, at most")
+    made.add_argument("--full-provenance", action="store_true", help="let the page name user, host and folder")
     made.add_argument("--sites", action="store_true", help="list what can be captured of the model, and end")
     return made
 
@@ -66,21 +71,21 @@ def main(argv: Sequence[str]) -> None:
             f"--config.{others[0]}: a run keeps the config it was trained with, but for where its text lies "
             f"({', '.join(PLACES)}); leave this out."
         )
-    for one in ("json", "arrays"):
+    for one in ("out", "json", "arrays"):
         _check_name(one, getattr(flags, one))
     run = open_run(flags.workdir, overrides)
     with run.placed():
         if flags.sites:
             _list_sites(run)
             return
-        _explain(run, flags)
+        _explain(run, flags, argv)
 
 
-def _explain(run: Run, flags: argparse.Namespace) -> None:
+def _explain(run: Run, flags: argparse.Namespace, argv: Sequence[str]) -> None:
     methods = chosen(run, [name for name in flags.methods.split(",") if name])
     examples = _examples(run, flags)
     asked = _asked(run, flags, examples)
-    spans = parsed(flags.spans)
+    spans, heads = parsed(flags.spans), parsed_heads(flags.heads)
     for given, *_ in asked:
         grouped(run.tokenizer, given.tokens, spans, flags.words)  # refuses before anything is computed
     source, compared = provenance(run), flags.baseline or "mean"
@@ -95,11 +100,23 @@ def _explain(run: Run, flags: argparse.Namespace) -> None:
         _print(results, table, grouped(run.tokenizer, given.tokens, spans, flags.words), bool(spans) or flags.words)
     whole = [result for results in found for some in results.values() for result in some]
     beside = {"faithfulness": dataclasses.asdict(table) | {"rows": {k: v._asdict() for k, v in table.rows.items()}}}
+    if flags.out:
+        facts = provenance_facts(source, run.config.train.seeds, compared)
+        facts |= full_provenance(run) if flags.full_provenance else {}
+        more: dict[str, Any] = {"matrix": flags.generate is not None, "heads": heads, "facts": facts}
+        more |= {"commands": {"This page, from the run's folder": _again(argv)}}
+        shown = [
+            content
+            for question, (given, *_), results in zip(questions, asked, found, strict=True)
+            for content in contents(run, question, given, results, table, **more)
+        ]
+        left = write(flags.out, shown, heads, flags.budget)
+        cli.say("\n".join([f"page: {flags.out}", *(f"  left out: {one}" for one in left)]))
     if flags.json:
         save(whole, flags.json, beside=beside)
         cli.say(f"numbers: {flags.json}")
     if flags.arrays:
-        save(whole, flags.arrays, _weights(run, [given for given, *_ in asked]), beside)
+        save(whole, flags.arrays, weights(run, [given for given, *_ in asked]), beside)
         cli.say(f"arrays: {flags.arrays}")
 
 
@@ -163,12 +180,7 @@ def _print(
 ) -> None:
     width = max(map(len, results))
     for row, one in enumerate(next(iter(results.values()))):
-        target = one.target
-        answers = " ".join(map(repr, target.texts)) + (
-            f" and not {target.against_texts[0]!r}" if target.against else ""
-        )
-        where = f" at {target.places[0]}" if target.kind != "class" else ""
-        cli.say(f"{target.kind} {answers}{where}: value {target.value:.4g}, probability {target.probability:.4g}")
+        cli.say(sentence(one.target))
         for name, some in results.items():
             error = some[row].error
             missed = "" if error is None else f"; completeness to {error:.1g}"
@@ -188,17 +200,6 @@ def _strongest(result: Result, groups: dict[str, list[list[int]]], named: bool) 
     return "  ".join(text for _, text in shown)
 
 
-def _weights(run: Run, asked: list[Given]) -> dict[str, np.ndarray]:
-    """The attention weights of all rows, (L, B, H, T, S), by their number and site."""
-    found = {}
-    for number, given in enumerate(asked):
-        sites = sorted({name for name, _ in _sites(run, given) if name.endswith(".weights")})
-        stacks = sorted({".".join(part for part in name.split(".") if not part.isdecimal()) for name in sites})
-        for site, x in capture(run.model, stacks, **given.inputs).items() if stacks else ():
-            found[f"{number}.{site}"] = np.asarray(x, np.float32)
-    return found
-
-
 def _sites(run: Run, given: Given) -> list[tuple[str, str]]:
     return listed(run.model, **given.inputs)
 
@@ -209,8 +210,15 @@ def _list_sites(run: Run) -> None:
     cli.say("\n".join(f"{name:<{width}}  {meaning}" for name, meaning in names))
 
 
+def _again(argv: Sequence[str]) -> str:
+    """The command, as it is typed in the run's folder, without other places of this machine."""
+    places = ("--workdir", "--out", "--json", "--arrays", "--inputs", "--config.")
+    words = [word for word in argv if not word.startswith(places)]
+    return shlex.join(["python", "-m", "launch.explain", "--workdir=.", *words])
+
+
 def _check_name(flag: str, name: str) -> None:
-    ending = {"json": ".json", "arrays": ".safetensors"}[flag]
+    ending = {"out": ".html", "json": ".json", "arrays": ".safetensors"}[flag]
     if name and (not name.endswith(ending) or not Path(name).parent.is_dir()):
         raise UserError(f"--{flag}={name} must be a {ending} file in a folder that exists.")
 

@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def told(run: Path) -> Outcome:
     """The first report of the run's checkpoint."""
-    more = [f"--json={run}/own.json", f"--arrays={run}/own.safetensors", "--words"]
+    more = [f"--json={run}/own.json", f"--arrays={run}/own.safetensors", f"--out={run}/own.html", "--words"]
     return call(explain.main, [f"--workdir={run}", "--input=def main", "--input=x", *more])
 
 
@@ -64,6 +64,10 @@ def test_each_input_is_told_by_each_method_with_its_word(run: Path, told: Outcom
     assert found[0].pieces["embedding"] == ("(end)", *"def main")
     assert found[1].pieces["embedding"] == ("(end)", "x")
     assert found[0].provenance.keys() == {"step", "parameters", "heed", "commit", "dtype"}
+    page = (run / "own.html").read_text()
+    assert str(run.parent) not in page
+    assert "python -m launch.explain --workdir=." in page
+    assert re.search(r"faithful here", page)
     weights = load_file(run / "own.safetensors")["0.stack.attention.weights"]
     assert weights.shape == (1, 2, 2, 9, 9)
     np.testing.assert_allclose(weights[:, 0].sum(-1), 1, rtol=1e-5)
@@ -122,6 +126,8 @@ def test_what_is_written_is_explained_token_by_token(run: Path, told: Outcome) -
         (["--input=de", "--generate=20"], "--generate=20: 3 tokens and 20 more"),
         (["--input=de", "--generate=2", "--target=x"], "--generate says what is explained: leave out --target."),
         (["--input=de", "--json=no/file.json"], "--json=no/file.json must be a .json file in a folder that exists."),
+        (["--input=de", "--out=no/page.html"], "--out=no/page.html must be a .html file in a folder that exists."),
+        (["--input=de", "--heads=stack"], "--heads=stack must be as stack.attention.3.1"),
         (["--inputs=no.txt"], "--inputs=no.txt cannot be read (No such file or directory)"),
     ],
 )

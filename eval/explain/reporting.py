@@ -1,0 +1,134 @@
+"""What a page shows of inputs that were explained: maps with their words, heads, the lens, and where it comes from."""
+
+import getpass
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from eval.explain import kept
+from eval.explain.asking import Given, names
+from eval.explain.capture import capture
+from eval.explain.lens import logit_lens
+from eval.explain.methods import Asked
+from eval.explain.page.collect import content_of
+from eval.explain.page.content import Content, Table, shown
+from eval.explain.page.packing import Head
+from eval.explain.result import Explained, Result, pieces
+from eval.runs import Run
+from model.errors import UserError
+from model.inspection import sites
+
+
+def contents(
+    run: Run,
+    asked: Asked,
+    given: Given,
+    results: Mapping[str, Sequence[Result]],
+    table: kept.Table,
+    *,
+    matrix: bool = False,
+    heads: Sequence[Head] = (),
+    facts: Mapping[str, str],
+    commands: Mapping[str, str],
+) -> list[Content]:
+    """That of each row; of a `matrix` that of the last token written, with a table by method of all of them."""
+    rows, tables = range(len(asked.target.places_BP)), list[Table]()
+    if matrix:
+        tables, rows = [_matrix(name, some) for name, some in results.items()], rows[-1:]
+    notes = [f"Faithfulness: {note}." for note in table.notes]
+    counts = {row.examples: row.few for row in table.rows.values()}
+    for examples, few in counts.items():
+        notes.append(
+            f"Faithfulness is that of the default answer, a {table.kind}, on {examples} examples of its validation set "
+            f"(cut to {kept.TOKENS} tokens); sufficiency, infidelity and sensitivity are of the first {few}."
+        )
+    found = []
+    for row in rows:
+        some = [one[row] for one in results.values()]
+        lens, left = _lens(run, asked, given, row)
+        told: dict[str, Any] = {"text": _text(run, given, row), "answer": sentence(some[0].target), "facts": facts}
+        told |= {"verdicts": table.rows, "tables": tables, "notes": notes, "commands": commands, "lens": lens}
+        found.append(content_of(asked, some, row, heads, left_out=left, **told))
+    return found
+
+
+def sentence(target: Explained) -> str:
+    """What is explained, in a line."""
+    answers = " ".join(map(repr, target.texts)) + (f" and not {target.against_texts[0]!r}" if target.against else "")
+    where = f" at {target.places[0]}" if target.kind != "class" else ""
+    return f"{target.kind} {answers}{where}: value {target.value:.4g}, probability {target.probability:.4g}"
+
+
+def provenance_facts(source: Mapping[str, Any], seeds: int, compared: str) -> dict[str, str]:
+    """What stands above a page of all that its numbers depend on; neither who nor where."""
+    said = {name: "unknown" if value is None else str(value)[:16] for name, value in source.items()}
+    said |= {"compared with": compared}
+    return said | ({"seeds": f"{seeds}, of which the first"} if seeds > 1 else {})
+
+
+def full_provenance(run: Run) -> dict[str, str]:
+    """Who wrote a page, on which machine and of which folder: only where it is asked for."""
+    return {"user": getpass.getuser(), "host": socket.gethostname(), "folder": str(run.folder.resolve())}
+
+
+def _text(run: Run, given: Given, row: int) -> str:
+    sides = [run.tokenizer.decode(rows[row]) for rows in given.tokens.values()]
+    return " → ".join(reversed(sides)) if len(sides) > 1 else sides[0]
+
+
+def _matrix(name: str, results: Sequence[Result]) -> Table:
+    """What each token that was written is due to: rows of what is written, columns of what was read before."""
+    last = results[-1]
+    site = sorted(last.values)[-1]  # of pairs, the source
+    columns = [shown(piece) for piece in last.pieces[site]]
+    rows = []
+    for one in results:
+        numbers = [f"{value:+.3g}" for value in one.values[site]]
+        rows.append([shown(one.target.texts[0]), *numbers, *[""] * (len(columns) - len(numbers))])
+    return Table(f"{name.replace('_', ' ')}: what is written (down) by what is read (across)", ["", *columns], rows)
+
+
+def _lens(run: Run, asked: Asked, given: Given, row: int) -> tuple[Table | None, list[str]]:
+    """What the model would say behind each layer at the place of the answer; or why that is not shown."""
+    try:
+        lens = logit_lens(asked.model, asked.inputs)
+    except UserError as error:
+        return None, [f"The lens: {error}"]
+    answers, shares = np.asarray(lens.answers), np.asarray(lens.probabilities)
+    place = (row, int(np.asarray(asked.target.places_BP)[row, 0])) if answers.ndim == 4 else (row,)
+    known = names(run) if kept.kind_of(run) in ("class", "tag") else ["start", "stop"] * (kept.kind_of(run) == "span")
+    rows = []
+    for layer, (some, parts) in enumerate(zip(answers, shares, strict=True)):
+        texts = [known[one] for one in some[place]] if known else pieces(run.tokenizer, some[place])
+        cells = [f"{shown(text)} {part:.3f}" for text, part in zip(texts, parts[place], strict=True)]
+        rows.append([f"layer {layer}", *cells])
+    columns = ["behind", *(f"{number}." for number in range(1, answers.shape[-1] + 1))]
+    return Table("What the model would say if each layer were its last", columns, rows), []
+
+
+def parsed_heads(text: str) -> list[Head]:
+    """`stack.attention.3.1,...` as heads.
+
+    Raises:
+        UserError: it is none.
+    """
+    parts = [one.rsplit(".", 2) for one in text.split(",") if one]
+    if any(len(one) != 3 or not (one[1] + one[2]).isdecimal() for one in parts):
+        raise UserError(f"--heads={text} must be as stack.attention.3.1: a place, a layer and a head.")
+    return [(place, int(layer), int(head)) for place, layer, head in parts]
+
+
+def weights(run: Run, asked: Sequence[Given]) -> dict[str, np.ndarray]:
+    """The attention weights of all rows, (L, B, H, T, S), by the number of what is asked and their site.
+
+    Raises:
+        UserError: more bytes than may be captured.
+    """
+    found = {}
+    for number, given in enumerate(asked):
+        names = [name for name in sites(run.model, **given.inputs) if name.endswith(".weights")]
+        for name, x in capture(run.model, names, **given.inputs).items() if names else ():
+            found[f"{number}.{name}"] = np.asarray(x, np.float32)
+    return found
