@@ -16,7 +16,7 @@ from eval.explain.flow import pair_flow
 from eval.explain.heads import head_statistics
 from eval.explain.methods import Asked
 from eval.explain.page.content import Content, Pair, Products, axes
-from eval.explain.page.packing import Head, ranked
+from eval.explain.page.packing import Head, check, ranked
 from eval.explain.result import Result
 from eval.explain.rollout import mixed
 from eval.explain.targets import Target
@@ -38,7 +38,7 @@ def content_of(
     important head. `told` are the other fields of `Content`: text, answer, facts, verdicts, commands.
 
     Raises:
-        UserError: weights of more bytes than may be captured.
+        UserError: weights of more bytes than may be captured, or a head that there is not.
     """
     # As many equal rows as devices share, of which the first is read.
     same: Any = jax.tree.map(lambda x: jnp.repeat(x[row : row + 1], batch_ways(), axis=0), (asked.inputs, asked.target))
@@ -58,6 +58,7 @@ def content_of(
     content = dataclasses.replace(
         content, place=at, weights=weights, statistics=_statistics(model, inputs, target, weights)
     )
+    check(content, heads)
     content = dataclasses.replace(content, products=_products(model, found, (*heads, *ranked(content))[0], pieces))
     if not model.config.sites:
         return content

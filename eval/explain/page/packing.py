@@ -42,7 +42,7 @@ def packed(content: Content, room: int, heads: Sequence[Head] = (), inputs: int 
     Raises:
         UserError: the pooled maps do not fit, or a head that there is not.
     """
-    _check(content, heads)
+    check(content, heads)
     data: dict[str, Any] = {
         "pieces": {site: [shown(piece) for piece in some] for site, some in content.pieces.items()},
         "place": content.place,
@@ -159,7 +159,12 @@ def _whole(content: Content, place: str) -> bool:
     return max(content.weights[place].shape[2:]) <= SIDE
 
 
-def _check(content: Content, heads: Iterable[Head]) -> None:
+def check(content: Content, heads: Iterable[Head]) -> None:
+    """Lets heads pass that there are.
+
+    Raises:
+        UserError: there is none of that place, layer and number.
+    """
     for place, layer, head in heads:
         L, H = content.weights[place].shape[:2] if place in content.weights else (0, 0)
         if not (0 <= layer < L and 0 <= head < H):

@@ -22,7 +22,7 @@ CELL = 1_000_000  # bytes of the cell of a notebook
 TITLE = 60  # characters of an input that stand for it
 SLACK = 4_000  # bytes for sentences on what is left out
 _ROOM = Path(__file__).parent
-_SCRIPTS = "numbers.js", "maps.js", "page.js"
+_SCRIPTS = "numbers.js", "maps.js", "views.js", "page.js"
 # Nothing is fetched, nothing is sent, nothing else is run: the browser itself sees to it.
 _POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
