@@ -30,7 +30,8 @@ TURNS = 16  # of scaling
 # How many layers share what they have by their capacities, at the last and at the first: turns that meet the most cuts
 # of trained models, of those that are left, where maps are causal and where they are not.
 ENDS = {True: ((1, 4), (1, 1), (1, 6), (3, 2)), False: ((2, 3), (1, 6), (2, 4), (1, 3))}
-BUDGET = 2 * 2**30  # bytes, if nobody says otherwise
+BUDGET = 2**30  # bytes, if nobody says otherwise
+SEARCH = 22e-9  # seconds of a search, for each edge
 ARRAYS = 12  # of (pairs, n) float64, that are in memory together
 
 
@@ -95,10 +96,12 @@ def flow(maps_Lnn: np.ndarray, places: Any = None, budget: int = BUDGET) -> Flow
     maps_Lnn = np.asarray(maps_Lnn, np.float64)
     L, n, _ = maps_Lnn.shape
     places = np.arange(n) if places is None else np.atleast_1d(places)
-    if (size := ARRAYS * 8 * n * n * len(places)) > budget:
+    one, search = ARRAYS * 8 * n * n, n * L * n * n * SEARCH
+    if one * len(places) > budget:
         raise UserError(
-            f"attention flow of {len(places)} places and {n} tokens takes {size:,} bytes, and the budget is "
-            f"{budget:,}; ask for {max(budget // (ARRAYS * 8 * n * n), 1)} places at a time."
+            f"attention flow of {len(places)} places and {n} tokens takes {one * len(places):,} bytes and up to "
+            f"{search * len(places):,.0f} s, and the budget is {budget:,} bytes; ask for {max(budget // one, 1)} "
+            "places at a time."
         )
     upper_Rn = upper_bounds(maps_Lnn, places)
     i_P, j_P = (x.ravel() for x in np.meshgrid(places, np.arange(n), indexing="ij"))

@@ -109,10 +109,13 @@ def test_that_of_a_model_is_never_below_its_rollout(family: str) -> None:
 
 def test_what_it_cannot_do_is_refused() -> None:
     sentence = (
-        r"^attention flow of 64 places and 64 tokens takes 25,165,824 bytes, and the budget is 1,000,000; ask for 2"
+        r"^attention flow of 64 places and 64 tokens takes 25,165,824 bytes and up to 1 s, and the budget is "
+        r"1,000,000 bytes; ask for 2 places at a time"
     )
     with pytest.raises(UserError, match=sentence):
         flow(np.zeros((2, 64, 64)), budget=1_000_000)
+    with pytest.raises(UserError, match=r"1,610,612,736 bytes and up to 1,134 s, .*; ask for 170 places"):
+        flow(np.zeros((12, 256, 256)))
     model, one, _ = made("encoder_decoder")
     with pytest.raises(UserError, match="^attention_flow: it is defined for one stack of attention"):
         attention_flow(model, **one)
