@@ -91,7 +91,7 @@ def of_pairs(run: Run, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> 
 def _of_examples(run: Run, head: str, examples: Sequence[Mapping[str, Any]]) -> Given:
     """Rows as the run's task makes them of such examples."""
     most, task = run.model.config.max_length, run.experiment.task
-    corpus = SimpleNamespace(splits={"given": list[Any]()}, varied=None)
+    corpus = SimpleNamespace(splits={"given": list[Any]()}, varied=None, rationale=None)
     opened: Any = SimpleNamespace(corpus=corpus, tokenizer=run.tokenizer, names=names(run), length=most)
     if head in ("class", "pair"):
         texts = [[_ids(run, str(one[name])) for name in ("text", "second_text") if one.get(name)] for one in examples]
