@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.explain import kept
 from eval.explain.asking import COLUMNS, Given, asked_for, continued, read
 from eval.explain.explaining import baseline, chosen, explained, written
-from eval.explain.methods import METHODS, Asked
+from eval.explain.faithfulness import kept
+from eval.explain.methods.table import METHODS, Asked
 from eval.explain.page.packing import BUDGET
 from eval.explain.page.write import write
 from eval.explain.reporting import contents, full_provenance, parsed_heads, provenance_facts, sentence, weights

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from eval.explain.kept import default_target, kind_of
+from eval.explain.faithfulness.kept import default_target, kind_of
 from eval.explain.targets import Target, checked
 from eval.runs import Run
 from model.errors import UserError

@@ -11,9 +11,9 @@ import numpy as np
 from flax import nnx
 
 from eval.explain.asking import Given, names, of_pairs, of_texts
-from eval.explain.integrated import baselines, integrated_gradients
-from eval.explain.kept import PASSES
-from eval.explain.methods import METHODS, Asked
+from eval.explain.faithfulness.kept import PASSES
+from eval.explain.methods.integrated import baselines, integrated_gradients
+from eval.explain.methods.table import METHODS, Asked
 from eval.explain.result import Explained, Result, pieces
 from eval.explain.targets import Target
 from eval.runs import Run

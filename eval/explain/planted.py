@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval.evaluator import Evaluator
-from eval.explain.faithfulness import joined
-from eval.explain.methods import METHODS, Asked
+from eval.explain.faithfulness.judging import joined
+from eval.explain.methods.table import METHODS, Asked
 from eval.explain.targets import Target
 from model.layers import choose
 from train.tasks.rationale import Rationale

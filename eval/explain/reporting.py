@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.explain import kept
 from eval.explain.asking import Given, names
 from eval.explain.capture import capture
-from eval.explain.lens import logit_lens
-from eval.explain.methods import Asked
+from eval.explain.faithfulness import kept
+from eval.explain.methods.lens import logit_lens
+from eval.explain.methods.table import Asked
 from eval.explain.page.collect import content_of
 from eval.explain.page.content import Content, Table, shown
 from eval.explain.page.packing import Head

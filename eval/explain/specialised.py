@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from eval.evaluator import Evaluator
-from eval.explain.faithfulness import drawn_anew
-from eval.explain.heads import specialised
+from eval.explain.faithfulness.judging import drawn_anew
+from eval.explain.methods.heads import specialised
 
 
 class Specialised(Evaluator):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from eval.explain import explaining, kept
-from eval.explain.methods import METHODS
+from eval.explain import explaining
+from eval.explain.faithfulness import kept
+from eval.explain.methods.table import METHODS
 from eval.explain.result import load
 from eval.runs import open_run
 from launch import explain, train

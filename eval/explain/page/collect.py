@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from eval.explain.attention_gradient import read_places
 from eval.explain.capture import capture
-from eval.explain.flow import pair_flow
-from eval.explain.heads import head_statistics
-from eval.explain.methods import Asked
+from eval.explain.methods.attention_gradient import read_places
+from eval.explain.methods.flow import pair_flow
+from eval.explain.methods.heads import head_statistics
+from eval.explain.methods.rollout import mixed
+from eval.explain.methods.table import Asked
 from eval.explain.page.content import Content, Pair, Products, axes
 from eval.explain.page.packing import Head, check, ranked
 from eval.explain.result import Result
-from eval.explain.rollout import mixed
 from eval.explain.targets import Target
 from model.families.family import Model
 from model.inspection import seen, sites

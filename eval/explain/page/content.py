@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval.attention_picture import SHOWN
-from eval.explain.flow import Cut
+from eval.explain.methods.flow import Cut
 from eval.verdict.page.blocks import plain
 
 LONGEST = 80  # characters that are shown of one token; a page holds no more of it

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 
-from eval.explain.flow import UNITS, flow
-from eval.explain.rollout import mixed
+from eval.explain.methods.flow import UNITS, flow
+from eval.explain.methods.rollout import mixed
 
 MAPS = Path(__file__).parent / "data/maps.npz"
 

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tests.eval.explain.test_flow import maps
 
-from eval.explain.flow import flow
-from eval.explain.gradients import gradient, gradient_x_input
-from eval.explain.integrated import NODES, baselines, integrated_gradients
-from eval.explain.measures import drawn_choices, drawn_shifts, infidelity, largest_sensitivity
-from eval.explain.methods import METHODS, Asked
+from eval.explain.faithfulness.measures import drawn_choices, drawn_shifts, infidelity, largest_sensitivity
+from eval.explain.methods.flow import flow
+from eval.explain.methods.gradients import gradient, gradient_x_input
+from eval.explain.methods.integrated import NODES, baselines, integrated_gradients
+from eval.explain.methods.table import METHODS, Asked
 from eval.explain.targets import Target, embedded
 from model.families.encoder_decoder import Pairs
 from model.inspection import attention_weights
-from tests.eval.explain.test_flow import maps
 from tests.model import test_bert, test_published, test_published_pairs
 from tests.model.asking import MARKS, ask
 from tests.model.peer_tables import BERT_TABLES, PAIR_TABLES, TABLES, theirs, theirs_of_pairs

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eval.explain.faithfulness import drawn_anew, judged, verdicts
-from eval.explain.methods import METHODS, Asked
+from eval.explain.faithfulness.judging import drawn_anew, judged, verdicts
+from eval.explain.methods.table import METHODS, Asked
 from eval.explain.planted import FINDERS, Found, precision
 from eval.explain.targets import Target
 from model.errors import UserError

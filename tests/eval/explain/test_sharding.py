@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eval.explain.capture import capture, intervene, mean, zero
-from eval.explain.methods import METHODS, Asked
+from eval.explain.methods.table import METHODS, Asked
 from eval.explain.sites import layers_of
 from eval.explain.targets import Target, predicted
 from launch.configs import load

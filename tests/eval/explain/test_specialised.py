@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from eval.explain import specialised as module
-from eval.explain.faithfulness import drawn_anew
+from eval.explain.faithfulness.judging import drawn_anew
 from eval.explain.specialised import Specialised
 from launch.configs import load
 from launch.train import fit

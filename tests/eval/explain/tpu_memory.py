@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.experimental import topologies
 
-from eval.explain.attention_gradient import attention_gradient
-from eval.explain.rollout import rollout
+from eval.explain.methods.attention_gradient import attention_gradient
+from eval.explain.methods.rollout import rollout
 from eval.explain.targets import Target
 from launch.configs import load
 from train.devices.mesh import make_mesh, make_rules

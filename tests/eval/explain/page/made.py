@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.explain.flow import pair_flow
+from eval.explain.methods.flow import pair_flow
 from eval.explain.page import Content, Pair, Products, Table
 
 SIGNED = {"raw_weights": False, "rollout": False, "flow": False, "gradient_x_input": True, "integrated_gradients": True}

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eval.explain.methods import METHODS, Asked
+from eval.explain.methods.table import METHODS, Asked
 from eval.explain.page import Content, write
 from eval.explain.page.collect import content_of
 from eval.explain.targets import places, predicted

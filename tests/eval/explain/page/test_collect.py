@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.explain.methods import Asked
+from eval.explain.methods.rollout import rollout
+from eval.explain.methods.table import Asked
 from eval.explain.page import Content
 from eval.explain.page.collect import content_of
-from eval.explain.rollout import rollout
 from eval.explain.targets import places
 from model.families.encoder_decoder import Pairs
 from model.taps import Taps, head_gates

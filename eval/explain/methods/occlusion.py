@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from eval.explain.gradients import Vectors
+from eval.explain.methods.gradients import Vectors
 from eval.explain.targets import Target, embedded, given, places
 from model.families.family import Model
 from train.devices.placing import batch_ways, on_host

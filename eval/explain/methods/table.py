@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.explain.attention_gradient import attention_gradient, read_places
-from eval.explain.flow import attention_flow
-from eval.explain.gradients import Vectors, gradient, gradient_x_input, smooth_gradient
-from eval.explain.integrated import baselines, integrated_gradients
-from eval.explain.occlusion import leave_one_out
-from eval.explain.rollout import rollout
+from eval.explain.methods.attention_gradient import attention_gradient, read_places
+from eval.explain.methods.flow import attention_flow
+from eval.explain.methods.gradients import Vectors, gradient, gradient_x_input, smooth_gradient
+from eval.explain.methods.integrated import baselines, integrated_gradients
+from eval.explain.methods.occlusion import leave_one_out
+from eval.explain.methods.rollout import rollout
 from eval.explain.targets import Target
 from model.families.family import Model
 from model.inspection import attention_weights

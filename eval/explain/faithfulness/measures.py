@@ -7,10 +7,10 @@ import numpy as np
 from flax import nnx
 from scipy import stats
 
-from eval.explain.faithfulness import joined
-from eval.explain.gradients import Vectors
-from eval.explain.methods import Asked, Method
-from eval.explain.occlusion import without
+from eval.explain.faithfulness.judging import joined
+from eval.explain.methods.gradients import Vectors
+from eval.explain.methods.occlusion import without
+from eval.explain.methods.table import Asked, Method
 from eval.explain.targets import in_float32
 from model.families.family import Model
 from model.taps import Taps

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.explain import patching
 from eval.explain.capture import capture, put, whole
-from eval.explain.patching import patch, patch_attribution
+from eval.explain.methods import patching
+from eval.explain.methods.patching import patch, patch_attribution
 from eval.explain.targets import Target
 from model import UserError
 from model.taps import Hook, Taps

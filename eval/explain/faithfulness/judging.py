@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 from scipy import stats
 
-from eval.explain.methods import METHODS, Asked, Maps
-from eval.explain.occlusion import without
+from eval.explain.methods.occlusion import without
+from eval.explain.methods.table import METHODS, Asked, Maps
 from eval.explain.targets import places
 from eval.verdict.pvalues import holm
 from model.families.family import Model

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.explain.gradients import gradient, gradient_x_input, smooth_gradient, value_and_gradient
+from eval.explain.methods.gradients import gradient, gradient_x_input, smooth_gradient, value_and_gradient
 from eval.explain.targets import Target, answering, checked, embedded, given, predicted
 from model import UserError
 from tests.eval.explain.cases import KIND, B, T, V, case

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.explain.attention_gradient import attention_gradient
+from eval.explain.methods.attention_gradient import attention_gradient
 from model import UserError
 from model.inspection import attention_weights
 from model.taps import Hook, Taps

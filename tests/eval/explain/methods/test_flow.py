@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from eval.explain.flow import attention_flow, flow, lower_bounds, pair_flow, upper_bounds
-from eval.explain.rollout import rollout
+from eval.explain.methods.flow import attention_flow, flow, lower_bounds, pair_flow, upper_bounds
+from eval.explain.methods.rollout import rollout
 from model import UserError
 from tests.eval.explain.test_capture import made
 

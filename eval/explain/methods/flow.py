@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from eval.explain.capture import capture
-from eval.explain.rollout import fused, mixed
+from eval.explain.methods.rollout import fused, mixed
 from model.errors import UserError
 from model.families.family import Model
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.explain.faithfulness import RANDOM, SHARES, drawn_anew, dropped, joined, judged, verdicts
-from eval.explain.methods import METHODS, Asked
-from eval.explain.occlusion import occlusion
+from eval.explain.faithfulness.judging import RANDOM, SHARES, drawn_anew, dropped, joined, judged, verdicts
+from eval.explain.methods.occlusion import occlusion
+from eval.explain.methods.table import METHODS, Asked
 from eval.explain.targets import places
 from tests.eval.explain.bag import bag, shares
 from tests.eval.explain.cases import KIND, B, T, case

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eval.explain.gradients import value_and_gradient
-from eval.explain.integrated import NODES, PARTS, baselines, integrated_gradients
+from eval.explain.methods.gradients import value_and_gradient
+from eval.explain.methods.integrated import NODES, PARTS, baselines, integrated_gradients
 from eval.explain.targets import Target, embedded
 from model import UserError
 from model.parameters import Module

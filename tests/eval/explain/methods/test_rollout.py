@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.explain.rollout import mixed, rollout
+from eval.explain.methods.rollout import mixed, rollout
 from model import UserError
 from model.inspection import attention_weights
 from tests.eval.explain.test_capture import B, L, T, made

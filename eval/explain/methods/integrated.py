@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from eval.explain.gradients import Vectors, value_and_gradient
+from eval.explain.methods.gradients import Vectors, value_and_gradient
 from eval.explain.targets import Target, embedded, given, in_float32, places
 from model.errors import Range, check_range
 from model.families.family import Model

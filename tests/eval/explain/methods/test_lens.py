@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eval.explain.capture import capture
-from eval.explain.lens import Attribution, logit_attribution, logit_lens, residual_parts, top
+from eval.explain.methods.lens import Attribution, logit_attribution, logit_lens, residual_parts, top
 from eval.explain.targets import Target
 from launch.configs import load
 from model import UserError

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.explain.heads import HeadStatistics, head_statistics, on_repeated, repeated, specialised
+from eval.explain.methods.heads import HeadStatistics, head_statistics, on_repeated, repeated, specialised
 from eval.explain.targets import places
 from model import UserError
 from model.attention import causal, full

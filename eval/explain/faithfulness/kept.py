@@ -15,9 +15,9 @@ import numpy as np
 
 import model as model_room
 from eval import explain
-from eval.explain import measures
-from eval.explain.faithfulness import LEAST, drawn_anew, dropped, joined, verdicts
-from eval.explain.methods import METHODS, Asked, Maps
+from eval.explain.faithfulness import measures
+from eval.explain.faithfulness.judging import LEAST, drawn_anew, dropped, joined, verdicts
+from eval.explain.methods.table import METHODS, Asked, Maps
 from eval.explain.result import parameters_hash
 from eval.explain.targets import Target, embedded, places, predicted
 from eval.runs import Run
@@ -211,7 +211,8 @@ def _key(run: Run, kind: str, parameters: str) -> str:
 
 
 def _sources() -> Iterator[Path]:
-    yield from sorted(Path(explain.__path__[0]).glob("*.py"))
+    room = Path(explain.__path__[0])  # all of it but how it is shown
+    yield from sorted(file for file in room.rglob("*.py") if "page" not in file.relative_to(room).parts)
     yield from sorted(Path(model_room.__path__[0]).rglob("*.py"))
 
 

@@ -1,0 +1,1 @@
+"""Whether what maps say of tokens is so, here."""
