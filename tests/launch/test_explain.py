@@ -49,6 +49,7 @@ def told(run: Path) -> Outcome:
     return call(explain.main, [f"--workdir={run}", "--input=def main", "--input=x", *more])
 
 
+@pytest.mark.rest
 def test_each_input_is_told_by_each_method_with_its_word(run: Path, told: Outcome) -> None:
     assert told.status == 0, told.err
     lines = told.out.splitlines()
@@ -74,6 +75,7 @@ def test_each_input_is_told_by_each_method_with_its_word(run: Path, told: Outcom
     np.testing.assert_allclose(weights[:, 0].sum(-1), 1, rtol=1e-5)
 
 
+@pytest.mark.rest
 def test_the_table_is_kept_until_something_else_is_measured(
     run: Path, told: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ KINDS = {
     for task in ("language_model", "masked_lm", "classification", "tagging", "span_qa", "translation")
     if TASKS[task].HEAD in kind.HEADS
 }
-EVERY_DAY = ("gpt-language_model", "bert-classification", "encoder_decoder-translation")
+EVERY_DAY = ("gpt-language_model", "bert-classification")
 KIND = tiered([(kind,) for kind in KINDS], EVERY_DAY.__contains__)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tests.eval.explain.test_flow import maps
+from tests.eval.explain.methods.test_flow import maps
 
 from eval.explain.faithfulness.measures import drawn_choices, drawn_shifts, infidelity, largest_sensitivity
 from eval.explain.methods.flow import flow

@@ -17,11 +17,8 @@ from tests.train.tasks.every import CASES, FIRST, keys_of
 from train.state import State
 
 # All axes at once for every task; the others for one task of each family, as what they split is the same for all.
-# All axes at once for every task; the others for one of each family, as what they split is the same for all.
-EVERY, OTHERS = (
-    {"mesh.fsdp": 2, "mesh.tensor": 2, "mesh.context": 2},
-    ({"mesh.fsdp": 8}, {"mesh.replica": 2, "mesh.fsdp": 4}),
-)
+# What splits rows, heads and the sequence, for every task; copies, for one of each family.
+EVERY, OTHER = {"mesh.fsdp": 2, "mesh.tensor": 2, "mesh.context": 2}, {"mesh.replica": 2, "mesh.fsdp": 4}
 ONE = list({family: (task, family) for task, family in reversed(CASES)}.values())
 pytestmark = pytest.mark.rest
 
@@ -47,7 +44,7 @@ def test_losses_and_scores_do_not_depend_on_the_mesh(task: str, family: str, fol
     keys, _, history = _whole(task, family, folder)
     wanted = _losses(history)
     assert sum("val/loss" in line for line in wanted) == 2
-    for mesh in (EVERY, *(OTHERS if (task, family) in ONE else ())):
+    for mesh in (EVERY, OTHER) if (task, family) in ONE else (EVERY,):
         if FAMILIES[family].IN_TURN:  # which takes no sequence apart
             mesh = {axis: size for axis, size in mesh.items() if axis != "mesh.context"}
         for line, want in zip(_losses(fit(load("base", **keys | mesh))[1]), wanted, strict=True):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.eval.explain.test_faithfulness import asked, said
+from tests.eval.explain.faithfulness.test_faithfulness import asked, said
 
 from eval.explain.faithfulness.judging import SHARES, dropped, joined
 from eval.explain.faithfulness.measures import drawn_choices, drawn_shifts, infidelity, largest_sensitivity, tau
