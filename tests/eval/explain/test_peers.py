@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tests.eval.explain.methods.test_flow import maps
 
 from eval.explain.faithfulness.measures import drawn_choices, drawn_shifts, infidelity, largest_sensitivity
 from eval.explain.methods.flow import flow
@@ -18,6 +17,7 @@ from eval.explain.methods.table import METHODS, Asked
 from eval.explain.targets import Target, embedded
 from model.families.encoder_decoder import Pairs
 from model.inspection import attention_weights
+from tests.eval.explain.methods.test_flow import maps
 from tests.model import test_bert, test_published, test_published_pairs
 from tests.model.asking import MARKS, ask
 from tests.model.peer_tables import BERT_TABLES, PAIR_TABLES, TABLES, theirs, theirs_of_pairs

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from tests.eval.explain.faithfulness.test_faithfulness import asked, said
 
 from eval.explain.faithfulness.judging import SHARES, dropped, joined
 from eval.explain.faithfulness.measures import drawn_choices, drawn_shifts, infidelity, largest_sensitivity, tau
 from eval.explain.methods.table import METHODS, Asked
 from eval.explain.targets import embedded, places
 from tests.eval.explain.cases import case
+from tests.eval.explain.faithfulness.test_faithfulness import asked, said
 
 RNG = np.random.default_rng(0)
 
