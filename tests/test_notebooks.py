@@ -22,7 +22,10 @@ ADDRESS = URLS.get("Repository", "https://github.com/OWNER/REPO")
 KERNEL = """
 import ast, json, sys
 cells, given = json.loads(sys.stdin.read())
-sys.displayhook = lambda value: value is None or print(getattr(value, "_repr_html_", value.__repr__)())
+def show(value):
+    bundle = getattr(value, "_repr_mimebundle_", dict)()
+    value is None or print(bundle.get("text/html") or getattr(value, "_repr_html_", value.__repr__)())
+sys.displayhook = show
 names = {"__name__": "__main__"}
 for cell in cells:
     exec(compile(ast.Interactive(ast.parse("".join(cell["source"])).body), cell["id"], "single"), names)
@@ -58,20 +61,25 @@ def test_its_badge_opens_it_and_what_colab_installs_is_the_same_project(notebook
     assert ("OWNER/REPO" in readme) == ("OWNER/REPO" in ADDRESS)
 
 
-@pytest.mark.rest
-def test_the_ablation_ends_in_a_verdict_that_shows_itself(tmp_path: Path) -> None:
-    """On fewer seeds and steps, from another folder, on the devices that this machine has."""
-    given = {"SEEDS": 6, "STEPS": 24, "WORKDIR": str(tmp_path / "grid")}
+def run(notebook: str, given: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Its cells, from another folder, on the devices that this machine has."""
     env = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")}
     done = subprocess.run(
         [sys.executable, "-c", KERNEL],
-        input=json.dumps([cells(Path("notebooks/ablation.ipynb"), "code"), given]),
+        input=json.dumps([cells(Path("notebooks", notebook), "code"), given]),
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         env=env | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.rest
+def test_the_ablation_ends_in_a_verdict_that_shows_itself(tmp_path: Path) -> None:
+    """On fewer seeds and steps."""
+    done = run("ablation.ipynb", {"SEEDS": 6, "STEPS": 24, "WORKDIR": str(tmp_path / "grid")}, tmp_path)
     assert '<div class="heed">' in done.stdout
     *_, seeds, page = done.stdout.splitlines()
     assert "<svg" in done.stdout
@@ -80,3 +88,21 @@ def test_the_ablation_ends_in_a_verdict_that_shows_itself(tmp_path: Path) -> Non
     assert len([*tmp_path.glob("grid/store/*/record.json")]) == 2
     assert [line.partition(":")[0] for line in done.stderr.splitlines()][:2] == ["gates", "verdict, look 1"]
     assert [one.name for one in tmp_path.iterdir()] == ["grid"]
+
+
+@pytest.mark.rest
+def test_the_explanation_finds_what_the_label_stands_on(tmp_path: Path) -> None:
+    done = run("explain.ipynb", {"WORKDIR": str(tmp_path / "run")}, tmp_path)
+    lines = done.stdout.splitlines()
+    (told,) = (line for line in lines if " is " in line and " by [" in line)
+    letters = re.findall(r"'(\w)'", told)
+    assert [line.rpartition(" ")[2] for line in lines if ": it says " in line] == [
+        "".join(sorted(letters)),
+        *["none"] * 3,
+    ]
+    assert any(line.startswith("<iframe sandbox='allow-scripts'") for line in lines)
+    (row,) = (line.split() for line in lines if line.startswith("integrated_gradients "))
+    assert row[1:3] == ["faithful", "here"]
+    assert row[3:6] == letters
+    assert (tmp_path / "run/explained.html").stat().st_size < 1e6
+    assert [one.name for one in tmp_path.iterdir()] == ["run"]

@@ -3,22 +3,65 @@
 import getpass
 import socket
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.explain.asking import Given, names
+from eval.explain.asking import Given, asked_for, names, read
 from eval.explain.capture import capture
+from eval.explain.explaining import baseline, chosen, explained
 from eval.explain.faithfulness import kept
 from eval.explain.methods.lens import logit_lens
 from eval.explain.methods.table import Asked
 from eval.explain.page.collect import content_of
 from eval.explain.page.content import Content, Table, shown
 from eval.explain.page.packing import Head
-from eval.explain.result import Explained, Result, pieces
+from eval.explain.page.write import cell
+from eval.explain.result import Explained, Result, pieces, provenance
 from eval.runs import Run
 from model.errors import UserError
 from model.inspection import sites
+
+
+class Explanation(NamedTuple):
+    """What each method says of one input, by its name; the table of whether they are faithful here; and the page of
+    both, as which it shows itself in a notebook.
+    """
+
+    results: dict[str, Result]
+    table: kept.Table
+    content: Content
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return cell(self.content)._repr_mimebundle_(include, exclude)
+
+
+def explain(
+    run: Run,
+    example: Mapping[str, Any],
+    *,
+    methods: Sequence[str] = (),
+    target: str = "",
+    against: str = "",
+    at: int | None = None,
+    compared: str = "mean",
+) -> Explanation:
+    """Explains the answer to one example, which has the columns of the run's task ({"text": ...}), as `launch.explain`.
+
+    The first time for a checkpoint it measures the methods' faithfulness, and says how long that takes.
+
+    Raises:
+        UserError: as that command.
+    """
+    called = chosen(run, methods)
+    with run.placed():
+        given, asked, kind = asked_for(run, read(run, [example]), at=at, target=target, against=against)
+        source, question = provenance(run), Asked(run.model, given.inputs, asked, baseline(run, given.inputs, compared))
+        results = explained(run, question, given, kind, called, compared, source)
+        table = kept.table(run, print, source["parameters"])
+        facts = provenance_facts(source, run.config.train.seeds, compared)
+        (content,) = contents(run, question, given, results, table, facts=facts, commands={})
+    return Explanation({name: one for name, (one,) in results.items()}, table, content)
 
 
 def contents(
