@@ -14,6 +14,7 @@ from model.families.family import Model
 from model.inspection import seen, sites
 from model.taps import Hook, Taps
 
+_NEVER = -1e30  # a logit of what is not allowed
 WRITES = ("next_token", "target", "token", "pair")  # heads that answer by a token of the vocabulary at a place
 
 
@@ -24,13 +25,17 @@ class Target:
 
     The value of an example is the sum of their logits; `against_BP`: less those of other answers; `of_all`: of the
     logarithms of their probabilities, as for a continuation. Where a model answers for a whole row, places say nothing.
-    Gradients and completeness are of the value, faithfulness is of the `probability`.
+    Gradients and completeness are of the value, faithfulness is of the `probability`: that of an answer among others at
+    its place; with `allowed_BT`, as for start and end of a span, that of its place among those; `alone`, where each
+    answer is a question of its own, as for several labels, that it is told.
     """
 
     places_BP: jax.Array
     answers_BP: jax.Array
     against_BP: jax.Array | None = None
     of_all: bool = dataclasses.field(default=False, metadata={"static": True})
+    alone: bool = dataclasses.field(default=False, metadata={"static": True})
+    allowed_BT: jax.Array | None = None
 
     def logits(self, model: Model, inputs: dict[str, Any], taps: Taps | None = None) -> jax.Array:
         """Those of all answers at the places, (B, P, V or labels), in float32."""
@@ -58,7 +63,12 @@ class Target:
         if self.against_BP is not None:
             less_BP = _picked(logits_BPV, self.answers_BP) - _picked(logits_BPV, self.against_BP)
             return jax.nn.sigmoid(jnp.sum(less_BP, axis=1))
-        return jnp.exp(jnp.sum(_picked(jax.nn.log_softmax(logits_BPV), self.answers_BP), axis=1))
+        if self.allowed_BT is not None:
+            logits_BTV = jnp.where(self.allowed_BT[..., None], model(**inputs, taps=taps), _NEVER)
+            logs_BPV = _at(jax.nn.log_softmax(logits_BTV, axis=1), self.places_BP)
+        else:
+            logs_BPV = jax.nn.log_sigmoid(logits_BPV) if self.alone else jax.nn.log_softmax(logits_BPV)
+        return jnp.exp(jnp.sum(_picked(logs_BPV, self.answers_BP), axis=1))
 
 
 def _at(x_BTD: jax.Array, places_BP: jax.Array) -> jax.Array:
@@ -99,12 +109,14 @@ def answering(inputs: dict[str, Any]) -> jax.Array:
     return found.get("embedding", found.get("decoder.embedding"))  # type: ignore[return-value]
 
 
-def predicted(model: Model, inputs: dict[str, Any], places_B: Any = None) -> Target:
-    """The likeliest answer of each row: its class, or the token at its place, by default the last one that is known."""
+def predicted(model: Model, inputs: dict[str, Any], places_B: Any = None, alone: bool = False) -> Target:
+    """The likeliest answer of each row: its class, or the token at its place, by default the last one that is known;
+    `alone` as for a target.
+    """
     real_BT = answering(inputs)
     last_B = real_BT.shape[1] - 1 - jnp.argmax(real_BT[:, ::-1], axis=1)
     places_BP = (last_B if places_B is None else jnp.asarray(places_B))[:, None].astype(jnp.int32)
-    target = Target(places_BP, jnp.zeros_like(places_BP))
+    target = Target(places_BP, jnp.zeros_like(places_BP), alone=alone)
     return dataclasses.replace(target, answers_BP=_likeliest(*nnx.split(model), inputs, target))
 
 

@@ -179,12 +179,13 @@ def _last_of_longest(ids_BT: np.ndarray) -> np.ndarray:
 
 def default_target(run: Run, inputs: dict[str, Any], batch: Mapping[str, Any], kind: str, place_B: Any) -> Target:
     """What is explained if nobody says otherwise, at a place of each row if that is given."""
-    if kind != "span":
-        return predicted(run.model, inputs, place_B)
     task: Any = run.experiment.task
+    if kind != "span":
+        return predicted(run.model, inputs, place_B, alone=getattr(task, "FORM", "") == "several")
     logits_BT2 = jnp.where(jnp.asarray(batch["allowed"])[..., None], run.model(**inputs), NEVER)
     places_B2 = task.likeliest(logits_BT2).astype(jnp.int32)
-    return Target(places_B2, jnp.broadcast_to(jnp.arange(2), places_B2.shape))
+    allowed_BT = jnp.asarray(batch["allowed"])
+    return Target(places_B2, jnp.broadcast_to(jnp.arange(2), places_B2.shape), allowed_BT=allowed_BT)
 
 
 class _Progress:

@@ -72,7 +72,7 @@ def _of_pairs(graphdef: nnx.GraphDef, params: Any, inputs: dict[str, Any], targe
     for E_BTT, E_BTS in zip(E_of["decoder.attention"], E_of["decoder.cross"], strict=True):
         R_tt, R_ts = R_tt + E_BTT @ R_tt, R_ts + E_BTT @ R_ts
         R_ts = R_ts + _normed(R_tt).swapaxes(1, 2) @ E_BTS @ _normed(R_ss)
-    row_B1T = jax.nn.one_hot(target.places_BP[:, :1], T)
+    row_B1T = read_places(model, inputs, target)[:, None]
     return {"encoder.embedding": (row_B1T @ R_ts)[:, 0], "decoder.embedding": (row_B1T @ R_tt)[:, 0]}
 
 
@@ -131,11 +131,11 @@ def _missed(looked: Looked) -> jax.Array:
 
 
 def read_places(model: Model, inputs: dict[str, Any], target: Target) -> jax.Array:
-    """Which places are read for the answer, (B, T): their shares, which sum to 1."""
+    """Which places are read for the answers, (B, T): their shares, which sum to 1."""
     pool = getattr(model.config, "pool", None) if getattr(model.config, "head", "") in ("class", "pair") else None
     T = answering(inputs).shape[1]
     if pool == "mean":
         real_BT = answering(inputs)
         return real_BT / jnp.maximum(jnp.sum(real_BT, axis=1, keepdims=True), 1)
-    places_B = target.places_BP[:, 0] if pool is None else jnp.zeros_like(target.places_BP[:, 0])
-    return jax.nn.one_hot(places_B, T)
+    places_BP = target.places_BP if pool is None else jnp.zeros_like(target.places_BP)
+    return jnp.mean(jax.nn.one_hot(places_BP, T), axis=1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eval.explain.methods.attention_gradient import read_places
 from eval.explain.methods.gradients import gradient, gradient_x_input, smooth_gradient, value_and_gradient
 from eval.explain.targets import Target, answering, checked, embedded, given, predicted
 from model import UserError
@@ -62,6 +63,22 @@ def test_targets_say_what_they_say() -> None:
     np.testing.assert_array_equal(predicted(model, inputs, [1, 0, 2]).places_BP[:, 0], [1, 0, 2])
     labels = case("bert-classification")
     np.testing.assert_array_equal(predicted(*labels[:2]).answers_BP[:, 0], labels[0](**labels[1]).argmax(-1))
+    told = predicted(*labels[:2], alone=True).probability(*labels[:2])
+    np.testing.assert_allclose(told, 1 / (1 + np.exp(-np.asarray(labels[0](**labels[1])).max(-1))), rtol=1e-5)
+
+
+def test_a_span_has_the_probability_of_its_places() -> None:
+    """Among those that are allowed, and its row is read at both."""
+    model, inputs, _ = case("bert-span_qa")
+    allowed_BT, places_BP = np.asarray(inputs["valid_BT"]) & (np.arange(T) > 1), np.array([[2, 4], [3, 3], [4, 6]])
+    span = Target(jnp.asarray(places_BP), jnp.tile(jnp.arange(2), (B, 1)), allowed_BT=jnp.asarray(allowed_BT))
+    odds_BT2 = np.exp(np.asarray(model(**inputs), np.float64)) * allowed_BT[..., None]
+    shares_BT2 = odds_BT2 / odds_BT2.sum(1, keepdims=True)
+    want_B = shares_BT2[np.arange(B)[:, None], places_BP, np.arange(2)].prod(1)
+    np.testing.assert_allclose(span.probability(model, inputs), want_B, rtol=1e-5)
+    read_BT = np.zeros((B, T))
+    np.add.at(read_BT, (np.arange(B)[:, None], places_BP), 0.5)
+    np.testing.assert_array_equal(read_places(model, inputs, span), read_BT)
 
 
 @pytest.mark.parametrize(
