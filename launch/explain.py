@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.explain import intended
 from eval.explain.asking import COLUMNS, Given, asked_for, continued, read
 from eval.explain.explaining import baseline, chosen, explained, written
-from eval.explain.faithfulness import kept
+from eval.explain.faithfulness import elsewhere, kept
 from eval.explain.methods.table import METHODS, Asked
 from eval.explain.page.packing import BUDGET
 from eval.explain.page.write import write
@@ -41,6 +42,8 @@ FLAGS = (
     ("spans", "A:B,C:D", "also print what these spans of characters count for"),
     ("out", "FILE.html", "write a page that opens by double click: maps, heads, faithfulness"),
     ("heads", "PLACE.L.H,...", "show these heads whole, such as stack.attention.3.1; default the most important"),
+    ("attributions", "FILE", "judge maps of these inputs that were made elsewhere, as --json or --arrays writes them"),
+    ("intended", "FILE", "spans that should matter, a line such as 0:5,9:12 of each input: how much they do"),
     ("json", "FILE.json", "write all numbers"),
     ("arrays", "FILE.safetensors", "write all numbers, and the attention weights"),
 )
@@ -88,6 +91,10 @@ def _explain(run: Run, flags: argparse.Namespace, argv: Sequence[str]) -> None:
     spans, heads = parsed(flags.spans), parsed_heads(flags.heads)
     for given, *_ in asked:
         grouped(run.tokenizer, given.tokens, spans, flags.words)  # refuses before anything is computed
+    rows = [len(target.places_BP) for _, target, _ in asked]
+    if (flags.attributions or flags.intended) and flags.generate is not None:
+        raise UserError("--generate explains each token by itself: leave out --attributions and --intended.")
+    meant = intended.read_spans(flags.intended, sum(rows)) if flags.intended else []
     source, compared = provenance(run), flags.baseline or "mean"
     questions = [Asked(run.model, one.inputs, target, baseline(run, one.inputs, compared)) for one, target, _ in asked]
     found = [
@@ -98,6 +105,13 @@ def _explain(run: Run, flags: argparse.Namespace, argv: Sequence[str]) -> None:
     cli.say(_heading(run, flags, table))
     for (given, *_), results in zip(asked, found, strict=True):
         _print(results, table, grouped(run.tokenizer, given.tokens, spans, flags.words), bool(spans) or flags.words)
+    if flags.attributions:
+        given_maps = elsewhere.read_maps(flags.attributions, questions[0], next(iter(found[0].values())))
+        told = elsewhere.told(elsewhere.judged_elsewhere(questions[0], given_maps))
+        cli.say(f"{flags.attributions}, by the {rows[0]} inputs that are given:\n{told}")
+    if flags.intended:
+        looked = intended.intended(questions[0], run.tokenizer, asked[0][0].tokens, meant, found[0])
+        cli.say(intended.told(looked, [name for name in found[0] if table.word(name) == "faithful here"]))
     whole = [result for results in found for some in results.values() for result in some]
     beside = {"faithfulness": dataclasses.asdict(table) | {"rows": {k: v._asdict() for k, v in table.rows.items()}}}
     if flags.out:

@@ -114,6 +114,31 @@ def test_what_is_written_is_explained_token_by_token(run: Path, told: Outcome) -
     np.testing.assert_allclose(found[0].values["embedding"], same.values["embedding"], atol=1e-5)
 
 
+@pytest.mark.rest
+def test_maps_made_elsewhere_and_what_is_intended_are_told(run: Path, told: Outcome) -> None:
+    assert told.status == 0
+    file = run / "intended.txt"
+    file.write_text("0:3\n0:1\n")
+    words = [
+        f"--workdir={run}",
+        "--input=def main",
+        "--input=x",
+        f"--intended={file}",
+        f"--attributions={run}/own.json",
+    ]
+    outcome = call(explain.main, words)
+    assert outcome.status == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert sum(bool(re.match(r"  (gradient_x_input|leave_one_out) +not measured +loses ", line)) for line in lines) == 2
+    meant = [line for line in lines if ", what is intended: probability" in line]
+    probability, alone, without = (float(x) for x in re.findall(r"0\.\d+(?:e-\d+)?", meant[1]))
+    assert alone == pytest.approx(probability, rel=1e-3)  # the one letter is all there is beside a mark
+    assert without != pytest.approx(probability, rel=1e-3)
+    refused = call(explain.main, [*words[:2], f"--attributions={run}/own.json"])
+    assert refused.status == 2
+    assert "is of 2 inputs, and 1 are given" in refused.err
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -131,6 +156,8 @@ def test_what_is_written_is_explained_token_by_token(run: Path, told: Outcome) -
         (["--input=de", "--json=no/file.json"], "--json=no/file.json must be a .json file in a folder that exists."),
         (["--input=de", "--out=no/page.html"], "--out=no/page.html must be a .html file in a folder that exists."),
         (["--input=de", "--heads=stack"], "--heads=stack must be as stack.attention.3.1"),
+        (["--input=de", "--intended=no.txt"], "--intended=no.txt cannot be read (No such file or directory)"),
+        (["--input=de", "--attributions=x.json", "--generate=2"], "--generate explains each token by itself"),
         (["--inputs=no.txt"], "--inputs=no.txt cannot be read (No such file or directory)"),
     ],
 )

@@ -1,0 +1,72 @@
+"""Maps that were made elsewhere, judged by the rule for those made here, on the inputs that they are of."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from eval.explain.faithfulness.judging import LEVEL, Verdict, verdicts
+from eval.explain.methods.table import Asked, Maps
+from eval.explain.result import Result, load
+from eval.explain.targets import places
+from model.errors import UserError
+
+ANEW = " drawn anew"  # behind a method's name: its maps of `judging.drawn_anew(model, 0)`
+
+
+class Given(NamedTuple):
+    """Maps by the names of their methods, (B, n) by site, and those of the model with parameters drawn anew."""
+
+    maps: dict[str, Maps]
+    anew: dict[str, Maps]
+
+
+def read_maps(path: str, asked: Asked, own: Sequence[Result]) -> Given:
+    """The maps of a file as `result.save` writes it, of the inputs that `own` are of, one result of each.
+
+    Raises:
+        UserError: it cannot be read, or is of other inputs, or only of some.
+    """
+    by_name: dict[str, list[Result]] = {}
+    for one in load(path):
+        by_name.setdefault(one.method, []).append(one)
+    sizes = {site: x.shape[1] for site, x in places(asked.inputs).items()}
+    found: dict[str, Maps] = {}
+    for name, some in by_name.items():
+        if len(some) != len(own):
+            raise UserError(f"--attributions={path}: {name} is of {len(some)} inputs, and {len(own)} are given.")
+        found[name] = {site: np.zeros((len(own), size)) for site, size in sizes.items()}
+        for row, (one, mine) in enumerate(zip(some, own, strict=True)):
+            if one.pieces != mine.pieces:
+                raise UserError(
+                    f"--attributions={path}: {name} of input {row + 1} is of other tokens than this run's; let "
+                    "--json=FILE write them, and put other numbers there."
+                )
+            for site, values_n in one.values.items():
+                found[name][site][row, : len(values_n)] = values_n
+    anew = {name.removesuffix(ANEW): found.pop(name) for name in [*found] if name.endswith(ANEW)}
+    return Given(found, anew)
+
+
+def judged_elsewhere(asked: Asked, given: Given) -> dict[str, Verdict]:
+    """The verdict of each method. Without maps of the model drawn anew nobody knows whether it says the same of any
+    model: then it is "not faithful here" where it names no more than chance, and else "not measured".
+    """
+    found = verdicts(asked, given.maps, given.maps | given.anew)
+    for name, one in found.items():
+        if name not in given.anew:
+            passed = one.p <= LEVEL and one.word != "not measured"
+            found[name] = one._replace(word="not measured" if passed else one.word, correlation=float("nan"))
+    return found
+
+
+def told(found: Mapping[str, Verdict]) -> str:
+    """A line for each method."""
+    lines, width = [], max(map(len, found))
+    for name, one in found.items():
+        alike = "no maps of the model drawn anew are given" if np.isnan(one.correlation) else f"{one.correlation:.2f}"
+        lines.append(
+            f"  {name:<{width}}  {one.word:<18}  loses {one.lost:.3f}, {one.more_than_random:+.3f} beside random maps "
+            f"(95 %: at least {one.lower_bound:+.3f}; p = {one.p:.2g}); as if drawn anew: {alike}"
+        )
+    return "\n".join(lines)

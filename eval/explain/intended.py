@@ -1,0 +1,96 @@
+"""Whether a model looks at what it should: how much of a map is inside of the spans that are meant to matter."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from eval.explain.methods.occlusion import without
+from eval.explain.methods.table import Asked
+from eval.explain.result import Result
+from eval.explain.targets import places
+from eval.explain.words import Span, offsets, parsed, tokens_of
+from model.errors import UserError
+from train.data import Tokenizer
+
+
+class Intended(NamedTuple):
+    """Of one input: the share of each map, of its numbers without their signs, inside of the spans; the probability of
+    the answer, that with only the spans left, and that without them. Marks, which are no text, are always left.
+    """
+
+    shares: dict[str, float]
+    probability: float
+    alone: float
+    without: float
+
+
+def read_spans(path: str, count: int) -> list[list[Span]]:
+    """The spans of each input: a line such as `0:5,9:12` for each, characters from the first up to the last.
+
+    Raises:
+        UserError: the file cannot be read, or has not a line for each input.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "it is no text"
+        raise UserError(
+            f"--intended={path} cannot be read ({reason}); give a file of lines such as 0:5,9:12."
+        ) from None
+    if len(lines) != count or not all(lines):
+        raise UserError(
+            f"--intended={path} has {len([*filter(None, lines)])} lines of spans for {count} inputs; give each."
+        )
+    return [parsed(line) for line in lines]
+
+
+def intended(
+    asked: Asked,
+    tokenizer: Tokenizer,
+    tokens: Mapping[str, Sequence[Sequence[int]]],
+    spans: Sequence[Sequence[Span]],
+    maps: Mapping[str, Sequence[Result]],
+) -> list[Intended]:
+    """What is known of each input, whose spans are of its text or source, and of which `maps` are.
+
+    Raises:
+        UserError: a span that is not within its text.
+    """
+    site = next(one for one in ("encoder.embedding", "embedding") if one in tokens)
+    sizes = {name: x.shape[1] for name, x in sorted(places(asked.inputs).items())}
+    B = len(spans)
+    inside_Bn, outside_Bn = (np.zeros((B, sizes[site]), bool) for _ in range(2))
+    for row, (some, ids) in enumerate(zip(spans, tokens[site], strict=True)):
+        placed = offsets(tokenizer, ids)
+        for group in tokens_of(some, tokenizer.decode(ids), placed):
+            inside_Bn[row, group] = True
+        outside_Bn[row, : len(ids)] = [start < stop for start, stop in placed]
+    outside_Bn &= ~inside_Bn
+    taken_B3n = np.stack([np.zeros_like(inside_Bn), outside_Bn, inside_Bn], axis=1)
+    whole = [taken_B3n if name == site else np.zeros((B, 3, size), bool) for name, size in sizes.items()]
+    said_B3 = without(*asked, np.concatenate(whole, axis=2), "probability")
+    found = []
+    for row in range(B):
+        shares = {name: _share(some[row].values, site, inside_Bn[row]) for name, some in maps.items()}
+        found.append(Intended(shares, *map(float, said_B3[row])))
+    return found
+
+
+def told(found: Sequence[Intended], faithful: Sequence[str]) -> str:
+    """What is known of each input, of the maps by these methods."""
+    lines = []
+    for row, one in enumerate(found, 1):
+        lines.append(
+            f"input {row}, what is intended: probability {one.probability:.4g}, with nothing else {one.alone:.4g}, "
+            f"without it {one.without:.4g}"
+        )
+        shares = [f"  {name}  {share:.0%} inside" for name, share in one.shares.items() if name in faithful]
+        lines += shares or ["  of no map that was asked for it is known that it is faithful here"]
+    return "\n".join(lines)
+
+
+def _share(values: Mapping[str, np.ndarray], site: str, inside_n: np.ndarray) -> float:
+    whole = sum(float(np.abs(x).sum()) for x in values.values())
+    return float(np.abs(values[site])[inside_n[: len(values[site])]].sum()) / whole if whole else 0.0

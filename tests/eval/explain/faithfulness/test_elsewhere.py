@@ -1,0 +1,62 @@
+"""Maps that were made elsewhere: read for the inputs that they are of, and judged as far as is known."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.explain.faithfulness.elsewhere import ANEW, judged_elsewhere, read_maps, told
+from eval.explain.faithfulness.judging import drawn_anew, verdicts
+from eval.explain.methods.table import Asked
+from eval.explain.result import Explained, Result, save
+from model.errors import UserError
+from tests.eval.explain.bag import shares
+from tests.eval.explain.faithfulness.test_faithfulness import asked
+
+
+def results(one: Asked, method: str, map_BT: np.ndarray) -> list[Result]:
+    """As a file has them: without padding."""
+    found = []
+    for tokens_T, real_T, row_T in zip(*map(np.asarray, one.inputs.values()), map_BT, strict=True):
+        count = int(real_T.sum())
+        pieces = {"embedding": tuple(map(str, tokens_T[:count].tolist()))}
+        target = Explained("class", (0,), (0,), ("x",), 0.0, 0.5)
+        found.append(Result(method, True, {"embedding": row_T[:count]}, pieces, target))
+    return found
+
+
+def test_it_is_told_as_far_as_it_is_known(tmp_path: Path) -> None:
+    """Exact maps are faithful with those of the model drawn anew, and otherwise nobody knows; noise is not."""
+    one, each_BT = asked()
+    other_BT = shares(drawn_anew(one.model, 0), one.inputs, one.target)
+    noise_BT = np.random.default_rng(5).random(each_BT.shape)
+    own = results(one, "own", each_BT)
+    given = [*results(one, "both", each_BT), *results(one, "both" + ANEW, other_BT)]
+    save([*given, *results(one, "alone", each_BT), *results(one, "noise", noise_BT)], tmp_path / "maps.json")
+    maps = read_maps(f"{tmp_path}/maps.json", one, own)
+    np.testing.assert_array_equal(maps.maps["both"]["embedding"], np.where(one.inputs["valid_BT"], each_BT, 0))
+    found = judged_elsewhere(one, maps)
+    words = {"both": "faithful here", "alone": "not measured", "noise": "not faithful here"}
+    assert {name: verdict.word for name, verdict in found.items()} == words
+    whole = verdicts(one, maps.maps, maps.maps | maps.anew)
+    assert found["both"] == whole["both"]
+    assert found["alone"].p == whole["alone"].p
+    assert np.isnan(found["alone"].correlation)
+    assert [line.split()[0] for line in told(found).splitlines()] == [*words]
+    few, few_BT = asked(12)
+    save(results(few, "few", few_BT), tmp_path / "few.json")
+    read = read_maps(f"{tmp_path}/few.json", few, results(few, "own", few_BT))
+    assert judged_elsewhere(few, read)["few"].word == "not measured"
+
+
+def test_maps_of_other_inputs_are_refused(tmp_path: Path) -> None:
+    one, each_BT = asked(4)
+    own, file = results(one, "own", each_BT), tmp_path / "maps.json"
+    save(own[:3], file)
+    with pytest.raises(UserError, match="own is of 3 inputs, and 4 are given"):
+        read_maps(str(file), one, own)
+    pieces = {"embedding": ("?", *own[2].pieces["embedding"][1:])}
+    save([*own[:2], dataclasses.replace(own[2], pieces=pieces), own[3]], file)
+    with pytest.raises(UserError, match="own of input 3 is of other tokens than this run's"):
+        read_maps(str(file), one, own)
