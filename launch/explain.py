@@ -21,9 +21,9 @@ from eval.explain.faithfulness import elsewhere, kept
 from eval.explain.methods.table import METHODS, Asked
 from eval.explain.page.packing import BUDGET
 from eval.explain.page.write import write
-from eval.explain.reporting import contents, full_provenance, parsed_heads, provenance_facts, sentence, weights
+from eval.explain.reporting import arrays, contents, full_provenance, parsed_heads, provenance_facts, sentence
 from eval.explain.result import Result, provenance, save
-from eval.explain.sites import listed
+from eval.explain.sites import find, layers_of, listed
 from eval.explain.words import grouped, parsed, summed
 from eval.runs import Run, open_run
 from launch import cli
@@ -46,6 +46,11 @@ FLAGS = (
     ("intended", "FILE", "spans that should matter, a line such as 0:5,9:12 of each input: how much they do"),
     ("json", "FILE.json", "write all numbers"),
     ("arrays", "FILE.safetensors", "write all numbers, and the attention weights"),
+    (
+        "capture",
+        "A,B",
+        "what else --arrays holds, by the names that --sites lists; stack.residual: of all layers",
+    ),
 )
 
 
@@ -88,6 +93,11 @@ def _explain(run: Run, flags: argparse.Namespace, argv: Sequence[str]) -> None:
     methods = chosen(run, [name for name in flags.methods.split(",") if name])
     examples = _examples(run, flags)
     asked = _asked(run, flags, examples)
+    captured = [name for name in flags.capture.split(",") if name]
+    if captured and not flags.arrays:
+        raise UserError(f"--capture={flags.capture} is written nowhere; give --arrays=FILE.safetensors.")
+    if captured:
+        find(layers_of(run.model, **asked[0][0].inputs), captured)
     spans, heads = parsed(flags.spans), parsed_heads(flags.heads)
     for given, *_ in asked:
         grouped(run.tokenizer, given.tokens, spans, flags.words)  # refuses before anything is computed
@@ -130,7 +140,7 @@ def _explain(run: Run, flags: argparse.Namespace, argv: Sequence[str]) -> None:
         save(whole, flags.json, beside=beside)
         cli.say(f"numbers: {flags.json}")
     if flags.arrays:
-        save(whole, flags.arrays, weights(run, [given for given, *_ in asked]), beside)
+        save(whole, flags.arrays, arrays(run, [given for given, *_ in asked], captured), beside)
         cli.say(f"arrays: {flags.arrays}")
 
 

@@ -163,15 +163,17 @@ def parsed_heads(text: str) -> list[Head]:
     return [(place, int(layer), int(head)) for place, layer, head in parts]
 
 
-def weights(run: Run, asked: Sequence[Given]) -> dict[str, np.ndarray]:
-    """The attention weights of all rows, (L, B, H, T, S), by the number of what is asked and their site.
+def arrays(run: Run, asked: Sequence[Given], more: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The attention weights of all rows, (L, B, H, T, S), and what `more` sites have, in the dtype of the model, by the
+    number of what is asked and their names.
 
     Raises:
-        UserError: more bytes than may be captured.
+        UserError: no such site, or more bytes than may be captured.
     """
     found = {}
     for number, given in enumerate(asked):
         names = [name for name in sites(run.model, **given.inputs) if name.endswith(".weights")]
+        names += [name for name in more if name not in names]
         for name, x in capture(run.model, names, **given.inputs).items() if names else ():
-            found[f"{number}.{name}"] = np.asarray(x, np.float32)
+            found[f"{number}.{name}"] = np.asarray(x)
     return found

@@ -46,6 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(run: Path) -> Outcome:
     """The first report of the run's checkpoint."""
     more = [f"--json={run}/own.json", f"--arrays={run}/own.safetensors", f"--out={run}/own.html", "--words"]
+    more += ["--capture=stack.residual,stack.0.mlp.output"]
     return call(explain.main, [f"--workdir={run}", "--input=def main", "--input=x", *more])
 
 
@@ -70,7 +71,9 @@ def test_each_input_is_told_by_each_method_with_its_word(run: Path, told: Outcom
     assert str(run.parent) not in page
     assert "python -m launch.explain --workdir=." in page
     assert re.search(r"faithful here", page)
-    weights = load_file(run / "own.safetensors")["0.stack.attention.weights"]
+    arrays = load_file(run / "own.safetensors")
+    weights = arrays["0.stack.attention.weights"]
+    assert (arrays["0.stack.residual"].shape, arrays["0.stack.0.mlp.output"].shape) == ((1, 2, 9, 16), (2, 9, 16))
     assert weights.shape == (1, 2, 2, 9, 9)
     np.testing.assert_allclose(weights[:, 0].sum(-1), 1, rtol=1e-5)
 
@@ -158,6 +161,11 @@ def test_maps_made_elsewhere_and_what_is_intended_are_told(run: Path, told: Outc
         (["--input=de", "--heads=stack"], "--heads=stack must be as stack.attention.3.1"),
         (["--input=de", "--intended=no.txt"], "--intended=no.txt cannot be read (No such file or directory)"),
         (["--input=de", "--attributions=x.json", "--generate=2"], "--generate explains each token by itself"),
+        (["--input=de", "--capture=stack.residual"], "--capture=stack.residual is written nowhere"),
+        (
+            ["--input=de", "--capture=stack.residuals", "--arrays=a.safetensors"],
+            "no site stack.residuals; the nearest",
+        ),
         (["--inputs=no.txt"], "--inputs=no.txt cannot be read (No such file or directory)"),
     ],
 )
