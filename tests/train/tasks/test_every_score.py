@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 
 from eval.evaluators import MEASURED
+from eval.explain import explaining
+from eval.explain.faithfulness import kept
+from eval.explain.methods.table import METHODS
+from eval.explain.reporting import explain
 from eval.generation import generate_by_beam
 from eval.runs import Run, open_run
 from launch import evaluate, generate, train
@@ -25,12 +29,17 @@ pytestmark = pytest.mark.rest
 
 
 @pytest.mark.parametrize(("task", "family"), FIRST)
-def test_each_example_is_predicted_once_in_order(task: str, family: str, tmp_path: Path) -> None:
-    """Or the command says that the task has none; what is right is as often as the scores say."""
+def test_each_example_is_predicted_once_in_order(
+    task: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the command says that the task has none; what is right is as often as scores say; answers are explained."""
     fit(load("base", **keys_of(task, family, tmp_path) | {"train.steps": 2}), f"{tmp_path}/run")
     told = call(evaluate.main, [f"--workdir={tmp_path}/run"])
     assert told.status == 0, told.err
     run = open_run(tmp_path / "run")
+    for module in (kept, explaining):
+        monkeypatch.setattr(module, "METHODS", {name: METHODS[name] for name in ("gradient_x_input", "leave_one_out")})
+    _check_explained(run)
     rows, file = run.experiment.task.measured(run.data), tmp_path / f"run/predictions-{run.step}.jsonl"
     if not hasattr(rows, "examples"):
         assert told.out.splitlines()[-1] == f"predictions: none, as what {task} foretells are tokens of a text"
@@ -45,6 +54,22 @@ def test_each_example_is_predicted_once_in_order(task: str, family: str, tmp_pat
     if score:
         assert np.mean([line["right"] for line in lines]) == pytest.approx(float(values[score]), abs=1e-4)
     _check_beam(run, file)
+
+
+def _check_explained(run: Run) -> None:
+    """Each method says something of the first example, and its page can be made."""
+    rows = run.experiment.task.measured(run.data)
+    one = (
+        dataclasses.asdict(rows.examples[0])
+        if hasattr(rows, "examples")
+        else {"text": "x and", "second_text": "y", "source": "x and"}
+    )
+    found = explain(run, one)
+    for name, result in found.results.items():
+        assert all(np.abs(x).sum() > 0 for x in result.values.values()), name
+        assert np.isfinite(result.target.probability)
+        assert found.table.word(name) in ("faithful here", "not faithful here", "not measured")
+    assert found._repr_mimebundle_()["text/html"].startswith("<iframe")
 
 
 def _check_beam(run: Run, file: Path) -> None:
