@@ -13,7 +13,7 @@ import pytest
 from launch.configs import load
 from launch.train import fit
 from model.families.table import FAMILIES
-from tests.train.tasks.every import CASES, FIRST, keys_of
+from tests.train.tasks.every import CASES, keys_of
 from train.state import State
 
 # All axes at once for every task; the others for one task of each family, as what they split is the same for all.
@@ -67,7 +67,7 @@ def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(("task", "family"), FIRST)
+@pytest.mark.parametrize(("task", "family"), ONE)
 def test_a_population_learns_as_its_seeds(task: str, family: str, folder: Path) -> None:
     keys, _, history = _whole(task, family, folder)
     both = fit(load("base", **keys | {"train.seeds": 2}))[1][-1]
