@@ -210,7 +210,9 @@ def test_a_run_learns_and_is_evaluated_with_its_names(tmp_path: Path) -> None:
     assert sorted(one.name for one in run.glob(".pred*")) == []
     refused = call(generate.main, [f"--workdir={run}", "--prompt=x"])
     assert refused.status == 2
-    assert "does not write; take a run whose --config.task is one of: language_model, translation, " in refused.err
+    assert (
+        "does not write; take a run whose --config.task is one of: language_model, heads, translation, " in refused.err
+    )
     assert refused.err.endswith(", span_corruption, streamed_text.\n")
 
 
@@ -243,6 +245,6 @@ def test_rows_without_room_for_text_are_refused(task: str) -> None:
 def test_text_and_other_examples_are_refused() -> None:
     config = load("base", family="bert", task="classification", **{"data.name": "roles"})
     with pytest.raises(
-        UserError, match="--config.data.name='roles' has no .*, which the task takes: give packages, a TFDS"
+        UserError, match="--config.data.name='roles' has no .*, which the task takes: give packages, rationales, a TFDS"
     ):
         Classification().open(config)
