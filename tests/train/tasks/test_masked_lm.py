@@ -116,7 +116,7 @@ def test_sums_are_those_of_numpy() -> None:
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"task": "masked"}, "--config.task='masked' is not one of: language_model, masked_lm"),
+        ({"task": "masked"}, "--config.task='masked' is not one of: language_model, heads, masked_lm"),
         ({"task": "masked_lm"}, "--config.family='gpt' cannot learn --config.task='masked_lm'; take bert."),
         ({"family": "bert"}, "--config.family='bert' cannot learn --config.task='language_model'; take gpt"),
         ({"objective.share": 0.3}, "--config.objective.share: there is no such key"),
