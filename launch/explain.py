@@ -8,30 +8,32 @@ or the token at <mask>.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from eval.explain import intended
 from eval.explain.asking import COLUMNS, Given, asked_for, continued, read
-from eval.explain.explaining import baseline, chosen, explained, written
+from eval.explain.explaining import baseline, chosen, explained, texts_of, written
 from eval.explain.faithfulness import elsewhere, kept
 from eval.explain.methods.table import METHODS, Asked
-from eval.explain.page.packing import BUDGET
+from eval.explain.page.packing import BUDGET, Head
 from eval.explain.page.write import write
-from eval.explain.reporting import arrays, contents, full_provenance, parsed_heads, provenance_facts, sentence
+from eval.explain.reporting import arrays, contents, full_provenance, parsed_heads, provenance_facts, strongest
 from eval.explain.result import Result, provenance, save
 from eval.explain.sites import find, layers_of, listed
-from eval.explain.words import grouped, parsed, summed
+from eval.explain.words import grouped, parsed
 from eval.runs import Run, open_run
 from launch import cli
 from model.errors import UserError
 from train.run.files.json_files import loads
 from train.run.files.learned import PLACES
 
-STRONGEST = 6  # tokens that are printed of a map
 FLAGS = (
     ("inputs", "FILE", "more inputs: a line each, or JSON lines (.jsonl) with the columns of the task's own data"),
     ("methods", "A,B", f"default all that make sense for the model: {', '.join(METHODS)}"),
@@ -46,11 +48,7 @@ FLAGS = (
     ("intended", "FILE", "spans that should matter, a line such as 0:5,9:12 of each input: how much they do"),
     ("json", "FILE.json", "write all numbers"),
     ("arrays", "FILE.safetensors", "write all numbers, and the attention weights"),
-    (
-        "capture",
-        "A,B",
-        "what else --arrays holds, by the names that --sites lists; stack.residual: of all layers",
-    ),
+    ("capture", "A,B", "what else --arrays holds, by the names of --sites; stack.residual: of all layers"),
 )
 
 
@@ -62,9 +60,7 @@ def parser() -> cli.Parser:
         made.add_argument(f"--{name}", metavar=shape, default="", help=text)
     made.add_argument("--at", type=int, help="the place, from 0 on, whose answer is explained")
     made.add_argument("--generate", type=int, metavar="N", help="explain each of N tokens that the model writes")
-    made.add_argument(
-        "--words", action="store_true", help="print words in the stead of tokens: the sums of their pieces"
-    )
+    made.add_argument("--words", action="store_true", help="print words instead of tokens: the sums of their pieces")
     made.add_argument("--budget", type=int, default=BUDGET, metavar="BYTES", help="of the page, at most")
     made.add_argument("--full-provenance", action="store_true", help="let the page name user, host and folder")
     made.add_argument("--sites", action="store_true", help="list what can be captured of the model, and end")
@@ -86,10 +82,10 @@ def main(argv: Sequence[str]) -> None:
         if flags.sites:
             _list_sites(run)
             return
-        _explain(run, flags, argv)
+        _explain(run, flags)
 
 
-def _explain(run: Run, flags: argparse.Namespace, argv: Sequence[str]) -> None:
+def _explain(run: Run, flags: argparse.Namespace) -> None:
     methods = chosen(run, [name for name in flags.methods.split(",") if name])
     examples = _examples(run, flags)
     asked = _asked(run, flags, examples)
@@ -101,12 +97,15 @@ def _explain(run: Run, flags: argparse.Namespace, argv: Sequence[str]) -> None:
     spans, heads = parsed(flags.spans), parsed_heads(flags.heads)
     for given, *_ in asked:
         grouped(run.tokenizer, given.tokens, spans, flags.words)  # refuses before anything is computed
-    rows = [len(target.places_BP) for _, target, _ in asked]
     if (flags.attributions or flags.intended) and flags.generate is not None:
         raise UserError("--generate explains each token by itself: leave out --attributions and --intended.")
-    meant = intended.read_spans(flags.intended, sum(rows)) if flags.intended else []
     source, compared = provenance(run), flags.baseline or "mean"
     questions = [Asked(run.model, one.inputs, target, baseline(run, one.inputs, compared)) for one, target, _ in asked]
+    (first, *_), rows = asked[0], len(asked[0][1].places_BP)
+    if flags.attributions:
+        others = elsewhere.read_maps(flags.attributions, questions[0], texts_of(run, first))
+    if flags.intended:
+        meant = intended.meant(run.tokenizer, first.tokens, intended.read_spans(flags.intended, rows))
     found = [
         explained(run, question, given, kind, methods, compared, source)
         for question, (given, _, kind) in zip(questions, asked, strict=True)
@@ -114,33 +113,45 @@ def _explain(run: Run, flags: argparse.Namespace, argv: Sequence[str]) -> None:
     table = _table(run, source["parameters"])
     cli.say(_heading(run, flags, table))
     for (given, *_), results in zip(asked, found, strict=True):
-        _print(results, table, grouped(run.tokenizer, given.tokens, spans, flags.words), bool(spans) or flags.words)
+        groups = grouped(run.tokenizer, given.tokens, spans, flags.words)
+        cli.say(strongest(results, table, groups, bool(spans) or flags.words))
     if flags.attributions:
-        given_maps = elsewhere.read_maps(flags.attributions, questions[0], next(iter(found[0].values())))
-        told = elsewhere.told(elsewhere.judged_elsewhere(questions[0], given_maps))
-        cli.say(f"{flags.attributions}, by the {rows[0]} inputs that are given:\n{told}")
+        told = elsewhere.told(elsewhere.judged_elsewhere(questions[0], others))
+        cli.say(f"{flags.attributions}, by the {rows} inputs that are given:\n{told}")
     if flags.intended:
-        looked = intended.intended(questions[0], run.tokenizer, asked[0][0].tokens, meant, found[0])
+        looked = intended.intended(questions[0], meant, found[0])
         cli.say(intended.told(looked, [name for name in found[0] if table.word(name) == "faithful here"]))
-    whole = [result for results in found for some in results.values() for result in some]
+    _write(run, flags, list(zip(questions, [given for given, *_ in asked], found, strict=True)), table, heads, captured)
+
+
+def _write(
+    run: Run,
+    flags: argparse.Namespace,
+    rows: Sequence[tuple[Asked, Given, dict[str, list[Result]]]],
+    table: kept.Table,
+    heads: Sequence[Head],
+    captured: Sequence[str],
+) -> None:
+    """Writes what is asked for."""
+    whole = [result for *_, results in rows for some in results.values() for result in some]
     beside = {"faithfulness": dataclasses.asdict(table) | {"rows": {k: v._asdict() for k, v in table.rows.items()}}}
     if flags.out:
-        facts = provenance_facts(source, run.config.train.seeds, compared)
+        facts = provenance_facts(whole[0].provenance, run.config.train.seeds, flags.baseline or "mean")
         facts |= full_provenance(run) if flags.full_provenance else {}
         more: dict[str, Any] = {"matrix": flags.generate is not None, "heads": heads, "facts": facts}
-        more |= {"commands": {"This page, from the run's folder": _again(argv)}}
-        shown = [
-            content
-            for question, (given, *_), results in zip(questions, asked, found, strict=True)
-            for content in contents(run, question, given, results, table, **more)
-        ]
-        left = write(flags.out, shown, heads, flags.budget)
+        more |= {"commands": {"This page, from the run's folder": _again(flags)}}
+        shown = [content for one in rows for content in contents(run, *one, table, **more)]
+        with _writing("out", flags.out):
+            left = write(flags.out, shown, heads, flags.budget)
         cli.say("\n".join([f"page: {flags.out}", *(f"  left out: {one}" for one in left)]))
     if flags.json:
-        save(whole, flags.json, beside=beside)
+        with _writing("json", flags.json):
+            save(whole, flags.json, beside=beside)
         cli.say(f"numbers: {flags.json}")
     if flags.arrays:
-        save(whole, flags.arrays, arrays(run, [given for given, *_ in asked], captured), beside)
+        own = arrays(run, [given for _, given, _ in rows], captured)
+        with _writing("arrays", flags.arrays):
+            save(whole, flags.arrays, own, beside)
         cli.say(f"arrays: {flags.arrays}")
 
 
@@ -191,54 +202,43 @@ def _table(run: Run, parameters: str) -> kept.Table:
 
 
 def _heading(run: Run, flags: argparse.Namespace, table: kept.Table) -> str:
-    lines = [f"of the {run.config.train.seeds} seeds, the first: {run.config.train.seed}"] * (
-        run.config.train.seeds > 1
-    )
+    seeds = run.config.train.seeds
+    lines = [f"of the {seeds} seeds, the first: {run.config.train.seed}"] * (seeds > 1)
     examples = max([row.examples for row in table.rows.values()], default=0)
     lines.append(f"{flags.workdir}, step {run.step}; faithfulness by {examples} examples of its validation set")
     return "\n".join([*lines, *(f"  {note}" for note in table.notes)])
 
 
-def _print(
-    results: Mapping[str, Sequence[Result]], table: kept.Table, groups: list[dict[str, list[list[int]]]], named: bool
-) -> None:
-    width = max(map(len, results))
-    for row, one in enumerate(next(iter(results.values()))):
-        cli.say(sentence(one.target))
-        for name, some in results.items():
-            error = some[row].error
-            missed = "" if error is None else f"; completeness to {error:.1g}"
-            cli.say(f"  {name:<{width}}  {table.word(name):<18}  {_strongest(some[row], groups[row], named)}{missed}")
-
-
-def _strongest(result: Result, groups: dict[str, list[list[int]]], named: bool) -> str:
-    """The tokens, or groups of them, with the largest numbers, each with its number."""
-    found = []
-    for site, values_n in result.values.items():
-        pieces, side = result.pieces[site], f"{site.partition('.')[0]}:" if len(result.values) > 1 else ""
-        some = groups[site] if named else [[at] for at in range(len(values_n))]
-        own = [[at for at in group if at < len(values_n)] for group in some]
-        for group, number in zip(own, summed(values_n, own), strict=True):
-            found.append((abs(float(number)), f"{side}{''.join(pieces[at] for at in group)!r} {number:+.3g}"))
-    shown = sorted(found, key=lambda one: -one[0])[:STRONGEST]
-    return "  ".join(text for _, text in shown)
-
-
-def _sites(run: Run, given: Given) -> list[tuple[str, str]]:
-    return listed(run.model, **given.inputs)
-
-
 def _list_sites(run: Run) -> None:
-    names = _sites(run, read(run, [dict.fromkeys(COLUMNS[run.experiment.task.HEAD], "a")]))
+    names = listed(run.model, **read(run, [dict.fromkeys(COLUMNS[run.experiment.task.HEAD], "a")]).inputs)
     width = max(len(name) for name, _ in names)
     cli.say("\n".join(f"{name:<{width}}  {meaning}" for name, meaning in names))
 
 
-def _again(argv: Sequence[str]) -> str:
-    """The command, as it is typed in the run's folder, without other places of this machine."""
-    places = ("--workdir", "--out", "--json", "--arrays", "--inputs", "--config.")
-    words = [word for word in argv if not word.startswith(places)]
+def _again(flags: argparse.Namespace) -> str:
+    """The command, as it is typed in the run's folder: of files only their names, and no place of this machine."""
+    words = [f"--input={text}" for text in flags.input]
+    words += [f"--{name}={Path(getattr(flags, name)).name}" for name in ("inputs", "out") if getattr(flags, name)]
+    told = "methods", "target", "against", "continuation", "baseline", "spans", "heads", "at", "generate"
+    words += [f"--{name}={getattr(flags, name)}" for name in told if getattr(flags, name) not in (None, "")]
     return shlex.join(["python", "-m", "launch.explain", "--workdir=.", *words])
+
+
+@contextlib.contextmanager
+def _writing(flag: str, name: str) -> Iterator[None]:
+    """Inside, a file is written.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise UserError(
+            f"--{flag}={name} cannot be written ({reason}): what is above is not lost, nor the table of faithfulness; "
+            "give a place with room."
+        ) from None
 
 
 def _check_name(flag: str, name: str) -> None:

@@ -65,8 +65,7 @@ def explained(
 ) -> dict[str, list[Result]]:
     """The result of each row that is asked about, by method."""
     told, B = _told(run, asked, kind), len(asked.target.places_BP)
-    texts = {site: [pieces(run.tokenizer, row) for row in rows] for site, rows in given.tokens.items()}
-    found = {}
+    texts, found = texts_of(run, given), {}
     for name in methods:
         start, more = time.perf_counter(), dict[str, np.ndarray]()
         if name == "integrated_gradients":
@@ -91,6 +90,11 @@ def explained(
             for row in range(B)
         ]
     return found
+
+
+def texts_of(run: Run, given: Given) -> dict[str, list[tuple[str, ...]]]:
+    """The texts of all tokens, of each row, by the site of their vectors."""
+    return {site: [pieces(run.tokenizer, row) for row in rows] for site, rows in given.tokens.items()}
 
 
 def _passes(name: str, sizes: list[int]) -> int:

@@ -46,29 +46,38 @@ def read_spans(path: str, count: int) -> list[list[Span]]:
     return [parsed(line) for line in lines]
 
 
-def intended(
-    asked: Asked,
-    tokenizer: Tokenizer,
-    tokens: Mapping[str, Sequence[Sequence[int]]],
-    spans: Sequence[Sequence[Span]],
-    maps: Mapping[str, Sequence[Result]],
-) -> list[Intended]:
-    """What is known of each input, whose spans are of its text or source, and of which `maps` are.
+class Meant(NamedTuple):
+    """Which tokens of a site are inside of the spans, and which text is outside of them, (B, n)."""
+
+    site: str
+    inside_Bn: np.ndarray
+    outside_Bn: np.ndarray
+
+
+def meant(
+    tokenizer: Tokenizer, tokens: Mapping[str, Sequence[Sequence[int]]], spans: Sequence[Sequence[Span]]
+) -> Meant:
+    """The tokens of the spans of each input's text, or source.
 
     Raises:
         UserError: a span that is not within its text.
     """
     site = next(one for one in ("encoder.embedding", "embedding") if one in tokens)
-    sizes = {name: x.shape[1] for name, x in sorted(places(asked.inputs).items())}
-    B = len(spans)
-    inside_Bn, outside_Bn = (np.zeros((B, sizes[site]), bool) for _ in range(2))
+    inside_Bn, outside_Bn = (np.zeros((len(spans), max(map(len, tokens[site]))), bool) for _ in range(2))
     for row, (some, ids) in enumerate(zip(spans, tokens[site], strict=True)):
         placed = offsets(tokenizer, ids)
         for group in tokens_of(some, tokenizer.decode(ids), placed):
             inside_Bn[row, group] = True
         outside_Bn[row, : len(ids)] = [start < stop for start, stop in placed]
-    outside_Bn &= ~inside_Bn
+    return Meant(site, inside_Bn, outside_Bn & ~inside_Bn)
+
+
+def intended(asked: Asked, given: Meant, maps: Mapping[str, Sequence[Result]]) -> list[Intended]:
+    """What is known of each input, of which `maps` are."""
+    (site, inside_Bn, outside_Bn), B = given, len(given.inside_Bn)
+    sizes = {name: x.shape[1] for name, x in sorted(places(asked.inputs).items())}
     taken_B3n = np.stack([np.zeros_like(inside_Bn), outside_Bn, inside_Bn], axis=1)
+    taken_B3n = np.pad(taken_B3n, ((0, 0), (0, 0), (0, sizes[site] - inside_Bn.shape[1])))  # rows that end in padding
     whole = [taken_B3n if name == site else np.zeros((B, 3, size), bool) for name, size in sizes.items()]
     said_B3 = without(*asked, np.concatenate(whole, axis=2), "probability")
     found = []

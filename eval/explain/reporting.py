@@ -18,9 +18,12 @@ from eval.explain.page.content import Content, Table, shown
 from eval.explain.page.packing import Head
 from eval.explain.page.write import cell
 from eval.explain.result import Explained, Result, pieces, provenance
+from eval.explain.words import summed
 from eval.runs import Run
 from model.errors import UserError
 from model.inspection import sites
+
+STRONGEST = 6  # tokens that are told of a map
 
 
 class Explanation(NamedTuple):
@@ -102,6 +105,37 @@ def sentence(target: Explained) -> str:
     answers = " ".join(map(repr, target.texts)) + (f" and not {target.against_texts[0]!r}" if target.against else "")
     where = f" at {target.places[0]}" if target.kind != "class" else ""
     return f"{target.kind} {answers}{where}: value {target.value:.4g}, probability {target.probability:.4g}"
+
+
+def strongest(
+    results: Mapping[str, Sequence[Result]], table: kept.Table, groups: list[dict[str, list[list[int]]]], named: bool
+) -> str:
+    """Of each input what is explained, and for each method the word and the tokens with the largest numbers: of a row
+    the sums of its `groups` of tokens by site, if these are `named`.
+    """
+    lines = []
+    width = max(map(len, results))
+    for row, one in enumerate(next(iter(results.values()))):
+        lines.append(sentence(one.target))
+        for name, some in results.items():
+            error = some[row].error
+            missed = "" if error is None else f"; completeness to {error:.1g}"
+            said = f"{_strongest(some[row], groups[row], named)}{missed}"
+            lines.append(f"  {name:<{width}}  {table.word(name):<18}  {said}")
+    return "\n".join(lines)
+
+
+def _strongest(result: Result, groups: dict[str, list[list[int]]], named: bool) -> str:
+    """The tokens, or groups of them, with the largest numbers, each with its number."""
+    found = []
+    for site, values_n in result.values.items():
+        pieces, side = result.pieces[site], f"{site.partition('.')[0]}:" if len(result.values) > 1 else ""
+        some = groups[site] if named else [[at] for at in range(len(values_n))]
+        own = [[at for at in group if at < len(values_n)] for group in some]
+        for group, number in zip(own, summed(values_n, own), strict=True):
+            found.append((abs(float(number)), f"{side}{''.join(pieces[at] for at in group)!r} {number:+.3g}"))
+    shown = sorted(found, key=lambda one: -one[0])[:STRONGEST]
+    return "  ".join(text for _, text in shown)
 
 
 def provenance_facts(source: Mapping[str, Any], seeds: int, compared: str) -> dict[str, str]:

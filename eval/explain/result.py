@@ -125,6 +125,7 @@ def save(
 
     Raises:
         UserError: the name has another ending, or its folder is not there.
+        OSError, SafetensorError: it cannot be written.
     """
     file, told = Path(path), [dataclasses.asdict(one) for one in results]
     if file.suffix not in (".json", ".safetensors") or not file.parent.is_dir():

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from eval.explain import explaining
 from eval.explain.faithfulness import kept
+from eval.explain.faithfulness.judging import judged
 from eval.explain.methods.table import METHODS
 from eval.explain.result import load
 from eval.runs import open_run
@@ -47,7 +48,7 @@ def told(run: Path) -> Outcome:
     """The first report of the run's checkpoint."""
     more = [f"--json={run}/own.json", f"--arrays={run}/own.safetensors", f"--out={run}/own.html", "--words"]
     more += ["--capture=stack.residual,stack.0.mlp.output"]
-    return call(explain.main, [f"--workdir={run}", "--input=def main", "--input=x", *more])
+    return call(explain.main, ["--workdir", str(run), "--input=def main", "--input=x", *more])
 
 
 @pytest.mark.rest
@@ -69,7 +70,7 @@ def test_each_input_is_told_by_each_method_with_its_word(run: Path, told: Outcom
     assert found[0].provenance.keys() == {"step", "parameters", "heed", "commit", "dtype"}
     page = (run / "own.html").read_text()
     assert str(run.parent) not in page
-    assert "python -m launch.explain --workdir=." in page
+    assert "python -m launch.explain --workdir=. &#39;--input=def main&#39; --input=x --out=own.html" in page
     assert re.search(r"faithful here", page)
     arrays = load_file(run / "own.safetensors")
     weights = arrays["0.stack.attention.weights"]
@@ -89,6 +90,9 @@ def test_the_table_is_kept_until_something_else_is_measured(
     assert not said
     assert {name: row.examples for name, row in first.rows.items()} == dict.fromkeys(FEW, len(opened.data.measured(0)))
     assert first.rows["leave_one_out"].leave_one_out == pytest.approx(1)
+    for name, verdict in judged(kept.validation(opened, "token"), FEW).items():
+        assert first.rows[name].word == verdict.word
+        assert first.rows[name][1 : len(verdict)] == pytest.approx(verdict[1:], rel=1e-4)
     assert json.loads((run / "own.json").read_text())["faithfulness"]["key"] == first.key
     monkeypatch.setattr(kept, "LEAST", 1000)
     monkeypatch.setattr(kept, "RADIUS", 0.03)
@@ -138,8 +142,22 @@ def test_maps_made_elsewhere_and_what_is_intended_are_told(run: Path, told: Outc
     assert alone == pytest.approx(probability, rel=1e-3)  # the one letter is all there is beside a mark
     assert without != pytest.approx(probability, rel=1e-3)
     refused = call(explain.main, [*words[:2], f"--attributions={run}/own.json"])
-    assert refused.status == 2
+    assert (refused.status, refused.out) == (2, "")  # before anything is computed
     assert "is of 2 inputs, and 1 are given" in refused.err
+
+
+@pytest.mark.rest
+@pytest.mark.parametrize("flag", ["out=a.html", "json=a.json", "arrays=a.safetensors"])
+def test_what_cannot_be_written_is_told_and_leaves_nothing(run: Path, told: Outcome, flag: str) -> None:
+    name, _, file = flag.partition("=")
+    folder = run / name
+    (folder / file / "taken").mkdir(parents=True)  # where no file can be
+    outcome = call(explain.main, [f"--workdir={run}", "--input=x", f"--{name}={folder}/{file}"])
+    assert told.status == 0
+    assert outcome.status == 2
+    assert f"--{name}={folder}/{file} cannot be written (" in outcome.err
+    assert "faithful here" in outcome.out
+    assert [one.name for one in folder.iterdir()] == [file]
 
 
 @pytest.mark.parametrize(

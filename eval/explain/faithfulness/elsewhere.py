@@ -21,8 +21,8 @@ class Given(NamedTuple):
     anew: dict[str, Maps]
 
 
-def read_maps(path: str, asked: Asked, own: Sequence[Result]) -> Given:
-    """The maps of a file as `result.save` writes it, of the inputs that `own` are of, one result of each.
+def read_maps(path: str, asked: Asked, own: Mapping[str, Sequence[Sequence[str]]]) -> Given:
+    """The maps of a file as `result.save` writes it, of the inputs whose tokens have the texts `own`, by site.
 
     Raises:
         UserError: it cannot be read, or is of other inputs, or only of some.
@@ -30,14 +30,14 @@ def read_maps(path: str, asked: Asked, own: Sequence[Result]) -> Given:
     by_name: dict[str, list[Result]] = {}
     for one in load(path):
         by_name.setdefault(one.method, []).append(one)
-    sizes = {site: x.shape[1] for site, x in places(asked.inputs).items()}
+    sizes, count = {site: x.shape[1] for site, x in places(asked.inputs).items()}, len(next(iter(own.values())))
     found: dict[str, Maps] = {}
     for name, some in by_name.items():
-        if len(some) != len(own):
-            raise UserError(f"--attributions={path}: {name} is of {len(some)} inputs, and {len(own)} are given.")
-        found[name] = {site: np.zeros((len(own), size)) for site, size in sizes.items()}
-        for row, (one, mine) in enumerate(zip(some, own, strict=True)):
-            if one.pieces != mine.pieces:
+        if len(some) != count:
+            raise UserError(f"--attributions={path}: {name} is of {len(some)} inputs, and {count} are given.")
+        found[name] = {site: np.zeros((count, size)) for site, size in sizes.items()}
+        for row, one in enumerate(some):
+            if one.pieces != {site: tuple(rows[row]) for site, rows in own.items()}:
                 raise UserError(
                     f"--attributions={path}: {name} of input {row + 1} is of other tokens than this run's; let "
                     "--json=FILE write them, and put other numbers there."

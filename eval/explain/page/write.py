@@ -36,14 +36,18 @@ def write(path: str | Path, contents: Sequence[Content], heads: Sequence[Head] =
     Raises:
         UserError: the name is no .html in a folder that exists, a head that there is not, or a budget in which not even
             the overview fits.
+        OSError: it cannot be written.
     """
     file = Path(path)
     if file.suffix != ".html" or not file.parent.is_dir():
         raise UserError(f"--out={path} must be a .html file in a folder that exists.")
     text, left_out = page(contents, heads, budget)
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
-    new.write_text(text, encoding="utf-8", newline="\n")
-    new.replace(file)
+    try:
+        new.write_text(text, encoding="utf-8", newline="\n")
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
     return left_out
 
 

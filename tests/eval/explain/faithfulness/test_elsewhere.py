@@ -26,12 +26,17 @@ def results(one: Asked, method: str, map_BT: np.ndarray) -> list[Result]:
     return found
 
 
+def texts(one: Asked) -> dict[str, list[tuple[str, ...]]]:
+    """Those of the tokens of each row."""
+    return {"embedding": [r.pieces["embedding"] for r in results(one, "", np.zeros(one.inputs["tokens_BT"].shape))]}
+
+
 def test_it_is_told_as_far_as_it_is_known(tmp_path: Path) -> None:
     """Exact maps are faithful with those of the model drawn anew, and otherwise nobody knows; noise is not."""
     one, each_BT = asked()
     other_BT = shares(drawn_anew(one.model, 0), one.inputs, one.target)
     noise_BT = np.random.default_rng(5).random(each_BT.shape)
-    own = results(one, "own", each_BT)
+    own = texts(one)
     given = [*results(one, "both", each_BT), *results(one, "both" + ANEW, other_BT)]
     save([*given, *results(one, "alone", each_BT), *results(one, "noise", noise_BT)], tmp_path / "maps.json")
     maps = read_maps(f"{tmp_path}/maps.json", one, own)
@@ -46,7 +51,7 @@ def test_it_is_told_as_far_as_it_is_known(tmp_path: Path) -> None:
     assert [line.split()[0] for line in told(found).splitlines()] == [*words]
     few, few_BT = asked(12)
     save(results(few, "few", few_BT), tmp_path / "few.json")
-    read = read_maps(f"{tmp_path}/few.json", few, results(few, "own", few_BT))
+    read = read_maps(f"{tmp_path}/few.json", few, texts(few))
     assert judged_elsewhere(few, read)["few"].word == "not measured"
 
 
@@ -55,8 +60,8 @@ def test_maps_of_other_inputs_are_refused(tmp_path: Path) -> None:
     own, file = results(one, "own", each_BT), tmp_path / "maps.json"
     save(own[:3], file)
     with pytest.raises(UserError, match="own is of 3 inputs, and 4 are given"):
-        read_maps(str(file), one, own)
+        read_maps(str(file), one, texts(one))
     pieces = {"embedding": ("?", *own[2].pieces["embedding"][1:])}
     save([*own[:2], dataclasses.replace(own[2], pieces=pieces), own[3]], file)
     with pytest.raises(UserError, match="own of input 3 is of other tokens than this run's"):
-        read_maps(str(file), one, own)
+        read_maps(str(file), one, texts(one))
