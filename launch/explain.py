@@ -24,7 +24,16 @@ from eval.explain.faithfulness import elsewhere, kept
 from eval.explain.methods.table import METHODS, Asked
 from eval.explain.page.packing import BUDGET, Head
 from eval.explain.page.write import write
-from eval.explain.reporting import arrays, contents, full_provenance, parsed_heads, provenance_facts, strongest
+from eval.explain.reporting import (
+    arrays,
+    check_page,
+    contents,
+    full_provenance,
+    heading,
+    parsed_heads,
+    provenance_facts,
+    strongest,
+)
 from eval.explain.result import Result, provenance, save
 from eval.explain.sites import find, layers_of, listed
 from eval.explain.words import grouped, parsed
@@ -102,6 +111,9 @@ def _explain(run: Run, flags: argparse.Namespace) -> None:
     source, compared = provenance(run), flags.baseline or "mean"
     questions = [Asked(run.model, one.inputs, target, baseline(run, one.inputs, compared)) for one, target, _ in asked]
     (first, *_), rows = asked[0], len(asked[0][1].places_BP)
+    if flags.out:  # before anything is computed
+        shown = zip(questions, [given for given, *_ in asked], strict=True)
+        check_page(list(shown), heads, flags.budget, matrix=flags.generate is not None)
     if flags.attributions:
         others = elsewhere.read_maps(flags.attributions, questions[0], texts_of(run, first))
     if flags.intended:
@@ -110,8 +122,8 @@ def _explain(run: Run, flags: argparse.Namespace) -> None:
         explained(run, question, given, kind, methods, compared, source)
         for question, (given, _, kind) in zip(questions, asked, strict=True)
     ]
-    table = _table(run, source["parameters"])
-    cli.say(_heading(run, flags, table))
+    table = kept.table_or_why(run, cli.say, source["parameters"])
+    cli.say(heading(run, flags.workdir, table))
     for (given, *_), results in zip(asked, found, strict=True):
         groups = grouped(run.tokenizer, given.tokens, spans, flags.words)
         cli.say(strongest(results, table, groups, bool(spans) or flags.words))
@@ -190,23 +202,6 @@ def _examples(run: Run, flags: argparse.Namespace) -> list[dict[str, Any]]:
     if not found:
         raise UserError("there is no input; give --input=TEXT, or --inputs=FILE.")
     return found
-
-
-def _table(run: Run, parameters: str) -> kept.Table:
-    """The faithfulness table, or an empty one that says why."""
-    try:
-        return kept.table(run, cli.say, parameters)
-    except UserError as error:
-        cli.say(f"faithfulness: not measured, as the run's validation set cannot be had: {error}")
-        return kept.Table(kept.kind_of(run), run.step, "", {}, (f"not measured: {error}",))
-
-
-def _heading(run: Run, flags: argparse.Namespace, table: kept.Table) -> str:
-    seeds = run.config.train.seeds
-    lines = [f"of the {seeds} seeds, the first: {run.config.train.seed}"] * (seeds > 1)
-    examples = max([row.examples for row in table.rows.values()], default=0)
-    lines.append(f"{flags.workdir}, step {run.step}; faithfulness by {examples} examples of its validation set")
-    return "\n".join([*lines, *(f"  {note}" for note in table.notes)])
 
 
 def _list_sites(run: Run) -> None:

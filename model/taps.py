@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from model.errors import UserError
+
 Number = int | jax.Array
 Tap = Callable[[str, Any], Any]  # from a site, named from where it is called, and a value to the value that goes on
 
@@ -61,12 +63,16 @@ class Taps:
         self.states[name], value, self.found[site] = hook.call(self.states[name], self._number, value)
         return value
 
-    def alone(self, site: str, value: Any) -> Any:
-        """What goes on from a site of which there is one where others have one in each layer: it is of a layer 0."""
+    def shown(self, site: str, value: Any) -> None:
+        """Shows what has gone on already, of which there is one where others have one in each layer: of a layer 0.
+
+        Raises:
+            UserError: a hook sets it.
+        """
         own = self.at(0, self.states)
-        value = own(site, value)
+        if own(site, value) is not value:
+            raise UserError(f"{site} of this model can only be read, as all that follows from it is done; set another.")
         self.states, self.found = own.states, self.found | jax.tree.map(lambda x: x[None], own.found)
-        return value
 
     def at(self, number: Number, states: dict[str, Any]) -> "Taps":
         """The same in layer `number`, with the states there."""

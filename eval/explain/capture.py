@@ -1,7 +1,7 @@
 """Reads and sets what a model has at its sites, while it runs as it does in training: the same core, the same loops."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from eval.explain.sites import Site, find, layers_of
+from eval.explain.sites import Site, find, layers_of, numbered
 from model.attention.looked import Looked
 from model.errors import UserError
 from model.families.family import Model
@@ -78,6 +78,46 @@ def captured(
     return {name: of(one) for name, one in found.items()}
 
 
+def capture_parts(
+    model: Model, names: Sequence[str], *, budget: int = BUDGET, **inputs: Any
+) -> Iterator[tuple[str, jax.Array]]:
+    """What a model has at sites, by their names, as `capture`, but of more than the budget: then one site after the
+    other, and of a site that takes more one layer after the other, by its name (`stack.3.attention.weights`).
+
+    Raises:
+        UserError: as `capture`, of a single layer.
+    """
+    if not names:
+        return
+    taken = sizes(model, names, **inputs)
+    if sum(taken.values()) <= budget:
+        yield from capture(model, names, budget=budget, **inputs).items()
+        return
+    counts = layers_of(model, **inputs)
+    for name in names:
+        layers = range(counts.get(name, 0)) if taken[name] > budget else ()
+        for part in [numbered(name, layer) for layer in layers] or [name]:
+            yield from capture(model, [part], budget=budget, **inputs).items()
+
+
+def sizes(model: Model, names: Sequence[str], reduce: Reduce = whole, **inputs: Any) -> dict[str, int]:
+    """How many bytes `capture` would keep by each name, of all layers that it means.
+
+    Raises:
+        UserError: a site that there is not.
+    """
+    found = find(layers_of(model, **inputs), names)
+    sites = {one.site for one in found.values()}
+    shapes = jax.eval_shape(lambda: seen(model, dict.fromkeys(sites, reduce), **inputs))
+    return {name: _bytes(shapes[one.site], len(one.layers)) for name, one in found.items()}
+
+
+def _bytes(shape: jax.ShapeDtypeStruct, layers: int) -> int:
+    """Those of so many layers of what has all of them in front; outside of layers, where there are none, of all."""
+    size = shape.size * shape.dtype.itemsize
+    return size // shape.shape[0] * layers if layers else size
+
+
 def _kept(shape: jax.ShapeDtypeStruct, layers: list[int], reduce: Reduce) -> Hook:
     """What keeps the layers that are asked for, and computes nothing in the others."""
     if not layers:
@@ -94,10 +134,7 @@ def _kept(shape: jax.ShapeDtypeStruct, layers: list[int], reduce: Reduce) -> Hoo
 
 
 def _check_budget(shapes: dict[str, Any], asked: dict[str, list[int]], budget: int) -> None:
-    sizes = {
-        site: shape.size * shape.dtype.itemsize * len(asked[site] or [0]) // (shape.shape[0] if asked[site] else 1)
-        for site, shape in shapes.items()
-    }
+    sizes = {site: _bytes(shape, len(asked[site])) for site, shape in shapes.items()}
     if sum(sizes.values()) > budget:
         site = max(sizes, key=sizes.__getitem__)
         raise UserError(
@@ -177,6 +214,8 @@ def _changed(parts: Mapping[str, tuple[Site, Change]]) -> Hook:
     """What sets the layers that are asked for, and counts the entries that are others then."""
 
     def call(state: Any, number: Any, value: Any) -> tuple[Any, Any, dict[str, jax.Array]]:
+        if not isinstance(value, Looked | jax.Array):  # what is only shown, whose tap refuses another value
+            return state, None, {}
         counts = {}
         for name, (site, change) in parts.items():
             here = jnp.any(jnp.asarray(site.layers) == number) if site.layers else jnp.asarray(True)

@@ -1,27 +1,30 @@
 """What a page shows of inputs that were explained: maps with their words, heads, the lens, and where it comes from."""
 
+import functools
 import getpass
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from eval.explain.asking import Given, asked_for, names, read
-from eval.explain.capture import capture
+from eval.explain.capture import capture_parts, whole
 from eval.explain.explaining import baseline, chosen, explained
 from eval.explain.faithfulness import kept
 from eval.explain.methods.lens import logit_lens
 from eval.explain.methods.table import Asked
 from eval.explain.page.collect import content_of
-from eval.explain.page.content import Content, Table, shown
+from eval.explain.page.content import Content, Table, axes, shown
 from eval.explain.page.packing import Head
-from eval.explain.page.write import cell
+from eval.explain.page.quanta import SIDE
+from eval.explain.page.write import cell, page
 from eval.explain.result import Explained, Result, pieces, provenance
 from eval.explain.words import summed
 from eval.runs import Run
 from model.errors import UserError
-from model.inspection import sites
+from model.inspection import seen, sites
 
 STRONGEST = 6  # tokens that are told of a map
 
@@ -61,7 +64,7 @@ def explain(
         given, asked, kind = asked_for(run, read(run, [example]), at=at, target=target, against=against)
         source, question = provenance(run), Asked(run.model, given.inputs, asked, baseline(run, given.inputs, compared))
         results = explained(run, question, given, kind, called, compared, source)
-        table = kept.table(run, print, source["parameters"])
+        table = kept.table_or_why(run, print, source["parameters"])
         facts = provenance_facts(source, run.config.train.seeds, compared)
         (content,) = contents(run, question, given, results, table, facts=facts, commands={})
     return Explanation({name: one for name, (one,) in results.items()}, table, content)
@@ -98,6 +101,16 @@ def contents(
         told |= {"verdicts": table.rows, "tables": tables, "notes": notes, "commands": commands, "lens": lens}
         found.append(content_of(asked, some, row, heads, left_out=left, **told))
     return found
+
+
+def heading(run: Run, workdir: str, table: kept.Table) -> str:
+    """What stands above all answers: of which run, and what its faithfulness is of."""
+    seeds, examples = run.config.train.seeds, max([row.examples for row in table.rows.values()], default=0)
+    lines = [f"of the {seeds} seeds, the first: {run.config.train.seed}"] * (seeds > 1)
+    told = f"that of its default answer, a {table.kind}, by {examples} examples of its validation set"
+    return "\n".join(
+        [*lines, f"{workdir}, step {run.step}; faithfulness is {told}", *(f"  {one}" for one in table.notes)]
+    )
 
 
 def sentence(target: Explained) -> str:
@@ -197,17 +210,40 @@ def parsed_heads(text: str) -> list[Head]:
     return [(place, int(layer), int(head)) for place, layer, head in parts]
 
 
-def arrays(run: Run, asked: Sequence[Given], more: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def arrays(run: Run, asked: Sequence[Given], more: Sequence[str] = ()) -> Iterator[tuple[str, np.ndarray]]:
     """The attention weights of all rows, (L, B, H, T, S), and what `more` sites have, in the dtype of the model, by the
-    number of what is asked and their names.
+    number of what is asked and their names, as `capture_parts` gives them.
 
     Raises:
-        UserError: no such site, or more bytes than may be captured.
+        UserError: no such site, or one that takes more than may be captured in a single layer.
     """
-    found = {}
     for number, given in enumerate(asked):
         names = [name for name in sites(run.model, **given.inputs) if name.endswith(".weights")]
         names += [name for name in more if name not in names]
-        for name, x in capture(run.model, names, **given.inputs).items() if names else ():
-            found[f"{number}.{name}"] = np.asarray(x)
-    return found
+        for name, x in capture_parts(run.model, names, **given.inputs):
+            yield f"{number}.{name}", np.asarray(x)
+
+
+def check_page(
+    asked: Sequence[tuple[Asked, Given]], heads: Sequence[Head], budget: int, *, matrix: bool = False
+) -> None:
+    """Lets a page pass whose overview of all heads fits a budget; the model is not run.
+
+    Raises:
+        UserError: it does not, or there is no such head.
+    """
+    blanks = []
+    for question, given in asked:
+        names = [name for name in sites(question.model, **question.inputs) if name.endswith(".weights")]
+        read = functools.partial(seen, question.model, dict.fromkeys(names, whole), **question.inputs)
+        shapes = jax.eval_shape(read)
+        for row in range(len(question.target.places_BP))[-1 if matrix else 0 :]:
+            pieces = {site: [""] * len(one[row]) for site, one in given.tokens.items()}
+            weights = {
+                (place := name.removesuffix(".weights")): np.zeros(
+                    (shape.shape[0], shape.shape[2], *(min(len(pieces[site]), SIDE) for site in axes(place)))
+                )
+                for name, shape in shapes.items()
+            }
+            blanks.append(Content("", pieces, weights=weights))
+    page(blanks, heads, budget)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import jax
 import numpy as np
 import safetensors
 from flax import nnx
-from safetensors.numpy import save_file
 
+from eval.explain.shards import SHARD, write_shards
 from eval.runs import Run
 from model.errors import UserError
 from model.families.family import Model
@@ -116,12 +115,13 @@ def pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> tuple[str, ...]:
 def save(
     results: Sequence[Result],
     path: str | Path,
-    arrays: Mapping[str, np.ndarray] | None = None,
+    arrays: Iterable[tuple[str, np.ndarray]] = (),
     beside: Mapping[str, Any] | None = None,
+    most: int = SHARD,
 ) -> None:
     """Writes results, whole or not at all: as JSON, or by the name's ending as safetensors, whose metadata hold all but
-    the numbers; there with other arrays beside them, by their names. `beside` is what else is told by name, such as
-    `faithfulness`.
+    the numbers; there with other arrays beside them, by their names, one after the other: as `write_shards`. `beside`
+    is what else is told by name, such as `faithfulness`.
 
     Raises:
         UserError: the name has another ending, or its folder is not there.
@@ -139,13 +139,7 @@ def save(
     for number, (one, some) in enumerate(zip(told, values, strict=True)):
         one["values"] = {site: f"values.{number}.{site}" for site in some}
     named = {f"values.{number}.{site}": x for number, some in enumerate(values) for site, x in some.items()}
-    whole = {name: np.ascontiguousarray(x) for name, x in (named | dict(arrays or {})).items()}
-    new = file.with_name(f".{file.name}.{os.getpid()}.new")
-    try:
-        save_file(whole, new, {"heed": dumps(head | {"results": told})})
-        new.replace(file)
-    finally:
-        new.unlink(missing_ok=True)
+    write_shards(file, named, arrays, {"heed": dumps(head | {"results": told})}, most)
 
 
 def load(path: str | Path) -> list[Result]:

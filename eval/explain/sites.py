@@ -20,7 +20,7 @@ MEANINGS = {
     "weights": "how much each query takes of each key by the core that runs, (B, H, T, S): a sink takes what misses to "
     "1, and edits behind the core are no part of it",
     "heads": "what each head has taken, edits behind the core included, (B, T, H, K)",
-    "output": "what a branch adds to the residual stream, (B, T, D)",
+    "output": "what a branch gives: to the residual stream, or to the norm behind it if it has one, (B, T, D)",
     "input": "what a norm gets, (B, T, D)",
     "vectors": "what is known at each place behind all layers, (B, T, D)",
 }

@@ -125,7 +125,7 @@ class RecurrentEncoderDecoder(Module):
         """
         taps = taps or Taps()
         x_BTD, attended = self._taught(pairs, taps)
-        taps.alone("decoder.cross.weights", attended)
+        taps.shown("decoder.cross.weights", attended)
         return taps("vectors", x_BTD)
 
     def readout(self) -> Readout:

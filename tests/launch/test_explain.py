@@ -176,6 +176,8 @@ def test_what_cannot_be_written_is_told_and_leaves_nothing(run: Path, told: Outc
         (["--input=de", "--generate=2", "--target=x"], "--generate says what is explained: leave out --target."),
         (["--input=de", "--json=no/file.json"], "--json=no/file.json must be a .json file in a folder that exists."),
         (["--input=de", "--out=no/page.html"], "--out=no/page.html must be a .html file in a folder that exists."),
+        (["--input=de", "--out=a.html", "--budget=9999"], "the overview of all heads takes "),
+        (["--input=de", "--out=a.html", "--heads=stack.attention.9.0"], "--heads=stack.attention.9.0 is no head of"),
         (["--input=de", "--heads=stack"], "--heads=stack must be as stack.attention.3.1"),
         (["--input=de", "--intended=no.txt"], "--intended=no.txt cannot be read (No such file or directory)"),
         (["--input=de", "--attributions=x.json", "--generate=2"], "--generate explains each token by itself"),

@@ -21,6 +21,7 @@ from eval.explain.methods.table import METHODS, Asked, Maps
 from eval.explain.result import parameters_hash
 from eval.explain.targets import Target, embedded, places, predicted
 from eval.runs import Run
+from model.errors import UserError
 from train.run.files.json_files import read_cache, write
 from train.run.files.mending import read_kept
 from train.tasks.span_qa import NEVER
@@ -87,6 +88,15 @@ def table(run: Run, say: Say = log.info, parameters: str = "") -> Table:
         except OSError as error:
             log.warning("%s cannot be written (%s): the table is measured anew each time.", file.name, error.strerror)
     return made
+
+
+def table_or_why(run: Run, say: Say = log.info, parameters: str = "") -> Table:
+    """The same, or an empty one that says why it cannot be had."""
+    try:
+        return table(run, say, parameters)
+    except UserError as error:
+        say(f"faithfulness: not measured, as the run's validation set cannot be had: {error}")
+        return Table(kind_of(run), run.step, "", {}, (f"not measured: {error}",))
 
 
 def kind_of(run: Run) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from eval.explain.capture import capture
+from eval.explain.capture import BUDGET
 from eval.explain.methods.attention_gradient import read_places
 from eval.explain.methods.flow import pair_flow
 from eval.explain.methods.heads import head_statistics
@@ -18,6 +18,7 @@ from eval.explain.methods.rollout import mixed
 from eval.explain.methods.table import Asked
 from eval.explain.page.content import Content, Pair, Products, axes
 from eval.explain.page.packing import Head, check, ranked
+from eval.explain.page.weights import gathered
 from eval.explain.result import Result
 from eval.explain.targets import Target
 from model.families.family import Model
@@ -31,14 +32,21 @@ SHOWN = ("entropy", "distance", "first", "sink", "previous", "prefix")  # statis
 
 
 def content_of(
-    asked: Asked, results: Sequence[Result], row: int = 0, heads: Sequence[Head] = (), **told: Any
+    asked: Asked,
+    results: Sequence[Result],
+    row: int = 0,
+    heads: Sequence[Head] = (),
+    budget: int = BUDGET,
+    **told: Any,
 ) -> Content:
     """What a page shows of one row: the maps of the methods, all weights with the statistics and importance of their
     heads, rollout by layers, the flow of one pair, queries and keys of the first of `heads`, or else of the most
     important head. `told` are the other fields of `Content`: text, answer, facts, verdicts, commands.
 
+    Where all weights take more bytes than the budget of what is captured, there are only pooled maps of them.
+
     Raises:
-        UserError: weights of more bytes than may be captured, or a head that there is not.
+        UserError: a head that there is not.
     """
     # As many equal rows as devices share, of which the first is read.
     same: Any = jax.tree.map(lambda x: jnp.repeat(x[row : row + 1], batch_ways(), axis=0), (asked.inputs, asked.target))
@@ -51,24 +59,22 @@ def content_of(
     if not names:
         left = "Maps of heads: this model has no attention."
         return dataclasses.replace(content, place=at, left_out=[*content.left_out, left])
-    looking = [name for name in known if name.endswith((".query", ".key"))]  # in the same pass: they are small
-    found = capture(model, [*names, *looking], **inputs)
-    kept = {name.removesuffix(".weights"): found[name][:, 0] for name in names}
-    weights = {place: _cut(x_LHTS, place, pieces) for place, x_LHTS in kept.items()}
-    content = dataclasses.replace(
-        content, place=at, weights=weights, statistics=_statistics(model, inputs, target, weights)
-    )
+    looking = [name for name in known if name.endswith((".query", ".key"))]
+    found, weights, means, left_out = gathered(model, names, looking, inputs, pieces, budget)
+    statistics = _statistics(model, inputs, target, weights)
+    content = dataclasses.replace(content, place=at, weights=weights, statistics=statistics)
     check(content, heads)
-    content = dataclasses.replace(content, products=_products(model, found, (*heads, *ranked(content))[0], pieces))
-    if not model.config.sites:
+    products = _products(model, found, (*heads, *ranked(content))[0], pieces)
+    content = dataclasses.replace(content, products=products, left_out=[*content.left_out, *left_out])
+    if not model.config.sites or not means:
         return content
-    content = dataclasses.replace(content, rollout=rolled(weights))
+    content = dataclasses.replace(content, rollout=rolled(means))
     if "stack" not in content.rollout:
         return content
     if (n := len(pieces["embedding"])) > FLOW:
         left = f"The flow of a pair: it is shown of at most {FLOW} tokens, and there are {n}."
         return dataclasses.replace(content, left_out=[*content.left_out, left])
-    return dataclasses.replace(content, flow=_flow(content, at))
+    return dataclasses.replace(content, flow=_flow(content, at, means["stack.attention"].mean(1)))
 
 
 def rolled(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -119,12 +125,6 @@ def _heads(o_BTHK: jax.Array) -> jax.Array:
     return o_BTHK[0, 0, :, 0]
 
 
-def _cut(x_LHTS: jax.Array, place: str, pieces: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Without padding."""
-    T, S = (len(pieces[site]) for site in axes(place))
-    return np.asarray(on_host(x_LHTS)[:, :, :T, :S], np.float32)
-
-
 def _statistics(
     model: Model, inputs: dict[str, Any], target: Target, weights: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -154,14 +154,14 @@ def _products(
     return Products(place, layer, number, np.asarray(q_TK, np.float32), np.asarray(k_SK, np.float32), float(scale))
 
 
-def _flow(content: Content, i: int) -> Pair | None:
+def _flow(content: Content, i: int, mean_LTT: np.ndarray) -> Pair | None:
     """From the place that answers to the token that counts most for it, by the first map that is faithful here, or else
     by the first one of all.
     """
     ordered = sorted(content.results, key=lambda one: content.word(one.method) != "faithful here")
     values_n = np.abs(next(one.values["embedding"] for one in ordered))
     j = int(np.argmax(np.where(np.arange(len(values_n)) == i, -1, values_n)))
-    maps_LTT = mixed(jnp.asarray(content.weights["stack.attention"]).mean(1), RESIDUAL)
+    maps_LTT = mixed(jnp.asarray(mean_LTT), RESIDUAL)
     return Pair(i, j, pair_flow(np.asarray(maps_LTT, np.float64), i, j))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from eval.attention_picture import SHOWN
 from eval.explain.methods.flow import Cut
+from eval.explain.page.quanta import SIDE
 from eval.verdict.page.blocks import plain
 
 LONGEST = 80  # characters that are shown of one token; a page holds no more of it
@@ -51,11 +52,11 @@ class Content:
     """All that a page shows of one input; what is empty is left out of it.
 
     `results` are those of the methods, `Result` each, all of the same tokens, whose texts are `pieces` by site.
-    `weights` (L, H, T, S) are by place (`stack.attention`, `decoder.cross`), `statistics` (L, H) of their heads by
-    place and name, of which `importance` chooses the heads that are shown whole. `rollout` (L, T, S) has what has come
-    to each place behind each layer, by `stack`, or `encoder`, `decoder` and `cross`. `verdicts` has a row for each
-    method: `word`, and the numbers it stands on. `commands` are relative to the run. `left_out` says what is not shown,
-    and why.
+    `weights` (L, H, T, S), or pooled ones, are by place (`stack.attention`, `decoder.cross`), `statistics` (L, H) of
+    their heads by place and name, of which `importance` chooses the heads that are shown whole. `rollout` (L, T, S) has
+    what has come to each place behind each layer, by `stack`, or `encoder`, `decoder` and `cross`. `verdicts` has a row
+    for each method: `word`, and the numbers it stands on. `commands` are relative to the run. `left_out` says what is
+    not shown, and why.
     """
 
     text: str
@@ -80,7 +81,8 @@ class Content:
         maps = {place: x.shape[2:] for place, x in self.weights.items()}
         maps |= {name: x.shape[1:] for name, x in self.rollout.items()}
         for place, shape in maps.items():
-            if shape != (sizes := tuple(len(self.pieces[site]) for site in axes(place))):
+            sizes = tuple(len(self.pieces[site]) for site in axes(place))
+            if shape not in (sizes, tuple(min(size, SIDE) for size in sizes)):
                 raise ValueError(f"maps of {place} are {shape}, and its tokens {sizes}")
 
     def word(self, method: str) -> str:

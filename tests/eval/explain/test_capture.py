@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eval.explain.capture import capture, intervene, mean, noise, put, whole, zero
+from eval.explain.capture import capture, capture_parts, intervene, mean, noise, put, sizes, whole, zero
 from eval.explain.sites import MEANINGS, layers_of, listed
 from launch.configs import load
 from model import UserError
@@ -206,11 +206,36 @@ def test_what_there_is_not_is_refused(name: str, sentence: str) -> None:
         assert str(refused.value).startswith(sentence)
 
 
-def test_a_site_that_is_alone_is_of_layer_0() -> None:
-    taps = Taps({"x": Hook(lambda state, number, value: (state + number + 1, 2 * value, value), 10)})
-    assert taps.alone("x", jnp.ones(3)).tolist() == [2, 2, 2]
+def test_a_site_that_is_shown_is_of_layer_0() -> None:
+    taps = Taps({"x": Hook(lambda state, number, value: (state + number + 1, value, value), 10)})
+    taps.shown("x", jnp.ones(3))
     assert taps.states == {"x": 11}
     assert taps.found["x"].tolist() == [[1, 1, 1]]
+
+
+def test_what_can_only_be_read_is_not_set() -> None:
+    """Of a loop over time, the weights of all times are known when it is done: to change them would change nothing."""
+    model, one, _ = made("recurrent_encoder_decoder")
+    with pytest.raises(UserError, match=r"^decoder\.cross\.weights of this model can only be read"):
+        intervene(model, {"decoder.0.cross.weights": zero}, **one)
+
+
+def test_more_than_the_budget_comes_in_parts() -> None:
+    """First site by site, then layer by layer; what comes is the same, and nothing is left out."""
+    model, one, _ = made("gpt")
+    names = ["stack.attention.weights", "stack.residual", "stack.1.mlp.output", "embedding"]
+    want, bytes_of = capture(model, names, **one), sizes(model, names, **one)
+    assert bytes_of == {name: x.nbytes for name, x in want.items()}
+    for budget in (sum(bytes_of.values()) - 1, max(bytes_of.values()) - 1):
+        found = dict(capture_parts(model, names, budget=budget, **one))
+        for name, x in want.items():
+            layers = [f"stack.{layer}.{name.partition('.')[2]}" for layer in range(L)]
+            parts = [name] if bytes_of[name] <= budget else layers
+            got = found.pop(parts[0]) if parts == [name] else np.stack([found.pop(part) for part in parts])
+            np.testing.assert_array_equal(got, x, err_msg=name)
+        assert not found
+    with pytest.raises(UserError, match=r"^stack.residual takes .* and the budget is 7"):
+        list(capture_parts(model, names[1:2], budget=7, **one))
 
 
 def test_what_is_not_come_by_was_not_set() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,39 @@ def test_what_is_saved_is_loaded(tmp_path: Path, ending: str) -> None:
 
 def test_other_arrays_stand_beside_results(tmp_path: Path) -> None:
     weights = RNG.random((2, 3, 5)).swapaxes(0, 1)
-    save([ONE], tmp_path / "all.safetensors", {"weights.0.stack.attention": weights})
+    save([ONE], tmp_path / "all.safetensors", [("weights.0.stack.attention", weights)])
     np.testing.assert_array_equal(load_file(tmp_path / "all.safetensors")["weights.0.stack.attention"], weights)
     assert len(load(tmp_path / "all.safetensors")) == 1
+
+
+def test_many_arrays_are_several_files_with_an_index(tmp_path: Path) -> None:
+    """As other tools read them: which file has which. Of a later, smaller one no index is left."""
+    arrays = {f"0.stack.{layer}.residual": RNG.random((3, layer + 2)) for layer in range(5)}
+    file, most = tmp_path / "all.safetensors", 8 * 3 * 6
+    save([ONE, OTHER], file, iter(arrays.items()), most=most)
+    index = json.loads((tmp_path / "all.safetensors.index.json").read_text())
+    names = {name: load_file(tmp_path / name) for name in {*index["weight_map"].values()}}
+    assert {*names} == {one.name for one in tmp_path.glob("*.safetensors")}
+    assert len(names) > 2
+    for name, shard in names.items():
+        assert len(shard) == 1 or sum(x.nbytes for x in shard.values()) <= most, name
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(names[index["weight_map"][name]][name], x)
+    assert index["metadata"]["total_size"] == sum(x.nbytes for shard in names.values() for x in shard.values())
+    assert [one.method for one in load(file)] == [ONE.method, OTHER.method]
+    assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")]
+    save([ONE], file)
+    assert not (tmp_path / "all.safetensors.index.json").exists()
+
+
+def test_of_arrays_that_stop_coming_nothing_is_left(tmp_path: Path) -> None:
+    def arrays() -> Iterator[tuple[str, np.ndarray]]:
+        yield from [(name, np.zeros(5)) for name in "ab"]
+        raise UserError("no room")
+
+    with pytest.raises(UserError, match="no room"):
+        save([ONE], tmp_path / "all.safetensors", arrays(), most=8)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:

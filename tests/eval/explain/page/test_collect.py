@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eval.explain.capture import BUDGET
 from eval.explain.methods.rollout import rollout
 from eval.explain.methods.table import Asked
-from eval.explain.page import Content
+from eval.explain.page import Content, quanta, weights
+from eval.explain.page import content as content_module
 from eval.explain.page.collect import content_of
+from eval.explain.page.quanta import pooled
 from eval.explain.targets import places
 from model.families.encoder_decoder import Pairs
 from model.taps import Taps, head_gates
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.rest
 ROW = 1  # which ends in padding
 
 
-def gathered(kind: str) -> tuple[Any, Content]:
+def gathered(kind: str, budget: int = BUDGET) -> tuple[Any, Content]:
     model, inputs, target = case(kind)
     if "pairs" in inputs:  # of which the two sides are of other lengths
         sources_BS, tokens_BT, *ids = inputs["pairs"]
@@ -31,7 +34,29 @@ def gathered(kind: str) -> tuple[Any, Content]:
     values = {site: np.arange(size, 0, -1) / 7 for site, size in real.items()}
     result: Any = SimpleNamespace(method="rollout", signed=False, values=values, pieces=pieces)
     asked = Asked(model, inputs, target, {})
-    return asked, content_of(asked, [result], ROW, text=kind)
+    return asked, content_of(asked, [result], ROW, text=kind, budget=budget)
+
+
+@pytest.mark.parametrize("kind", ["gpt-language_model", "encoder_decoder-translation"])
+def test_weights_that_are_too_many_are_pooled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To what pooling all of them gives; the rest of the page is the same, and it says what is missing."""
+    for module in (weights, content_module, quanta):
+        monkeypatch.setattr(module, "SIDE", 3)
+    asked, whole = gathered(kind)
+    _, small = gathered(kind, budget=sum(x.nbytes for x in whole.weights.values()) - 1)
+    assert {*small.weights} == {*whole.weights}
+    for place, x_LHTS in whole.weights.items():
+        want = np.stack([pooled(x_HTS, 3) for x_HTS in x_LHTS])
+        assert want.shape[2:] == tuple(min(3, size) for size in x_LHTS.shape[2:])
+        np.testing.assert_allclose(small.weights[place], want, rtol=1e-6, atol=1e-7)
+    assert {*small.rollout} == {*whole.rollout}
+    for name, x_LTS in whole.rollout.items():
+        np.testing.assert_allclose(small.rollout[name], x_LTS, rtol=1e-5, atol=1e-7)
+    assert len(small.left_out) == len(whole.left_out) + 2
+    assert small.left_out[-2].startswith("Whole maps of heads: all take ")
+    _, least = gathered(kind, budget=500)
+    assert not least.rollout
+    assert "The rollout by layers" in least.left_out[-1]
 
 
 def one_row(asked: Any) -> tuple[dict[str, Any], Any]:
