@@ -98,7 +98,7 @@ def _experiment(config: ConfigDict, vocab_size: int, labels: int) -> Experiment:
 
     As many devices as divide its width share the parameters, the others hold copies.
     """
-    devices = jax.local_devices()[:1] if jax.process_count() == 1 else jax.devices()
+    devices = jax.devices()
     fsdp = math.gcd(len(devices), config.model.width)
     here = ConfigDict(config.to_dict())
     here.mesh = ConfigDict({"replica": len(devices) // fsdp, "fsdp": fsdp, "tensor": 1, "context": 1})

@@ -1,11 +1,13 @@
 """The methods that say how much each token counts for an answer, by name, each called in the same way."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from eval.explain.methods.attention_gradient import attention_gradient, read_places
 from eval.explain.methods.flow import attention_flow
@@ -14,8 +16,9 @@ from eval.explain.methods.integrated import baselines, integrated_gradients
 from eval.explain.methods.occlusion import leave_one_out
 from eval.explain.methods.rollout import rollout
 from eval.explain.targets import Target
+from model.attention.looked import Looked
 from model.families.family import Model
-from model.inspection import attention_weights
+from model.inspection import seen, sites
 
 Maps = dict[str, Any]  # (B, n) of each site of vectors
 SITES = "embedding", "decoder.embedding", "encoder.embedding"  # of a text, of what is written and of what it is of
@@ -53,10 +56,20 @@ class Method(NamedTuple):
 
 def _raw(asked: Asked) -> Maps:
     """The mean weight of all layers and heads in the rows that answer."""
-    found = attention_weights(asked.model, **asked.inputs)
-    means = {place: jnp.mean(weights_LBHTS, axis=(0, 2)) for place, weights_LBHTS in found.items()}
-    names = "stack.attention", "decoder.attention", "decoder.cross"
-    return _read(asked, dict(zip(SITES, names, strict=True)), means)
+    return _looked(*nnx.split(asked.model), asked.inputs, asked.target)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _looked(graphdef: nnx.GraphDef, params: Any, inputs: dict[str, Any], target: Target) -> Maps:
+    model, names = nnx.merge(graphdef, params), ("stack.attention", "decoder.attention", "decoder.cross")
+    row_BT, known = read_places(model, inputs, target), sites(model, **inputs)
+    read = {site: f"{name}.weights" for site, name in zip(SITES, names, strict=True) if f"{name}.weights" in known}
+
+    def row(looked: Looked) -> jax.Array:
+        return jnp.einsum("BT,BTS->BS", row_BT, looked.mean())
+
+    found = seen(model, dict.fromkeys(read.values(), row), **inputs)
+    return {site: jnp.mean(found[name], axis=0) for site, name in read.items()}
 
 
 def _rolled(asked: Asked) -> Maps:
