@@ -59,7 +59,7 @@ class Run:
 def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({})) -> Run:
     """The newest good checkpoint of a run, whatever mesh and core it was trained with.
 
-    On one device; on several processes, all of which must call this, on all of their devices.
+    On all devices; of several processes all must call this.
 
     `places`, such as {'data.path': 'elsewhere/*.txt'}, say where its text lies now.
 

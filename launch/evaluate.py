@@ -112,7 +112,7 @@ def answered(
     """Returns the same, and a record of each example, if the task has answers to such: as `eval.metrics.records`; of
     other rows, if they are given; of what is written by a beam, if there is one, instead of the likeliest tokens.
 
-    By one device; on several processes, all of which must call this, by all of their devices.
+    By all devices; of several processes all must call this.
     """
     here = run.experiment
     graphdef, params = nnx.split(run.model)
