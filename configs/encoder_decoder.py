@@ -16,9 +16,9 @@ def numbers(config: ConfigDict) -> None:
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:numbers --workdir=runs/numbers
 
-    Two cores of an AMD EPYC, jax 0.10.2, 2026-11-26: .998 of 840 held-out numbers are written to the letter (a copy and
-    a dictionary of words: 0, on the same rows); of those with one digit more, 0. The run that gave the score had one
-    core; at the 11.8k tokens/s of two it takes 2 minutes.
+    Two cores of an AMD EPYC, jax 0.10.2, 2026-11-27: 1.000 of 840 held-out numbers are written to the letter (a copy
+    and a dictionary of words: 0, on the same rows), after 91 seconds, start and score included; of those with one digit
+    more, 0.
     """
     config.task, config.data.name = "translation", "numbers"
     model, data, optimizer, train = config.model, config.data, config.optimizer, config.train
@@ -35,9 +35,8 @@ def dates(config: ConfigDict) -> None:
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:dates --workdir=runs/dates
 
-    Two cores of an AMD EPYC, jax 0.10.2, 2026-11-26: 1.000 of 1,000 held-out days are written to the letter (a copy
-    and a dictionary of words: 0, on the same rows). The run that gave the score had one core; at the 10.5k tokens/s of
-    two it takes 1 minute.
+    Two cores of an AMD EPYC, jax 0.10.2, 2026-11-27: 1.000 of 1,000 held-out days are written to the letter (a copy
+    and a dictionary of words: 0, on the same rows), after 51 seconds, start and score included.
     """
     numbers(config)
     config.data.name, config.data.length = "dates", 24
@@ -49,11 +48,10 @@ def denoising(config: ConfigDict) -> None:
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:denoising --workdir=runs/denoising
 
-    AMD EPYC, jax 0.10.2, 2026-11-26: .158 of the tokens taken out are told, each from those before it and what was kept
-    (the commonest token beside the left neighbour .133, beside the right one, which only a span's last token has, .056,
-    between both .247, on the same rows); with half of the steps, of twice as many rows, .146. The run that gave the
-    score shared one core with others: at the 14.5k tokens/s of its fastest steps it takes 6 minutes, and on two cores
-    less, which nobody has measured.
+    Two cores of an AMD EPYC, jax 0.10.2, 2026-11-27: .157 of the tokens taken out are told, each from those before it
+    and what was kept (the commonest token beside the left neighbour .133, beside the right one, which only a span's
+    last token has, .056, between both .247, on the same rows), after 255 seconds, partly beside other work, start and
+    score included; with half of the steps, of twice as many rows, .146.
     """
     numbers(config)
     config.task, config.data.name = "span_corruption", "python_stdlib"

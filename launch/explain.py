@@ -19,14 +19,17 @@ from safetensors import SafetensorError
 
 from eval.explain import intended
 from eval.explain.asking import COLUMNS, Given, asked_for, continued, read
-from eval.explain.explaining import baseline, chosen, explained, texts_of, written
+from eval.explain.explaining import chosen, explained, texts_of, written
 from eval.explain.faithfulness import elsewhere, kept
+from eval.explain.faithfulness.validation import baseline, kind_of_target
+from eval.explain.files.reading import examples
+from eval.explain.files.result import Result, provenance, save
 from eval.explain.methods.table import METHODS, Asked
+from eval.explain.page.collect import check_page
 from eval.explain.page.packing import BUDGET, Head
 from eval.explain.page.write import write
 from eval.explain.reporting import (
     arrays,
-    check_page,
     contents,
     full_provenance,
     heading,
@@ -34,14 +37,13 @@ from eval.explain.reporting import (
     provenance_facts,
     strongest,
 )
-from eval.explain.result import Result, provenance, save
 from eval.explain.sites import find, layers_of, listed
 from eval.explain.words import grouped, parsed
 from eval.runs import Run, open_run
 from launch import cli
 from model.errors import UserError
-from train.run.files.json_files import loads
 from train.run.files.learned import PLACES
+from train.run.files.naming import check_length
 
 FLAGS = (
     ("inputs", "FILE", "more inputs: a line each, or JSON lines (.jsonl) with the columns of the task's own data"),
@@ -50,7 +52,7 @@ FLAGS = (
     ("against", "NAME", "explain what speaks for the target and not for this one"),
     ("continuation", "TEXT", "explain the probability of this text behind each input"),
     ("baseline", "NAME", "what tokens are compared with: mean (of all vectors; default), zero, end, pad or mask"),
-    ("spans", "A:B,C:D", "also print what these spans of characters count for"),
+    ("spans", "A:B,C:D", "print what these spans of characters count for, instead of tokens"),
     ("out", "FILE.html", "write a page that opens by double click: maps, heads, faithfulness"),
     ("heads", "PLACE.L.H,...", "show these heads whole, such as stack.attention.3.1; default the most important"),
     ("attributions", "FILE", "judge maps of these inputs that were made elsewhere, as --json or --arrays writes them"),
@@ -69,7 +71,7 @@ def parser() -> cli.Parser:
         made.add_argument(f"--{name}", metavar=shape, default="", help=text)
     made.add_argument("--at", type=int, help="the place, from 0 on, whose answer is explained")
     made.add_argument("--generate", type=int, metavar="N", help="explain each of N tokens that the model writes")
-    made.add_argument("--words", action="store_true", help="print words instead of tokens: the sums of their pieces")
+    made.add_argument("--words", action="store_true", help="print words instead of tokens: sums of their pieces")
     made.add_argument("--budget", type=int, default=BUDGET, metavar="BYTES", help="of the page, at most")
     made.add_argument("--full-provenance", action="store_true", help="let the page name user, host and folder")
     made.add_argument("--sites", action="store_true", help="list what can be captured of the model, and end")
@@ -86,6 +88,11 @@ def main(argv: Sequence[str]) -> None:
         )
     for one in ("out", "json", "arrays"):
         _check_name(one, getattr(flags, one))
+    if flags.spans and flags.words:
+        raise UserError(f"--spans={flags.spans} says what is printed instead of tokens: leave out --words.")
+    if not flags.out and (flags.heads or flags.full_provenance or flags.budget != BUDGET):
+        one = "heads" if flags.heads else "full-provenance" if flags.full_provenance else "budget"
+        raise UserError(f"--{one} is of a page; give --out=FILE.html, too.")
     run = open_run(flags.workdir, overrides)
     with run.placed():
         if flags.sites:
@@ -96,14 +103,14 @@ def main(argv: Sequence[str]) -> None:
 
 def _explain(run: Run, flags: argparse.Namespace) -> None:
     methods = chosen(run, [name for name in flags.methods.split(",") if name])
-    examples = _examples(run, flags)
-    asked = _asked(run, flags, examples)
+    texts = examples(flags.input, flags.inputs, COLUMNS[run.experiment.task.HEAD][0])
+    asked = _asked(run, flags, texts)
     captured = [name for name in flags.capture.split(",") if name]
     if captured and not flags.arrays:
         raise UserError(f"--capture={flags.capture} is written nowhere; give --arrays=FILE.safetensors.")
     if captured:
         find(layers_of(run.model, **asked[0][0].inputs), captured)
-    spans, heads = parsed(flags.spans), parsed_heads(flags.heads)
+    spans, heads = parsed(flags.spans) if flags.spans else [], parsed_heads(flags.heads)
     for given, *_ in asked:
         grouped(run.tokenizer, given.tokens, spans, flags.words)  # refuses before anything is computed
     if (flags.attributions or flags.intended) and flags.generate is not None:
@@ -112,17 +119,17 @@ def _explain(run: Run, flags: argparse.Namespace) -> None:
     questions = [Asked(run.model, one.inputs, target, baseline(run, one.inputs, compared)) for one, target, _ in asked]
     (first, *_), rows = asked[0], len(asked[0][1].places_BP)
     if flags.out:  # before anything is computed
-        shown = zip(questions, [given for given, *_ in asked], strict=True)
+        shown = zip(questions, [given.tokens for given, *_ in asked], strict=True)
         check_page(list(shown), heads, flags.budget, matrix=flags.generate is not None)
     if flags.attributions:
-        others = elsewhere.read_maps(flags.attributions, questions[0], texts_of(run, first))
+        others = elsewhere.read_maps(flags.attributions, questions[0], texts_of(run, first), source["parameters"])
     if flags.intended:
         meant = intended.meant(run.tokenizer, first.tokens, intended.read_spans(flags.intended, rows))
     found = [
         explained(run, question, given, kind, methods, compared, source)
         for question, (given, _, kind) in zip(questions, asked, strict=True)
     ]
-    table = kept.table_or_why(run, cli.say, source["parameters"])
+    table = kept.table_or_why(run, cli.say, source["parameters"], kind_of_target(*asked[0][1:]), compared)
     cli.say(heading(run, flags.workdir, table))
     for (given, *_), results in zip(asked, found, strict=True):
         groups = grouped(run.tokenizer, given.tokens, spans, flags.words)
@@ -167,47 +174,24 @@ def _write(
         cli.say(f"arrays: {flags.arrays}")
 
 
-def _asked(run: Run, flags: argparse.Namespace, examples: list[dict[str, Any]]) -> list[tuple[Given, Any, str]]:
+def _asked(run: Run, flags: argparse.Namespace, texts: list[dict[str, Any]]) -> list[tuple[Given, Any, str]]:
     """The rows to explain, with their targets: of all inputs together, or of each where it is written on."""
     named = [name for name in ("continuation", "generate") if getattr(flags, name)]
     if len(named) == 2 or (named and (flags.target or flags.against or flags.at is not None)):
         others = [name for name in ("generate", "target", "against", "at") if getattr(flags, name) not in (None, "")]
         raise UserError(f"--{named[0]} says what is explained: leave out --{next(o for o in others if o != named[0])}.")
     if flags.generate is not None:
-        return [written(run, read(run, [one]), flags.generate) for one in examples]
+        return [written(run, read(run, [one]), flags.generate) for one in texts]
     if flags.continuation:
-        return [continued(run, examples, flags.continuation)]
-    return [asked_for(run, read(run, examples), at=flags.at, target=flags.target, against=flags.against)]
-
-
-def _examples(run: Run, flags: argparse.Namespace) -> list[dict[str, Any]]:
-    """The inputs, each with the columns of the run's task.
-
-    Raises:
-        UserError: there is none, or a file that cannot be read.
-    """
-    first = COLUMNS[run.experiment.task.HEAD][0]
-    found: list[dict[str, Any]] = [{first: text} for text in flags.input]
-    if flags.inputs:
-        try:
-            lines = Path(flags.inputs).read_text(encoding="utf-8").splitlines()
-            for number, line in enumerate(lines, 1):
-                one = loads(line) if flags.inputs.endswith(".jsonl") else {first: line}
-                if not isinstance(one, dict):
-                    raise ValueError(f"line {number} holds no columns")
-                found.append(one)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise UserError(f"--inputs={flags.inputs} cannot be read ({reason}); give a file of lines.") from None
-    if not found:
-        raise UserError("there is no input; give --input=TEXT, or --inputs=FILE.")
-    return found
+        return [continued(run, texts, flags.continuation)]
+    return [asked_for(run, read(run, texts), at=flags.at, target=flags.target, against=flags.against)]
 
 
 def _list_sites(run: Run) -> None:
     names = listed(run.model, **read(run, [dict.fromkeys(COLUMNS[run.experiment.task.HEAD], "a")]).inputs)
     width = max(len(name) for name, _ in names)
     cli.say("\n".join(f"{name:<{width}}  {meaning}" for name, meaning in names))
+    cli.say("Without its number, as stack.residual, a name is that of all layers.")
 
 
 def _again(flags: argparse.Namespace) -> str:
@@ -216,6 +200,7 @@ def _again(flags: argparse.Namespace) -> str:
     words += [f"--{name}={Path(getattr(flags, name)).name}" for name in ("inputs", "out") if getattr(flags, name)]
     told = "methods", "target", "against", "continuation", "baseline", "spans", "heads", "at", "generate"
     words += [f"--{name}={getattr(flags, name)}" for name in told if getattr(flags, name) not in (None, "")]
+    words += [f"--budget={flags.budget}"] * (flags.budget != BUDGET)
     return shlex.join(["python", "-m", "launch.explain", "--workdir=.", *words])
 
 
@@ -238,7 +223,8 @@ def _writing(flag: str, name: str) -> Iterator[None]:
 
 def _check_name(flag: str, name: str) -> None:
     ending = {"out": ".html", "json": ".json", "arrays": ".safetensors"}[flag]
-    if name and (not name.endswith(ending) or not Path(name).parent.is_dir()):
+    check_length(f"--{flag}", name)
+    if name and (Path(name).suffix != ending or not Path(name).parent.is_dir()):
         raise UserError(f"--{flag}={name} must be a {ending} file in a folder that exists.")
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from eval.explain.faithfulness.kept import default_target, kind_of
+from eval.explain.faithfulness.validation import default_target, kind_of
 from eval.explain.targets import Target, checked
 from eval.runs import Run
 from model.errors import UserError
@@ -58,10 +58,11 @@ def read(run: Run, examples: Sequence[Mapping[str, Any]], more: Sequence[int] = 
                 f"{missing[0]} is missing, or empty: {run.config.task} needs {' and '.join(COLUMNS[head])}; give it as "
                 "a line of --inputs=FILE.jsonl."
             )
+        for name, value in one.items():
+            if not isinstance(value, str) and (name != "words" or not isinstance(value, list)):
+                raise UserError(f"{name}={value!r} is no text; give it in quotes, as a line of --inputs=FILE.jsonl.")
     if head == "target":
-        pairs = [
-            [_ids(run, str(one[name])) if one.get(name) else [] for name in ("source", "target")] for one in examples
-        ]
+        pairs = [[_ids(run, one[name]) if one.get(name) else [] for name in ("source", "target")] for one in examples]
         return of_pairs(run, [(source, [*target, *more]) for source, target in pairs])
     if head in ("next_token", "continued", "token"):
         return of_texts(run, [[run.tokenizer.end, *_ids(run, one["text"]), *more] for one in examples])
@@ -94,7 +95,7 @@ def _of_examples(run: Run, head: str, examples: Sequence[Mapping[str, Any]]) -> 
     corpus = SimpleNamespace(splits={"given": list[Any]()}, varied=None, rationale=None)
     opened: Any = SimpleNamespace(corpus=corpus, tokenizer=run.tokenizer, names=names(run), length=most)
     if head in ("class", "pair"):
-        texts = [[_ids(run, str(one[name])) for name in ("text", "second_text") if one.get(name)] for one in examples]
+        texts = [[_ids(run, one[name]) for name in ("text", "second_text") if one.get(name)] for one in examples]
         _check_sizes(run, [1 + sum(1 + len(text) for text in row) for row in texts])
         batch = TaggedRows(opened, "given").laid([[np.array(text) for text in row] for row in texts])
     elif head == "tag":
@@ -103,7 +104,7 @@ def _of_examples(run: Run, head: str, examples: Sequence[Mapping[str, Any]]) -> 
         _check_sizes(run, rows.sizes(rows.examples))
         batch = rows.arrays(rows.examples)
     else:
-        corpus.splits["given"] = [Question(str(one["question"]), str(one["context"])) for one in examples]
+        corpus.splits["given"] = [Question(one["question"], one["context"]) for one in examples]
         data: Any = run.data
         corpus.some_unanswered = data.corpus.some_unanswered
         spans = SpanRows(opened, "given")
@@ -202,6 +203,8 @@ def asked_for(
         if name:
             one: Any = {field: jnp.full_like(found.places_BP, answer(run, kind, name, flag))}
             found = dataclasses.replace(found, **one)
+    if found.against_BP is not None and (np.asarray(found.against_BP) == np.asarray(found.answers_BP)).any():
+        raise UserError(f"--against={against} is the answer itself that is explained; give another.")
     return given, checked(found, run.model, given.inputs), kind
 
 
@@ -230,14 +233,14 @@ def answer(run: Run, kind: str, name: str, flag: str) -> int:
     if kind in ("class", "tag"):
         known = names(run)
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0)
-            few = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
-            raise UserError(f"--{flag}={name} is none of the {len(known)} classes ({few}); the nearest is {near[0]}.")
+            near = "".join(f"; the nearest is {one}" for one in difflib.get_close_matches(name, known, 1))
+            few = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+            raise UserError(f"--{flag}={name} is none of the {len(known)} classes ({few}){near}.")
         return known.index(name)
     marks = {f"({mark})": number for mark, number in ({"end": run.tokenizer.end} | run.tokenizer.marks).items()}
     ids = [marks[name]] if name in marks else _ids(run, name)
     if len(ids) != 1:
-        raise UserError(
-            f"--{flag}={name!r} is {len(ids)} tokens, and one is needed; give its first, or all as --continuation."
-        )
+        first = sentinels.shown(run.tokenizer, ids[0]).decode(errors="replace")
+        more = ", or all as --continuation" if flag == "target" else ""
+        raise UserError(f"--{flag}={name!r} is {len(ids)} tokens, and one is needed; give its first, {first!r}{more}.")
     return ids[0]

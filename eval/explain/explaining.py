@@ -12,9 +12,9 @@ from flax import nnx
 
 from eval.explain.asking import Given, names, of_pairs, of_texts
 from eval.explain.faithfulness.kept import PASSES
-from eval.explain.methods.integrated import baselines, integrated_gradients
+from eval.explain.files.result import Explained, Result, pieces
+from eval.explain.methods.integrated import integrated_gradients
 from eval.explain.methods.table import METHODS, Asked
-from eval.explain.result import Explained, Result, pieces
 from eval.explain.targets import Target
 from eval.runs import Run
 from model.errors import UserError
@@ -40,20 +40,6 @@ def chosen(run: Run, asked: Sequence[str]) -> list[str]:
     return list(asked) or [name for name, method in METHODS.items() if method.serves(run.model)]
 
 
-def baseline(run: Run, inputs: dict[str, Any], name: str) -> dict[str, jax.Array]:
-    """The vectors that tokens are compared with, by the name of what they are.
-
-    Raises:
-        UserError: there is none of that name, or the tokenizer has no such mark.
-    """
-    marks = {"end": run.tokenizer.end} | {
-        m: run.tokenizer.marks[m] for m in ("pad", "mask") if m in run.tokenizer.marks
-    }
-    if name not in (known := ("zero", "mean", *marks)):
-        raise UserError(f"--baseline={name} is none that this run has: {', '.join(known)}.")
-    return baselines(run.model, inputs, {name: marks[name]} if name in marks else {})[name]
-
-
 def explained(
     run: Run,
     asked: Asked,
@@ -63,7 +49,11 @@ def explained(
     compared: str = "mean",
     provenance: dict[str, Any] | None = None,
 ) -> dict[str, list[Result]]:
-    """The result of each row that is asked about, by method."""
+    """The result of each row that is asked about, by method.
+
+    Raises:
+        UserError: numbers that are not finite.
+    """
     told, B = _told(run, asked, kind), len(asked.target.places_BP)
     texts, found = texts_of(run, given), {}
     for name in methods:
@@ -74,6 +64,10 @@ def explained(
         else:
             maps = {site: np.asarray(x) for site, x in METHODS[name].call(asked).items()}
         seconds = (time.perf_counter() - start) / B
+        if not all(np.isfinite(x).all() for x in maps.values()):
+            raise UserError(
+                f"{name} of this model is not finite, as its answer is not: take a run that has not failed."
+            )
         found[name] = [
             Result(
                 method=name,

@@ -1,14 +1,14 @@
 """Whether a model looks at what it should: how much of a map is inside of the spans that are meant to matter."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from eval.explain.files.reading import lines_of
+from eval.explain.files.result import Result
 from eval.explain.methods.occlusion import without
 from eval.explain.methods.table import Asked
-from eval.explain.result import Result
 from eval.explain.targets import places
 from eval.explain.words import Span, offsets, parsed, tokens_of
 from model.errors import UserError
@@ -32,18 +32,10 @@ def read_spans(path: str, count: int) -> list[list[Span]]:
     Raises:
         UserError: the file cannot be read, or has not a line for each input.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "it is no text"
-        raise UserError(
-            f"--intended={path} cannot be read ({reason}); give a file of lines such as 0:5,9:12."
-        ) from None
-    if len(lines) != count or not all(lines):
-        raise UserError(
-            f"--intended={path} has {len([*filter(None, lines)])} lines of spans for {count} inputs; give each."
-        )
-    return [parsed(line) for line in lines]
+    lines = lines_of("intended", path)
+    if len(lines) != count:
+        raise UserError(f"--intended={path} has {len(lines)} lines of spans for {count} inputs; give each.")
+    return [parsed(line, "intended") for line in lines]
 
 
 class Meant(NamedTuple):

@@ -1,30 +1,28 @@
 """What a page shows of inputs that were explained: maps with their words, heads, the lens, and where it comes from."""
 
-import functools
 import getpass
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from eval.explain.asking import Given, asked_for, names, read
-from eval.explain.capture import capture_parts, whole
-from eval.explain.explaining import baseline, chosen, explained
+from eval.explain.asking import COLUMNS, Given, asked_for, names, read
+from eval.explain.capture import capture_parts
+from eval.explain.explaining import chosen, explained
 from eval.explain.faithfulness import kept
+from eval.explain.faithfulness.validation import TOKENS, baseline, kind_of, kind_of_target
+from eval.explain.files.result import Explained, Result, pieces, provenance
 from eval.explain.methods.lens import logit_lens
-from eval.explain.methods.table import Asked
+from eval.explain.methods.table import METHODS, Asked
 from eval.explain.page.collect import content_of
-from eval.explain.page.content import Content, Table, axes, shown
+from eval.explain.page.content import Content, Table, shown
 from eval.explain.page.packing import Head
-from eval.explain.page.quanta import SIDE
-from eval.explain.page.write import cell, page
-from eval.explain.result import Explained, Result, pieces, provenance
+from eval.explain.page.write import cell
 from eval.explain.words import summed
 from eval.runs import Run
 from model.errors import UserError
-from model.inspection import seen, sites
+from model.inspection import sites
 
 STRONGEST = 6  # tokens that are told of a map
 
@@ -44,7 +42,7 @@ class Explanation(NamedTuple):
 
 def explain(
     run: Run,
-    example: Mapping[str, Any],
+    example: str | Mapping[str, Any],
     *,
     methods: Sequence[str] = (),
     target: str = "",
@@ -52,7 +50,7 @@ def explain(
     at: int | None = None,
     compared: str = "mean",
 ) -> Explanation:
-    """Explains the answer to one example, which has the columns of the run's task ({"text": ...}), as `launch.explain`.
+    """Explains the answer to one example, a text or the columns of the run's task ({"text": ...}), as `launch.explain`.
 
     The first time for a checkpoint it measures the methods' faithfulness, and says how long that takes.
 
@@ -60,11 +58,12 @@ def explain(
         UserError: as that command.
     """
     called = chosen(run, methods)
+    example = {COLUMNS[run.experiment.task.HEAD][0]: example} if isinstance(example, str) else example
     with run.placed():
         given, asked, kind = asked_for(run, read(run, [example]), at=at, target=target, against=against)
         source, question = provenance(run), Asked(run.model, given.inputs, asked, baseline(run, given.inputs, compared))
         results = explained(run, question, given, kind, called, compared, source)
-        table = kept.table_or_why(run, print, source["parameters"])
+        table = kept.table_or_why(run, print, source["parameters"], kind_of_target(asked, kind), compared)
         facts = provenance_facts(source, run.config.train.seeds, compared)
         (content,) = contents(run, question, given, results, table, facts=facts, commands={})
     return Explanation({name: one for name, (one,) in results.items()}, table, content)
@@ -87,11 +86,16 @@ def contents(
     if matrix:
         tables, rows = [_matrix(name, some) for name, some in results.items()], rows[-1:]
     notes = [f"Faithfulness: {note}." for note in table.notes]
+    others = [
+        f"{name.replace('_', ' ')}: it makes no sense for this model."
+        for name in METHODS
+        if not METHODS[name].serves(run.model)
+    ]
     counts = {row.examples: row.few for row in table.rows.values()}
     for examples, few in counts.items():
         notes.append(
-            f"Faithfulness is that of the default answer, a {table.kind}, on {examples} examples of its validation set "
-            f"(cut to {kept.TOKENS} tokens); sufficiency, infidelity and sensitivity are of the first {few}."
+            f"Faithfulness is that of answers of this kind ({table.kind}) on {examples} examples of its validation set "
+            f"(cut to {TOKENS} tokens); sufficiency, infidelity and sensitivity are of the first {few}."
         )
     found = []
     for row in rows:
@@ -99,7 +103,7 @@ def contents(
         lens, left = _lens(run, asked, given, row)
         told: dict[str, Any] = {"text": _text(run, given, row), "answer": sentence(some[0].target), "facts": facts}
         told |= {"verdicts": table.rows, "tables": tables, "notes": notes, "commands": commands, "lens": lens}
-        found.append(content_of(asked, some, row, heads, left_out=left, **told))
+        found.append(content_of(asked, some, row, heads, left_out=[*others, *left], **told))
     return found
 
 
@@ -107,7 +111,7 @@ def heading(run: Run, workdir: str, table: kept.Table) -> str:
     """What stands above all answers: of which run, and what its faithfulness is of."""
     seeds, examples = run.config.train.seeds, max([row.examples for row in table.rows.values()], default=0)
     lines = [f"of the {seeds} seeds, the first: {run.config.train.seed}"] * (seeds > 1)
-    told = f"that of its default answer, a {table.kind}, by {examples} examples of its validation set"
+    told = f"that of answers of this kind ({table.kind}), by {examples} examples of its validation set"
     return "\n".join(
         [*lines, f"{workdir}, step {run.step}; faithfulness is {told}", *(f"  {one}" for one in table.notes)]
     )
@@ -116,8 +120,11 @@ def heading(run: Run, workdir: str, table: kept.Table) -> str:
 def sentence(target: Explained) -> str:
     """What is explained, in a line."""
     answers = " ".join(map(repr, target.texts)) + (f" and not {target.against_texts[0]!r}" if target.against else "")
-    where = f" at {target.places[0]}" if target.kind != "class" else ""
-    return f"{target.kind} {answers}{where}: value {target.value:.4g}, probability {target.probability:.4g}"
+    where = f", told at {target.places[0]}" if target.kind != "class" else ""
+    value = (
+        "log-probability" if target.kind == "continuation" else "difference of logits" if target.against else "logit"
+    )
+    return f"{target.kind} {answers}{where}: {value} {target.value:.4g}, probability {target.probability:.4g}"
 
 
 def strongest(
@@ -146,7 +153,9 @@ def _strongest(result: Result, groups: dict[str, list[list[int]]], named: bool) 
         some = groups[site] if named else [[at] for at in range(len(values_n))]
         own = [[at for at in group if at < len(values_n)] for group in some]
         for group, number in zip(own, summed(values_n, own), strict=True):
-            found.append((abs(float(number)), f"{side}{''.join(pieces[at] for at in group)!r} {number:+.3g}"))
+            where = "-".join(str(at) for at in dict.fromkeys((*group[:1], *group[-1:])))
+            text = f"{side}{where} {''.join(pieces[at] for at in group)!r} {number:+.3g}"
+            found.append((abs(float(number)), text))
     shown = sorted(found, key=lambda one: -one[0])[:STRONGEST]
     return "  ".join(text for _, text in shown)
 
@@ -188,7 +197,7 @@ def _lens(run: Run, asked: Asked, given: Given, row: int) -> tuple[Table | None,
         return None, [f"The lens: {error}"]
     answers, shares = np.asarray(lens.answers), np.asarray(lens.probabilities)
     place = (row, int(np.asarray(asked.target.places_BP)[row, 0])) if answers.ndim == 4 else (row,)
-    known = names(run) if kept.kind_of(run) in ("class", "tag") else ["start", "stop"] * (kept.kind_of(run) == "span")
+    known = names(run) if kind_of(run) in ("class", "tag") else ["start", "stop"] * (kind_of(run) == "span")
     rows = []
     for layer, (some, parts) in enumerate(zip(answers, shares, strict=True)):
         texts = [known[one] for one in some[place]] if known else pieces(run.tokenizer, some[place])
@@ -222,28 +231,3 @@ def arrays(run: Run, asked: Sequence[Given], more: Sequence[str] = ()) -> Iterat
         names += [name for name in more if name not in names]
         for name, x in capture_parts(run.model, names, **given.inputs):
             yield f"{number}.{name}", np.asarray(x)
-
-
-def check_page(
-    asked: Sequence[tuple[Asked, Given]], heads: Sequence[Head], budget: int, *, matrix: bool = False
-) -> None:
-    """Lets a page pass whose overview of all heads fits a budget; the model is not run.
-
-    Raises:
-        UserError: it does not, or there is no such head.
-    """
-    blanks = []
-    for question, given in asked:
-        names = [name for name in sites(question.model, **question.inputs) if name.endswith(".weights")]
-        read = functools.partial(seen, question.model, dict.fromkeys(names, whole), **question.inputs)
-        shapes = jax.eval_shape(read)
-        for row in range(len(question.target.places_BP))[-1 if matrix else 0 :]:
-            pieces = {site: [""] * len(one[row]) for site, one in given.tokens.items()}
-            weights = {
-                (place := name.removesuffix(".weights")): np.zeros(
-                    (shape.shape[0], shape.shape[2], *(min(len(pieces[site]), SIDE) for site in axes(place)))
-                )
-                for name, shape in shapes.items()
-            }
-            blanks.append(Content("", pieces, weights=weights))
-    page(blanks, heads, budget)

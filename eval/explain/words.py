@@ -72,16 +72,20 @@ def summed(values_n: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
     return np.array([values_n[list(group)].sum() for group in groups])
 
 
-def parsed(text: str) -> list[Span]:
+def parsed(text: str, flag: str = "spans") -> list[Span]:
     """`0:5,9:12` as spans.
 
     Raises:
-        UserError: it is none.
+        UserError: it is none, or two of them overlap: a token is of one.
     """
     try:
-        return [(int(start), int(stop)) for start, stop in (one.split(":") for one in text.split(",") if one)]
+        found = [(int(start), int(stop)) for start, stop in (one.split(":") for one in text.split(","))]
     except ValueError:
-        raise UserError(f"--spans={text} must be as 0:5,9:12, characters from the first up to the last.") from None
+        raise UserError(f"--{flag}: {text!r} must be as 0:5,9:12, characters from the first up to the last.") from None
+    for (_, stop), (start, _) in itertools.pairwise(sorted(found)):
+        if start < stop:
+            raise UserError(f"--{flag}: in {text} two spans have characters together; give one of them at a time.")
+    return found
 
 
 def grouped(

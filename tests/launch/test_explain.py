@@ -13,8 +13,10 @@ from safetensors.numpy import load_file
 from eval.explain import explaining
 from eval.explain.faithfulness import kept
 from eval.explain.faithfulness.judging import judged
+from eval.explain.faithfulness.validation import _last_of_longest, validation
+from eval.explain.files.reading import examples
+from eval.explain.files.result import load
 from eval.explain.methods.table import METHODS
-from eval.explain.result import load
 from eval.runs import open_run
 from launch import explain, train
 from tests.tiny import Outcome, call, words, write_text
@@ -56,11 +58,21 @@ def test_each_input_is_told_by_each_method_with_its_word(run: Path, told: Outcom
     assert told.status == 0, told.err
     lines = told.out.splitlines()
     heads = [line for line in lines if line.startswith("token ")]
-    assert [re.search(r" at (\d+): value \S+, probability 0\.\d+$", line)[1] for line in heads] == ["8", "1"]
-    row = r"  (gradient_x_input|leave_one_out) +(not faithful|faithful) here +'\S+' [+-]"
-    assert sum(bool(re.match(row, line)) for line in lines) == 4
-    assert sum("'main'" in line for line in lines) == 2
+    assert [re.search(r", told at (\d+): logit \S+, probability 0\.\d+$", line)[1] for line in heads] == ["8", "1"]
+    row = r"  (gradient_x_input|leave_one_out) +(?:not faithful|faithful) here +(\S+) '(.+?)' ([+-]\S+)"
+    strongest = [found.groups() for line in lines if (found := re.match(row, line))]
+    assert len(strongest) == 4
+    assert sum("4-7 'main'" in line or "5-8 'main'" in line for line in lines) == 2
     found, same = load(run / "own.json"), load(run / "own.safetensors")
+    by_row = {name: [one.values["embedding"] for one in found if one.method == name] for name in FEW}
+    for number, (method, where, text, value) in enumerate(strongest):
+        values_n = by_row[method][number // 2]
+        groups = [[0], [1, 2, 3], [4], [5, 6, 7, 8]] if number < 2 else [[0], [1]]  # (end), def, a blank, main
+        sums = [values_n[group].sum() for group in groups]
+        most = int(np.argmax(np.abs(sums)))
+        assert float(value) == pytest.approx(sums[most], rel=1e-2)
+        assert where == "-".join(str(at) for at in dict.fromkeys([groups[most][0], groups[most][-1]]))
+        assert text == ("(end)", "def", " ", "main")[most] if number < 2 else ("(end)", "x")[most]
     assert [one.method for one in found] == ["gradient_x_input"] * 2 + ["leave_one_out"] * 2
     for one, other in zip(found, same, strict=True):
         assert (one.target, one.provenance) == (other.target, other.provenance)
@@ -90,7 +102,7 @@ def test_the_table_is_kept_until_something_else_is_measured(
     assert not said
     assert {name: row.examples for name, row in first.rows.items()} == dict.fromkeys(FEW, len(opened.data.measured(0)))
     assert first.rows["leave_one_out"].leave_one_out == pytest.approx(1)
-    for name, verdict in judged(kept.validation(opened, "token"), FEW).items():
+    for name, verdict in judged(validation(opened, "token"), FEW).items():
         assert first.rows[name].word == verdict.word
         assert first.rows[name][1 : len(verdict)] == pytest.approx(verdict[1:], rel=1e-4)
     assert json.loads((run / "own.json").read_text())["faithfulness"]["key"] == first.key
@@ -136,7 +148,13 @@ def test_maps_made_elsewhere_and_what_is_intended_are_told(run: Path, told: Outc
     outcome = call(explain.main, words)
     assert outcome.status == 0, outcome.err
     lines = outcome.out.splitlines()
-    assert sum(bool(re.match(r"  (gradient_x_input|leave_one_out) +not measured +loses ", line)) for line in lines) == 2
+    assert (
+        sum(
+            bool(re.match(r"  (gradient_x_input|leave_one_out) +not measured, as that takes 20 inputs; loses ", line))
+            for line in lines
+        )
+        == 2
+    )
     meant = [line for line in lines if ", what is intended: probability" in line]
     probability, alone, without = (float(x) for x in re.findall(r"0\.\d+(?:e-\d+)?", meant[1]))
     assert alone == pytest.approx(probability, rel=1e-3)  # the one letter is all there is beside a mark
@@ -171,14 +189,28 @@ def test_what_cannot_be_written_is_told_and_leaves_nothing(run: Path, told: Outc
         (["--input=de", "--at=3"], "--at=3: the input has 3 tokens, from 0 on"),
         (["--input=de", "--baseline=mask"], "--baseline=mask is none that this run has: zero, mean, end."),
         (["--input=de", "--spans=1:9"], "the span 1:9 is not within the text, which has 2 characters"),
-        (["--input=de", "--spans=1-2"], "--spans=1-2 must be as 0:5,9:12"),
+        (["--input=de", "--spans=1-2"], "--spans: '1-2' must be as 0:5,9:12"),
         (["--input=de", "--generate=20"], "--generate=20: 3 tokens and 20 more"),
         (["--input=de", "--generate=2", "--target=x"], "--generate says what is explained: leave out --target."),
         (["--input=de", "--json=no/file.json"], "--json=no/file.json must be a .json file in a folder that exists."),
         (["--input=de", "--out=no/page.html"], "--out=no/page.html must be a .html file in a folder that exists."),
-        (["--input=de", "--out=a.html", "--budget=9999"], "the overview of all heads takes "),
+        (["--input=de", "--spans=0:2,1:2"], "--spans: in 0:2,1:2 two spans have characters together"),
+        (
+            ["--input=de", "--spans=0:1", "--words"],
+            "--spans=0:1 says what is printed instead of tokens: leave out --words",
+        ),
+        (
+            ["--input=de", "--target=d", "--against=d"],
+            "--against=d is the answer itself that is explained; give another.",
+        ),
+        (["--input=de", "--against=return"], "--against='return' is 6 tokens, and one is needed; give its first, 'r'."),
+        (["--input=de", "--heads=stack.attention.0.0"], "--heads is of a page; give --out=FILE.html, too."),
+        (["--input=de", "--full-provenance"], "--full-provenance is of a page; give --out=FILE.html, too."),
+        (["--input=de", f"--out={'a' * 250}.html"], "has 255 bytes between two slashes"),
+        (["--input=de", "--json=.json"], "--json=.json must be a .json file in a folder that exists."),
+        (["--input=de", "--out=a.html", "--budget=9999"], "--budget: of the overview of all heads "),
         (["--input=de", "--out=a.html", "--heads=stack.attention.9.0"], "--heads=stack.attention.9.0 is no head of"),
-        (["--input=de", "--heads=stack"], "--heads=stack must be as stack.attention.3.1"),
+        (["--input=de", "--heads=stack", "--out=a.html"], "--heads=stack must be as stack.attention.3.1"),
         (["--input=de", "--intended=no.txt"], "--intended=no.txt cannot be read (No such file or directory)"),
         (["--input=de", "--attributions=x.json", "--generate=2"], "--generate explains each token by itself"),
         (["--input=de", "--capture=stack.residual"], "--capture=stack.residual is written nowhere"),
@@ -196,6 +228,33 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(run: Path, more: list[str]
     assert "faithfulness" not in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a.jsonl", '{"text": 5}', "text=5 is no text; give it in quotes, as a line of --inputs=FILE.jsonl."),
+        ("b.jsonl", '{"text": ["a"]}', "text=['a'] is no text; give it in quotes"),
+        ("c.jsonl", '{"text": "a"}\n[1]', 'c.jsonl: line 2 holds no columns; write them as {"text": "..."}.'),
+        ("d.jsonl", '{"text": "a"}\n{', "d.jsonl: line 2 is no JSON ("),
+        ("e.txt", "a\n\nb", "e.txt: line 2 is empty; give a line for each input."),
+        ("f.txt", b"a\x00".decode() + "\udcff", "f.txt cannot be read (it is no text in UTF-8)"),
+    ],
+)
+def test_inputs_that_are_none_are_refused_with_their_line(
+    run: Path, tmp_path: Path, name: str, text: str, sentence: str
+) -> None:
+    (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
+    outcome = call(explain.main, [f"--workdir={run}", f"--inputs={tmp_path / name}"])
+    assert outcome.status == 2
+    assert sentence in outcome.err.splitlines()[-1]
+
+
+def test_a_line_of_inputs_ends_with_a_line_feed_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("def a\x0cdef b\nc\u2028d\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "a\u2028b"}\n')
+    assert examples([], str(tmp_path / "a.txt"), "text") == [{"text": "def a\x0cdef b"}, {"text": "c\u2028d"}]
+    assert examples(["x"], str(tmp_path / "a.jsonl"), "text") == [{"text": "x"}, {"text": "a\u2028b"}]
+
+
 def test_sites_are_listed_with_what_they_mean(run: Path) -> None:
     outcome = call(explain.main, [f"--workdir={run}", "--sites"])
     assert re.search(r"^stack\.0\.attention\.weights +how much each query takes of each key", outcome.out, re.M)
@@ -203,4 +262,4 @@ def test_sites_are_listed_with_what_they_mean(run: Path) -> None:
 
 def test_the_document_of_which_most_is_there_is_asked_about() -> None:
     ids_BT = np.array([[1, 1, 1, 2, 2, 3], [1, 2, 2, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
-    assert kept._last_of_longest(ids_BT).tolist() == [2, 2, 5]
+    assert _last_of_longest(ids_BT).tolist() == [2, 2, 5]

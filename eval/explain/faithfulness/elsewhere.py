@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.explain.faithfulness.judging import LEVEL, Verdict, verdicts
+from eval.explain.faithfulness.judging import LEAST, LEVEL, Verdict, verdicts
+from eval.explain.files.result import Result, load
 from eval.explain.methods.table import Asked, Maps
-from eval.explain.result import Result, load
 from eval.explain.targets import places
 from model.errors import UserError
 
+ANSWERS = "places", "answers"
 ANEW = " drawn anew"  # behind a method's name: its maps of `judging.drawn_anew(model, 0)`
 
 
@@ -21,15 +22,17 @@ class Given(NamedTuple):
     anew: dict[str, Maps]
 
 
-def read_maps(path: str, asked: Asked, own: Mapping[str, Sequence[Sequence[str]]]) -> Given:
+def read_maps(path: str, asked: Asked, own: Mapping[str, Sequence[Sequence[str]]], parameters: str) -> Given:
     """The maps of a file as `result.save` writes it, of the inputs whose tokens have the texts `own`, by site.
 
     Raises:
-        UserError: it cannot be read, or is of other inputs, or only of some.
+        UserError: it cannot be read, or is of other inputs, or only of some, of another answer or other parameters.
     """
     by_name: dict[str, list[Result]] = {}
     for one in load(path):
         by_name.setdefault(one.method, []).append(one)
+    if missing := [name for name in by_name or [""] if name.removesuffix(ANEW) not in by_name]:
+        raise UserError(f"--attributions={path} holds no maps of the model itself: {missing[0].removesuffix(ANEW)!r}.")
     sizes, count = {site: x.shape[1] for site, x in places(asked.inputs).items()}, len(next(iter(own.values())))
     found: dict[str, Maps] = {}
     for name, some in by_name.items():
@@ -42,6 +45,14 @@ def read_maps(path: str, asked: Asked, own: Mapping[str, Sequence[Sequence[str]]
                     f"--attributions={path}: {name} of input {row + 1} is of other tokens than this run's; let "
                     "--json=FILE write them, and put other numbers there."
                 )
+            answers = {name: tuple(np.asarray(getattr(asked.target, f"{name}_BP"))[row].tolist()) for name in ANSWERS}
+            if any(getattr(one.target, name) != numbers for name, numbers in answers.items()):
+                raise UserError(
+                    f"--attributions={path}: {name} of input {row + 1} explains {one.target.texts[0]!r} at "
+                    f"{one.target.places[0]}, and something else is asked; give the same --target, or leave it out."
+                )
+            if one.provenance.get("parameters", parameters) != parameters:
+                raise UserError(f"--attributions={path}: {name} is of other parameters than this run's; explain anew.")
             for site, values_n in one.values.items():
                 found[name][site][row, : len(values_n)] = values_n
     anew = {name.removesuffix(ANEW): found.pop(name) for name in [*found] if name.endswith(ANEW)}
@@ -64,6 +75,9 @@ def told(found: Mapping[str, Verdict]) -> str:
     """A line for each method."""
     lines, width = [], max(map(len, found))
     for name, one in found.items():
+        if one.examples < LEAST:
+            lines.append(f"  {name:<{width}}  {one.word}, as that takes {LEAST} inputs; loses {one.lost:.3f}")
+            continue
         alike = "no maps of the model drawn anew are given" if np.isnan(one.correlation) else f"{one.correlation:.2f}"
         lines.append(
             f"  {name:<{width}}  {one.word:<18}  loses {one.lost:.3f}, {one.more_than_random:+.3f} beside random maps "

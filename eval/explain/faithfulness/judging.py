@@ -19,6 +19,9 @@ RANDOM = 20  # maps that know nothing
 LEVEL, LEAST, ALIKE = 0.05, 20, 0.5  # of error, of examples, and the correlation with a map of another model
 
 
+WORDS = "faithful here", "not faithful here", "not measured"
+
+
 class Verdict(NamedTuple):
     """`word`, and what it stands on: by how much more taking out what the map names lowers the target's probability
     than taking out what random maps name (the mean, its one-sided lower bound at 95 %, and p by Holm over the methods),

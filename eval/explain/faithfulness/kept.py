@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import model as model_room
 from eval import explain
 from eval.explain.faithfulness import measures
-from eval.explain.faithfulness.judging import LEAST, drawn_anew, dropped, joined, verdicts
+from eval.explain.faithfulness.judging import LEAST, WORDS, drawn_anew, dropped, joined, verdicts
+from eval.explain.faithfulness.validation import EXAMPLES, TOKENS, kind_of, validation
+from eval.explain.files.result import parameters_hash
 from eval.explain.methods.table import METHODS, Asked, Maps
-from eval.explain.result import parameters_hash
-from eval.explain.targets import Target, embedded, places, predicted
+from eval.explain.targets import embedded, places
 from eval.runs import Run
+from eval.verdict import pvalues
 from model.errors import UserError
+from train import tasks
 from train.run.files.json_files import read_cache, write
 from train.run.files.mending import read_kept
-from train.tasks.span_qa import NEVER
 
 log = logging.getLogger("heed")
-EXAMPLES, TOKENS = 64, 64  # that are measured, and the tokens of each, of both sides of a pair
 FEW, CHOICES, SHIFTS, RADIUS = 8, 32, 8, 0.02  # examples of what takes long, and what is drawn for each of them
 PASSES = {"smooth_gradient": 25, "leave_one_out": TOKENS, "integrated_gradients": TOKENS}  # about, to tell what is left
 Say = Callable[[str], None]
@@ -69,19 +69,22 @@ class Table:
         return self.rows[method].word if method in self.rows else "not measured"
 
 
-def table(run: Run, say: Say = log.info, parameters: str = "") -> Table:
-    """That of a run's checkpoint: the one that its folder keeps, if it is of the same parameters, methods and code;
-    else it is measured, which takes a minute or several, and kept. `parameters` is their hash, if it is known.
+def table(run: Run, say: Say = log.info, parameters: str = "", kind: str = "", compared: str = "mean") -> Table:
+    """That of a run's checkpoint, for targets of a kind (`validation.kind_of_target`; that of the default one) and what
+    tokens are compared with: the one that its folder keeps, if it is of the same parameters, methods and code; else it
+    is measured, which takes a minute or several, and kept. `parameters` is their hash, if it is known.
 
     Raises:
         UserError: the run's data set cannot be had.
     """
-    kind = kind_of(run)
-    file, key = run.folder / f"faithfulness-{run.step}.json", _key(run, kind, parameters or parameters_hash(run.model))
+    kind = kind or kind_of(run)
+    key = _key(run, (kind, compared), parameters or parameters_hash(run.model))
+    parts = (kind.replace(" ", "-") if kind != kind_of(run) else "", compared if compared != "mean" else "")
+    file = run.folder / f"faithfulness-{run.step}{''.join(f'-{one}' for one in parts if one)}.json"
     kept = read_cache(file, lambda value: _table(value))
     if kept is not None and kept["key"] == key:
         return _table(kept)
-    made = measured(run, kind, key, say)
+    made = measured(run, kind, key, say, compared)
     if jax.process_index() == 0:
         try:
             write(file, dataclasses.asdict(made) | {"rows": {name: row._asdict() for name, row in made.rows.items()}})
@@ -90,29 +93,23 @@ def table(run: Run, say: Say = log.info, parameters: str = "") -> Table:
     return made
 
 
-def table_or_why(run: Run, say: Say = log.info, parameters: str = "") -> Table:
+def table_or_why(run: Run, say: Say, parameters: str, kind: str, compared: str) -> Table:
     """The same, or an empty one that says why it cannot be had."""
     try:
-        return table(run, say, parameters)
+        return table(run, say, parameters, kind, compared)
     except UserError as error:
         say(f"faithfulness: not measured, as the run's validation set cannot be had: {error}")
-        return Table(kind_of(run), run.step, "", {}, (f"not measured: {error}",))
+        return Table(kind, run.step, "", {}, (f"not measured: {error}",))
 
 
-def kind_of(run: Run) -> str:
-    """What the default target of a run is: a class, a tag, a span, or a token."""
-    head = run.experiment.task.HEAD
-    return head if head in ("class", "tag", "span") else "token"
-
-
-def measured(run: Run, kind: str, key: str, say: Say = log.info) -> Table:
+def measured(run: Run, kind: str, key: str, say: Say = log.info, compared: str = "mean") -> Table:
     """The table, measured anew."""
     notes = [f"of the {run.config.train.seeds} seeds, the first"] if run.config.train.seeds > 1 else []
     serving = [name for name, method in METHODS.items() if method.serves(run.model)]
-    if kind == "class" and run.model.config.labels == 1:
+    if kind_of(run) == "class" and run.model.config.labels == 1:
         notes.append("not measured: a number has no probability, by which faithfulness is told")
         return Table(kind, run.step, key, {name: Row("not measured", 0) for name in serving}, tuple(notes))
-    asked = validation(run, kind)
+    asked = validation(run, kind, compared)
     count = len(asked.target.places_BP)
     if count < LEAST:
         notes.append(f"not measured: the validation set has {count} examples, and {LEAST} are needed")
@@ -161,43 +158,6 @@ def _steadiness(asked: Asked, name: str) -> float:
     return float(measures.largest_sensitivity(asked, METHODS[name], shifts).mean())
 
 
-def validation(run: Run, kind: str) -> Asked:
-    """The examples that are measured, each with the default target: the predicted class, or tag of the first word, or
-    span; the next token at the last place; the first masked one. Of a window of several documents, it is the one of
-    which most is there, and the tokens of others are none of the example.
-    """
-    task, rows = run.experiment.task, run.experiment.task.measured(run.data, EXAMPLES)
-    whole = rows.rows(np.arange(min(EXAMPLES, len(rows))))
-    batch: Any = {name: x[:, :TOKENS] if x.ndim > 1 else x for name, x in whole.items()}
-    place_B = None
-    if task.HEAD in ("token", "pair", "tag"):
-        some_B = batch["weights"].any(axis=1)
-        batch = {name: x[some_B] for name, x in batch.items()}
-        place_B = batch["weights"].argmax(axis=1)
-    if "sources" not in batch and "valid" not in batch:
-        place_B = _last_of_longest(batch["segment_ids"]) if place_B is None else place_B
-        batch["valid"] = batch["segment_ids"] == np.take_along_axis(batch["segment_ids"], place_B[:, None], axis=1)
-    inputs = {name: x for name, x in task.inputs(batch).items() if x is not None}
-    return Asked.of(run.model, inputs, default_target(run, inputs, batch, kind, place_B))
-
-
-def _last_of_longest(ids_BT: np.ndarray) -> np.ndarray:
-    """The last place of the document of which a window holds most, (B,)."""
-    sizes_BT = np.array([np.bincount(ids_T)[ids_T] * (ids_T > 0) for ids_T in ids_BT])
-    return ids_BT.shape[1] - 1 - np.argmax(sizes_BT[:, ::-1], axis=1)
-
-
-def default_target(run: Run, inputs: dict[str, Any], batch: Mapping[str, Any], kind: str, place_B: Any) -> Target:
-    """What is explained if nobody says otherwise, at a place of each row if that is given."""
-    task: Any = run.experiment.task
-    if kind != "span":
-        return predicted(run.model, inputs, place_B, alone=getattr(task, "FORM", "") == "several")
-    logits_BT2 = jnp.where(jnp.asarray(batch["allowed"])[..., None], run.model(**inputs), NEVER)
-    places_B2 = task.likeliest(logits_BT2).astype(jnp.int32)
-    allowed_BT = jnp.asarray(batch["allowed"])
-    return Target(places_B2, jnp.broadcast_to(jnp.arange(2), places_B2.shape), allowed_BT=allowed_BT)
-
-
 class _Progress:
     """Says how much of some work is done, and how long the rest takes at the speed so far."""
 
@@ -212,7 +172,7 @@ class _Progress:
         self._say(f"faithfulness: {share:4.0%}, about {math.ceil(left)} s left ({part})")
 
 
-def _key(run: Run, kind: str, parameters: str) -> str:
+def _key(run: Run, kind: tuple[str, str], parameters: str) -> str:
     """The same only if a table would be: of the same parameters, text, methods and code."""
     data, numbers = read_kept(run.folder, "passport.json")["data"]["fingerprint"], (EXAMPLES, TOKENS, FEW, CHOICES)
     found = hashlib.sha256(repr((kind, parameters, data, sorted(METHODS), numbers, SHIFTS, RADIUS)).encode())
@@ -224,9 +184,13 @@ def _key(run: Run, kind: str, parameters: str) -> str:
 def _sources() -> Iterator[Path]:
     room = Path(explain.__path__[0])  # all of it but how it is shown
     yield from sorted(file for file in room.rglob("*.py") if "page" not in file.relative_to(room).parts)
-    yield from sorted(Path(model_room.__path__[0]).rglob("*.py"))
+    for other in (model_room, tasks):
+        yield from sorted(Path(other.__path__[0]).rglob("*.py"))
+    yield Path(pvalues.__file__)
 
 
 def _table(value: Any) -> Table:
-    rows = {name: Row(**row) for name, row in value["rows"].items()}
+    rows = {name: Row(**row) for name, row in dict(value["rows"]).items()}
+    if not rows or any(row.word not in WORDS for row in rows.values()):
+        raise ValueError("it has no rows, or other words")
     return Table(value["kind"], value["step"], value["key"], rows, tuple(value["notes"]))

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from eval.explain.capture import BUDGET
+from eval.explain.capture import BUDGET, whole
+from eval.explain.files.result import Result
 from eval.explain.methods.attention_gradient import read_places
 from eval.explain.methods.flow import pair_flow
 from eval.explain.methods.heads import head_statistics
@@ -18,8 +19,9 @@ from eval.explain.methods.rollout import mixed
 from eval.explain.methods.table import Asked
 from eval.explain.page.content import Content, Pair, Products, axes
 from eval.explain.page.packing import Head, check, ranked
+from eval.explain.page.quanta import SIDE
 from eval.explain.page.weights import gathered
-from eval.explain.result import Result
+from eval.explain.page.write import page
 from eval.explain.targets import Target
 from model.families.family import Model
 from model.inspection import seen, sites
@@ -28,6 +30,7 @@ from train.devices.placing import batch_ways, on_host
 
 FLOW = 256  # tokens of which the flow of a pair is shown: its arrays grow with layers and tokens, squared
 RESIDUAL = 0.5  # of rollout and flow, as the methods have it
+Rows = Mapping[str, Sequence[Sequence[int]]]  # the tokens of each row, by the site of their vectors
 SHOWN = ("entropy", "distance", "first", "sink", "previous", "prefix")  # statistics of heads
 
 
@@ -75,6 +78,31 @@ def content_of(
         left = f"The flow of a pair: it is shown of at most {FLOW} tokens, and there are {n}."
         return dataclasses.replace(content, left_out=[*content.left_out, left])
     return dataclasses.replace(content, flow=_flow(content, at, means["stack.attention"].mean(1)))
+
+
+def check_page(
+    asked: Sequence[tuple[Asked, Rows]], heads: Sequence[Head], budget: int, *, matrix: bool = False
+) -> None:
+    """Lets a page pass whose overview of all heads fits a budget; the model is not run.
+
+    Raises:
+        UserError: it does not, or there is no such head.
+    """
+    blanks = []
+    for question, tokens in asked:
+        names = [name for name in sites(question.model, **question.inputs) if name.endswith(".weights")]
+        read = functools.partial(seen, question.model, dict.fromkeys(names, whole), **question.inputs)
+        shapes = jax.eval_shape(read)
+        for row in range(len(question.target.places_BP))[-1 if matrix else 0 :]:
+            pieces = {site: [""] * len(one[row]) for site, one in tokens.items()}
+            weights = {
+                (place := name.removesuffix(".weights")): np.zeros(
+                    (shape.shape[0], shape.shape[2], *(min(len(pieces[site]), SIDE) for site in axes(place)))
+                )
+                for name, shape in shapes.items()
+            }
+            blanks.append(Content("", pieces, weights=weights))
+    page(blanks, heads, budget)
 
 
 def rolled(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -52,8 +52,8 @@ def packed(content: Content, room: int, heads: Sequence[Head] = (), inputs: int 
     }
     if (size := len(embedded(data))) > room:
         raise UserError(
-            f"the overview of all heads takes {size:,} bytes, and there are {room:,} for it; give a larger budget or a "
-            "shorter input."
+            f"--budget: of the overview of all heads {size - room:,} bytes do not fit, for each input; give more, or "
+            "a shorter input."
         )
     left = _add_rollout(content, data, room)
     left += _add_products(content, data, room)
@@ -76,7 +76,7 @@ def _overview(content: Content, place: str) -> dict[str, Any]:
 
 def _maps(place: str, x_LHTS: np.ndarray, small_NTS: np.ndarray) -> dict[str, Any]:
     """A place with its pooled maps, one for each layer and head."""
-    (down, across), causal, signed = axes(place), is_causal(x_LHTS), bool((small_NTS < 0).any())
+    (down, across), causal, signed = axes(place), is_causal(x_LHTS), bool((x_LHTS < 0).any())
     maps = {"down": small_NTS.shape[1], "across": small_NTS.shape[2], "data": pack(small_NTS, causal, signed)}
     names = {"name": place, "layers": len(x_LHTS), "down": down, "across": across, "causal": causal, "signed": signed}
     return {**names, "pooled": maps}

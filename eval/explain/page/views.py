@@ -73,7 +73,7 @@ def cost(result: Any, largest: float) -> str:
         parts.append(f"completeness within {number(float(result.error), 2)}")
     if result.passes:
         parts.append(f"{result.passes} passes")
-    return ", ".join([*parts, f"{number(float(result.seconds), 2)} s"])
+    return ", ".join([*parts, f"{number(float(result.seconds), 2)} s, compilation included"])
 
 
 def numbers(content: Content) -> list[Table]:

@@ -86,7 +86,9 @@ def test_heads_are_chosen_and_what_does_not_fit_is_named() -> None:
     small = packed(one, overview + 70_000, chosen)
     assert small.data["places"][0]["full"]["heads"] == [[1, 0]]
     assert "There was no room for stack.attention.0.2." in small.left_out[-1]
-    with pytest.raises(UserError, match=r"^the overview of all heads takes [0-9,]+ bytes, and there are 9,000"):
+    with pytest.raises(
+        UserError, match=r"^--budget: of the overview of all heads [0-9,]+ bytes do not fit, for each input"
+    ):
         packed(one, 9_000)
     with pytest.raises(UserError, match=r"--heads=stack.attention.2.0 is no head of this model: .* 2 layers of 3"):
         packed(one, 4_000_000, [("stack.attention", 2, 0)])

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 from flax import nnx
 
-from eval.explain.shards import SHARD, write_shards
+from eval.explain.files.shards import SHARD, write_shards
 from eval.runs import Run
 from model.errors import UserError
 from model.families.family import Model
@@ -66,6 +66,8 @@ class Result:
         sizes = ({site: len(one) for site, one in some.items()} for some in (self.values, self.pieces))
         if next(sizes) != next(sizes):
             raise ValueError(f"{self.method} has other sites or sizes than the tokens")
+        if any(np.ndim(x) != 1 or np.iscomplexobj(x) for x in self.values.values()):
+            raise ValueError(f"{self.method} has values that are no number for each token")
         if not all(np.isfinite(x).all() for x in self.values.values()):
             raise ValueError(f"{self.method} has values that are not finite")
 

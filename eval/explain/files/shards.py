@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from train.run.files.json_files import write
+from train.run.files.json_files import loads, write
 
 SHARD = 2 * 2**30  # bytes of a file at most, and so of what is in memory to be written
 
@@ -50,13 +51,26 @@ def write_shards(
                 held, number = {}, number + 1
             held[name] = np.ascontiguousarray(x)
         write_held()
+        index = file.with_name(f"{file.name}.index.json")
+        former = _named(index)
         for part, whole in new.items():
             part.replace(whole)
-    index = file.with_name(f"{file.name}.index.json")
+    for name in former - {whole.name for whole in new.values()}:
+        file.with_name(name).unlink(missing_ok=True)
     if len(new) > 1:
         write(index, {"metadata": {"total_size": total}, "weight_map": places})
     else:
         index.unlink(missing_ok=True)  # of what was there before
+
+
+def _named(index: Path) -> set[str]:
+    """The files beside it that an index of ours names."""
+    try:
+        names = {*loads(index.read_bytes())["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+    stem = index.name.removesuffix(".safetensors.index.json")
+    return {name for name in names if re.fullmatch(rf"{re.escape(stem)}-\d+\.safetensors", str(name))}
 
 
 def _bytes(held: Mapping[str, np.ndarray]) -> int:

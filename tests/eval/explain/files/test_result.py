@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from eval.explain.result import Explained, Result, load, parameters_hash, pieces, save
+from eval.explain.files.result import Explained, Result, load, parameters_hash, pieces, save
 from model.errors import UserError
 from tests.eval.explain.bag import bag
 from train.data.tokenizers import ByteTokenizer
@@ -68,8 +68,9 @@ def test_many_arrays_are_several_files_with_an_index(tmp_path: Path) -> None:
     assert index["metadata"]["total_size"] == sum(x.nbytes for shard in names.values() for x in shard.values())
     assert [one.method for one in load(file)] == [ONE.method, OTHER.method]
     assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")]
+    (tmp_path / "all-own.safetensors").touch()
     save([ONE], file)
-    assert not (tmp_path / "all.safetensors.index.json").exists()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["all-own.safetensors", "all.safetensors"]
 
 
 def test_of_arrays_that_stop_coming_nothing_is_left(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Files that explanations are written to, and that their inputs are read from."""
