@@ -1,0 +1,1 @@
+"""What a run needs and takes on machines that are not here."""

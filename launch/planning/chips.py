@@ -1,0 +1,132 @@
+"""The chips that a run may be planned for, and the slices that are made of them."""
+
+import dataclasses
+import difflib
+import math
+
+from model.errors import UserError
+
+GB = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one chip can do, as its maker says: FLOP/s of products in bfloat16, bytes of its memory and bytes a second
+    from there, over all its links to neighbours in both directions, and over the network between slices.
+
+    `devices` are those that jax sees of a chip, `dims` the axes of its torus, of which `wrapped` says how long one must
+    be to be a ring. A virtual machine holds `per_host` chips. `runtime` and `kind` are the words of TPU VMs, whose
+    types count cores (two a chip) or chips; `gke` and `machine` those of GKE. (Google Cloud's pages of each TPU; for
+    links, "How to Scale Your Model", part 2.)
+    """
+
+    flops: float
+    memory: float
+    memory_rate: float
+    links_rate: float
+    network_rate: float
+    dims: int
+    wrapped: int
+    devices: int = 1
+    per_host: int = 4
+    kind: str = ""  # empty: there are no TPU VMs of it
+    counts_cores: bool = False
+    runtime: str = ""
+    gke: str = ""
+    machine: str = ""
+
+
+CHIPS = {
+    "v4": Chip(
+        2.75e14, 32e9, 1.2e12, 540 * GB, 6.25 * GB, 3, 4, kind="v4", counts_cores=True,
+        runtime="tpu-ubuntu2204-base", gke="tpu-v4-podslice", machine="ct4p-hightpu-4t",
+    ),
+    "v5e": Chip(
+        1.97e14, 16e9, 8.1e11, 360 * GB, 3.125 * GB, 2, 16, kind="v5litepod",
+        runtime="v2-alpha-tpuv5-lite", gke="tpu-v5-lite-podslice", machine="ct5lp-hightpu-4t",
+    ),
+    "v5p": Chip(
+        4.59e14, 96e9, 2.8e12, 1080 * GB, 6.25 * GB, 3, 4, kind="v5p", counts_cores=True,
+        runtime="v2-alpha-tpuv5", gke="tpu-v5p-slice", machine="ct5p-hightpu-4t",
+    ),
+    "v6e": Chip(
+        9.2e14, 32e9, 1.6e12, 720 * GB, 12.5 * GB, 2, 16, kind="v6e",
+        runtime="v2-alpha-tpuv6e", gke="tpu-v6e-slice", machine="ct6e-standard-4t",
+    ),
+    "tpu7x": Chip(
+        2.307e15, 206e9, 7.38e12, 1200 * GB, 12.5 * GB, 3, 4, devices=2, gke="tpu7x", machine="tpu7x-standard-4t"
+    ),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Chips of one kind as a grid, such as v5e:16x16, and how many such slices."""
+
+    name: str
+    grid: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def chip(self) -> Chip:
+        """Its kind."""
+        return CHIPS[self.name]
+
+    @property
+    def chips(self) -> int:
+        """Those of all slices."""
+        return math.prod(self.grid) * self.slices
+
+    @property
+    def devices(self) -> int:
+        """Those that jax sees in all slices."""
+        return self.chips * self.chip.devices
+
+    @property
+    def hosts(self) -> int:
+        """The virtual machines of one slice."""
+        return max(1, math.prod(self.grid) // self.chip.per_host)
+
+    @property
+    def topology(self) -> str:
+        """As it is asked for: v5e:16x16."""
+        return f"{self.name}:{'x'.join(map(str, self.grid))}"
+
+    @property
+    def accelerator_type(self) -> str:
+        """The word of TPU VMs: v5litepod-256, v5p-128.
+
+        Raises:
+            UserError: there are none of this chip.
+        """
+        if not self.chip.kind:
+            raise UserError(
+                f"--topology={self.topology}: there are no TPU VMs of {self.name}, which GKE alone serves; take --gke."
+            )
+        return f"{self.chip.kind}-{math.prod(self.grid) * (2 if self.chip.counts_cores else 1)}"
+
+
+def parse_topology(text: str, slices: int = 1) -> Slice:
+    """`v5e:16x16` as a slice.
+
+    Raises:
+        UserError: there is no such chip, or it is no grid of it; with the nearest that is.
+    """
+    name, _, sizes = text.partition(":")
+    grid = sizes.split("x")
+    if name not in CHIPS:
+        near = difflib.get_close_matches(name, CHIPS, 1, cutoff=0)[0]
+        raise UserError(
+            f"--topology={text}: {name!r} is none of {', '.join(CHIPS)}; the nearest is {near}:{example(near)}."
+        )
+    dims = CHIPS[name].dims
+    if len(grid) != dims or not all(one.isascii() and one.isdecimal() and int(one) for one in grid):
+        raise UserError(f"--topology={text}: slices of {name} have {dims} sizes, such as {name}:{example(name)}.")
+    if slices < 1:
+        raise UserError(f"--slices={slices} must be at least 1.")
+    return Slice(name, tuple(map(int, grid)), slices)
+
+
+def example(name: str) -> str:
+    """A grid of a chip."""
+    return "x".join(["4"] * CHIPS[name].dims)
