@@ -61,11 +61,13 @@ def get_config() -> ConfigDict:
     train.checkpoint_every = 200  # steps between two checkpoints
     train.keep_last = 2  # newest checkpoints kept
     train.keep_best = 1  # checkpoints of lowest validation loss kept besides
+    train.step = "partitioned"  # who says what devices send each other: partitioned (the compiler) or explicit (we)
     train.prompt = "def main("  # prompt of the sample printed at the end
 
     mesh.replica = 1  # copies of the parameters, across the slow network; also carries train.seeds
     mesh.fsdp = -1  # devices that share parameters and batch; -1: all that remain
     mesh.tensor = 1  # devices that share heads, MLP and vocabulary
     mesh.context = 1  # devices that share the sequence
+    mesh.rules = "fsdp"  # parameters: fsdp (split over mesh.fsdp), replicated (there, too, whole on each device)
 
     return config

@@ -19,6 +19,7 @@ from train.data import Data, Tokenizer, tokenizer_of
 from train.experiment import Experiment, bind, make_experiment
 from train.run.checkpoints import Checkpoints
 from train.run.files.format import check_format
+from train.run.files.learned import with_added
 from train.run.files.mending import read_kept
 from train.run.files.naming import check_length
 from train.run.folder import check_text
@@ -70,7 +71,7 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
     check_length("--workdir", folder)
     check_format(folder)
     passport, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
-    config = ConfigDict(config)
+    config = ConfigDict(with_added(config))
     config.update_from_flattened_dict(places)
     for key in config.model:
         if key.rpartition("_")[2] == "core":  # the machine that trained may have had another that is fastest
@@ -101,7 +102,8 @@ def _experiment(config: ConfigDict, vocab_size: int, labels: int) -> Experiment:
     devices = jax.devices()
     fsdp = math.gcd(len(devices), config.model.width)
     here = ConfigDict(config.to_dict())
-    here.mesh = ConfigDict({"replica": len(devices) // fsdp, "fsdp": fsdp, "tensor": 1, "context": 1})
+    mesh = {"replica": len(devices) // fsdp, "fsdp": fsdp, "tensor": 1, "context": 1, "rules": "fsdp"}
+    here.mesh, here.train.step = ConfigDict(mesh), "partitioned"
     here.train.accumulate = 1
     here.data.batch_size = -(-config.data.batch_size // len(devices)) * len(devices)
     return make_experiment(here, vocab_size, devices, labels)

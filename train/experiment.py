@@ -25,7 +25,8 @@ from train.optimizers import make_optimizer
 from train.schedules import make_schedule
 from train.sharding import born_sharded, make_init, placed
 from train.state import Params, State, seed_pairs
-from train.step import Metrics, make_step, population
+from train.step import Metrics, population
+from train.steps import choose_step
 from train.tasks.base import Batch, Task
 from train.tasks.table import make_task
 
@@ -100,7 +101,7 @@ def make_experiment(
     model_config = make_model_config(config, vocab_size or task.vocab_size(config), labels)
     schedule = make_schedule(config.optimizer, train.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
-    mesh, rules = make_mesh(dict(config.mesh), devices), make_rules(seeds)
+    mesh, rules = make_mesh(dict(config.mesh), devices), make_rules(seeds, config.mesh.rules)
     check_fit(mesh, rules, sizes(config, model_config, mesh), seeds)
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     with placed(mesh, rules):
@@ -108,16 +109,16 @@ def make_experiment(
     model_config = with_cores(model_config, attention)
     model = nnx.eval_shape(lambda: model_config.build(nnx.Rngs(0)))
     graphdef = nnx.graphdef(model)
-    step, sums = make_step(task.carried(graphdef, train), optimizer, train.accumulate), task.sums(graphdef)
-    shape: tuple[int, ...] = (config.data.batch_size, config.data.length)
-    if seeds > 1:
-        batch_axis = ORDERS[config.data.order]
-        shape = shape if batch_axis is None else (seeds, *shape)
-        step, sums = population(step, batch_axis), jax.vmap(sums, in_axes=(0, None), spmd_axis_name="replica")
+    batch_axis, rows = ORDERS[config.data.order], (config.data.batch_size, config.data.length)
+    shape = (seeds, *rows) if seeds > 1 and batch_axis is not None else rows
     with placed(mesh, rules):
-        init = make_init(model_config.build, optimizer.init, lambda model: task.empty_carry(model, shape[-2]))
+        init = make_init(model_config.build, optimizer.init, lambda model: task.empty_carry(model, rows[0]))
         make_state, abstract = born_sharded(init, model, seed_pairs(train.seed, seeds, train.dropout_seed), mesh)
         sharding = batch_sharding(mesh, len(shape))
+    make_step, sums = choose_step(train.step, mesh, abstract, seeds), task.sums(graphdef)
+    step = make_step(task.carried(graphdef, train), optimizer, train.accumulate)
+    if seeds > 1:
+        step, sums = population(step, batch_axis), jax.vmap(sums, in_axes=(0, None), spmd_axis_name="replica")
     return Experiment(
         config=config,
         task=task,

@@ -10,8 +10,8 @@ import numpy as np
 
 from model.errors import Diverged
 from train.devices.placing import on_host
-from train.state import Params, State
-from train.step import Metrics, groups
+from train.state import Params, State, groups
+from train.step import Metrics
 from train.tasks.base import Batch
 
 Values = dict[str, Any]

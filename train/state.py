@@ -43,3 +43,12 @@ def dropout_keys(rng: jax.Array, step: jax.Array, rows: int) -> jax.Array:
     """
     step_key = jax.random.fold_in(jax.random.fold_in(rng, 1), step)
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(rows))
+
+
+def groups(params: Params) -> dict[str, Any]:
+    """The parameters by part of the model: embed, stack/attention, ..., encoder/stack/mlp, ..."""
+    found: dict[str, Any] = {}
+    for name, part in params.items():
+        inner = groups(part) if "stack" in part else part["blocks"] if "blocks" in part else {"": part}
+        found |= {f"{name}/{own}".rstrip("/"): value for own, value in inner.items()}
+    return found

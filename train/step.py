@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.state import Params, State, dropout_keys
+from train.state import Params, State, dropout_keys, groups
 from train.tasks.base import Batch, Carried, Sums
 
 Metrics = dict[str, jax.Array]
@@ -44,15 +44,6 @@ def population(step: Step, batch_axis: int | None) -> Step:
     So has the batch where its axis is 0; where it is None, all seeds see the same. No collective crosses `replica`.
     """
     return jax.vmap(step, in_axes=(0, batch_axis), spmd_axis_name="replica")
-
-
-def groups(params: Params) -> dict[str, Any]:
-    """The parameters by part of the model: embed, stack/attention, ..., encoder/stack/mlp, ..."""
-    found: dict[str, Any] = {}
-    for name, part in params.items():
-        inner = groups(part) if "stack" in part else part["blocks"] if "blocks" in part else {"": part}
-        found |= {f"{name}/{own}".rstrip("/"): value for own, value in inner.items()}
-    return found
 
 
 def _gradients(loss: Carried) -> Gradients:

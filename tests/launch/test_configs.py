@@ -155,8 +155,7 @@ def reads(*rooms: str) -> set[str]:
 def unread(keys: list[str]) -> list[str]:
     """The keys that nothing reads: model keys inside of the model, as those of its config, the others elsewhere."""
     inside, outside = reads("model"), reads("train", "eval", "launch")
-    missing = [key for key in keys if key.startswith("mesh.") and key.removeprefix("mesh.") not in AXES]
-    keys = [key for key in keys if not key.startswith("mesh.")]
+    missing, keys = [], [key for key in keys if key.removeprefix("mesh.") not in AXES]
     for section, _, name in (key.rpartition(".") for key in keys):
         # A key that a site has for itself is read as the one that it is like.
         site, _, like = name.partition("_")
@@ -213,7 +212,7 @@ def test_overrides_are_read_by_the_type_of_their_key(key: str, value: object, wa
     [
         ("gpt:quikstart", {}, "--config=gpt:quikstart: gpt has no variant 'quikstart'; the nearest is quickstart."),
         ("gtp", {}, "--config=gtp: there is no such config file; the nearest is gpt."),
-        ("gpt", {"train.step": 9}, "--config.train.step: there is no such key; the nearest is train.steps."),
+        ("gpt", {"train.stepz": 9}, "--config.train.stepz: there is no such key; the nearest is train.step."),
         ("gpt", {"num_head": 9}, "--config.num_head: there is no such key; the nearest is model.num_heads."),
         (
             "gpt",
@@ -238,7 +237,7 @@ def test_overrides_are_read_by_the_type_of_their_key(key: str, value: object, wa
             "--config.task=masked_lm: --config=bert:packages sets objective.hide, ",
         ),
         ("gpt", {"family": 3}, "--config.family=3: text is needed, such as 'gpt'."),
-        ("gpt", {"mesh": 9}, "there are: mesh.context, mesh.fsdp, mesh.replica, mesh.tensor."),
+        ("gpt", {"mesh": 9}, "there are: mesh.context, mesh.fsdp, mesh.replica, mesh.rules, mesh.tensor."),
         ("gpt", {"train.steps": 9.0}, "--config.train.steps=9.0: a whole number is needed, such as 1000."),
         ("gpt", {"train.steps": "9.5"}, "--config.train.steps='9.5': a whole number is needed"),
         ("gpt", {"train.steps": True}, "--config.train.steps=True: a whole number is needed"),
@@ -261,8 +260,8 @@ def test_a_file_of_ones_own_is_checked_like_an_override(tmp_path: Path) -> None:
     )
     file.write_text(text.format("config.train.steps = 7"))
     assert load(str(file)).train.steps == 7
-    file.write_text(text.format("config.train.stepz = 7"))
-    with pytest.raises(UserError, match=r"train.stepz: there is no such key; the nearest is train.steps"):
+    file.write_text(text.format("config.train.steqs = 7"))
+    with pytest.raises(UserError, match=r"train.steqs: there is no such key; the nearest is train.steps"):
         load(str(file))
     file.write_text(text.format("config.train.steps = 'many'"))
     with pytest.raises(UserError, match=r"train.steps='many': a whole number"):

@@ -23,8 +23,8 @@ from train.limits import check_config
 from train.optimizers import make_optimizer
 from train.schedules import make_schedule
 from train.sharding import make_init
-from train.state import State, dropout_keys
-from train.step import Metrics, groups, make_step
+from train.state import State, dropout_keys, groups
+from train.step import Metrics, make_step
 from train.tasks.base import apart
 from train.tasks.language_model import LanguageModel, language_model
 

@@ -11,9 +11,19 @@ from ml_collections import ConfigDict
 
 from model.errors import UserError
 from model.families.family import Family
+from model.layers import choose
 
 AXES = ("replica", "fsdp", "tensor", "context")
 Rules = Sequence[tuple[str, Any]]
+_TOGETHER: Rules = (  # what parameters share with activations
+    ("length", "context"),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
+    ("mlp", "tensor"),
+    ("vocab", "tensor"),
+)
+# Of parameters; 'embed' is of them alone.
+RULES: dict[str, Rules] = {"fsdp": (("embed", "fsdp"), *_TOGETHER), "replicated": _TOGETHER}
 
 
 def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -42,17 +52,13 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def make_rules(seeds: int) -> Rules:
-    """Logical axis to mesh axis. With a population of seeds `replica` carries the seeds, else it shares the batch."""
-    return (
-        ("batch", "fsdp" if seeds > 1 else ("replica", "fsdp")),
-        ("length", "context"),
-        ("embed", "fsdp"),
-        ("heads", "tensor"),
-        ("kv_heads", "tensor"),
-        ("mlp", "tensor"),
-        ("vocab", "tensor"),
-    )
+def make_rules(seeds: int, name: str = "fsdp") -> Rules:
+    """Logical axis to mesh axis. With a population of seeds `replica` carries the seeds, else it shares the batch.
+
+    Raises:
+        UserError: there is no set of rules of that name.
+    """
+    return (("batch", "fsdp" if seeds > 1 else ("replica", "fsdp")), *choose(RULES, name, "mesh.rules"))
 
 
 def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds: int) -> None:

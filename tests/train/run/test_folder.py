@@ -15,7 +15,7 @@ from launch.configs import load
 from model.errors import UserError
 from train.run.files.disk import full_disk
 from train.run.files.format import FORMAT
-from train.run.files.learned import flatten, learned_changes
+from train.run.files.learned import ADDED, altered, flatten, learned_changes, with_added
 from train.run.folder import RunFolder, passport
 
 
@@ -53,6 +53,7 @@ def test_what_is_learned_may_not_change_and_the_rest_may(tmp_path: Path) -> None
         "keep_last",
         "keep_best",
         "prompt",
+        "step",
         "prefetch",
         "dir",
         "path",
@@ -66,6 +67,17 @@ def test_what_is_learned_may_not_change_and_the_rest_may(tmp_path: Path) -> None
         assert changes == ({} if section == "mesh" or name in free or key == "data.name" else {key: (value, other)}), (
             key
         )
+
+
+def test_a_key_that_came_without_a_new_format_alters_no_run() -> None:
+    """Of a run that has it not, a start says what that run did; to say something else is to alter nothing learned."""
+    now = config().to_dict()
+    old = {name: {**part} if isinstance(part, dict) else part for name, part in now.items()}
+    for section, keys in ADDED.items():
+        for key in keys:
+            del old[section][key]
+    assert old != now == with_added(old)
+    assert altered(old, now) == altered(now, old) == learned_changes(old, now) == {}
 
 
 def begin(path: Path, **overrides: object) -> None:

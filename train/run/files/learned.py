@@ -20,6 +20,8 @@ _LEARNED = (
     "train.label_smoothing",
     "train.z_loss",
 )
+# Keys that came without a new format, and what says of runs that have them not what these did.
+ADDED: dict[str, dict[str, Any]] = {"train": {"step": "partitioned"}, "mesh": {"rules": "fsdp"}}
 PLACES = ("data.path", "data.name", "data.dir")  # where the text lies; its fingerprint says whether it is the same
 FREE = ("data.prefetch", *PLACES)
 
@@ -31,6 +33,11 @@ def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
         section = isinstance(content, ConfigDict | Mapping)
         found |= {f"{name}.{key}": value for key, value in content.items()} if section else {name: content}
     return found
+
+
+def with_added(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config with the keys that are younger than it, as `ADDED` has them."""
+    return {name: ADDED.get(name, {}) | dict(part) if name in ADDED else part for name, part in config.items()}
 
 
 def learned_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -54,7 +61,7 @@ def altered(kept: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tupl
     That is a key that is missing or new, a value of another type, or one that changes what is learned; but for more
     steps, which `--extend` gives.
     """
-    before, after, missing = flatten(kept), flatten(found), object()
+    before, after, missing = flatten(with_added(kept)), flatten(with_added(found)), object()
     keys = [*before, *(key for key in after if key not in before)]
     other = {key for key in keys if type(before.get(key, missing)) is not type(after.get(key, missing))}
     changes = learned_changes(kept, found)
