@@ -1,0 +1,1 @@
+"""TPU machines of Google Cloud: made, used and deleted through `gcloud`."""

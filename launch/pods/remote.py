@@ -1,0 +1,225 @@
+"""The machines' side: the code and its packages brought there, a run that belongs to them, its log and its results."""
+
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import launch
+from launch import cli
+from launch.pods.gcloud import Answer, Tpus, meaning, start
+from launch.pods.spec import NODE, Found
+from model.errors import UserError
+
+ROOT = Path(launch.__file__).resolve().parent.parent
+_LINES = 30  # of what hosts say when something fails
+_UV = "uv>=0.13,<0.14"
+# Bash, started as `bash -c SCRIPT heed WORDS...`: what the user gives is only ever "$1" and so on. Each says what it
+# has done on a line of its own, heed-..., so that the hosts which did can be counted.
+_UNPACK = """set -e
+mkdir -p "$HOME/heed/$1" && cd "$HOME/heed/$1"
+if [ ! -e run.status ] && kill -0 "$(cat run.pid 2>/dev/null)" 2>/dev/null; then echo heed-running; exit 0; fi
+if [ -d .git ]; then git ls-files -z | xargs -0 rm -f; rm -rf .git; fi
+tar -xzf "$HOME/heed-$1.tar.gz" && rm "$HOME/heed-$1.tar.gz"
+export PATH="$HOME/.local/bin:$PATH"
+command -v uv >/dev/null || python3 -m pip install --quiet --user "$3"
+[ -x .venv/bin/python ] || uv venv --quiet --python "$2" .venv
+for lock in requirements-build.txt requirements.txt; do
+  uv pip install --quiet --python .venv/bin/python --no-build-isolation --require-hashes --requirement "$lock"
+done
+uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+echo heed-installed
+"""
+# A secret's value is never a word of a process: `export` is bash's own. The port is one that networks let through.
+_START = """cd "$HOME/heed/$1" || exit 4
+rm -f run.status
+setsid nohup bash -c '
+  (
+    for name in $1; do
+      value=$(gcloud secrets versions access latest --secret="$name") || exit 78
+      export "$name=$value"
+    done
+    shift
+    export JAX_COORDINATOR_PORT=8476
+    exec "$@"
+  )
+  echo $? > run.status.new && mv run.status.new run.status
+' heed "${@:2}" >> run.log 2>&1 < /dev/null &
+echo $! > run.pid
+echo heed-started
+"""
+_STOP = """cd "$HOME/heed/$1" && kill -- "-$(cat run.pid)"; echo heed-stopped"""
+_STATE = """cd "$HOME/heed/$1" 2>/dev/null || { echo heed-state nothing; exit 0; }
+if [ -e run.status ]; then echo "heed-state ended with status $(cat run.status)"
+elif [ ! -e run.pid ]; then echo heed-state not started
+elif kill -0 "$(cat run.pid)" 2>/dev/null; then echo heed-state running
+else echo heed-state lost; fi
+"""
+_LOGS = """cd "$HOME/heed/$1" && exec tail -n +1 --pid="$(cat run.pid)" -F run.log"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machines:
+    """All hosts of a resource's nodes."""
+
+    tpus: Tpus
+    name: str
+    nodes: dict[str, int]  # hosts of each
+
+    @classmethod
+    def of(cls, tpus: Tpus, found: Found) -> "Machines":
+        """Those of a resource.
+
+        Raises:
+            UserError: it cannot be used now.
+        """
+        if not found.ready:
+            raise UserError(
+                f"--name={found.name} is {'+'.join(found.states)}, and all must be READY: launch.pod status."
+            )
+        counts = {node: len(told["networkEndpoints"]) for node, told in found.nodes.items() if told}
+        return cls(tpus, found.name, counts)
+
+    @property
+    def hosts(self) -> int:
+        """Of all nodes."""
+        return sum(self.nodes.values())
+
+    def _all(self, node: str) -> tuple[str, str]:
+        # In one batch: gcloud takes 64 hosts at a time, of which the first would wait for the others.
+        return "--worker=all", f"--batch-size={self.nodes[node]}"
+
+    def _ssh(self, node: str, script: str, words: Sequence[str], *where: str) -> list[str]:
+        line = shlex.join(["bash", "-c", script, "heed", self.name, *words])
+        return self.tpus.words(NODE, "ssh", node, f"--command={line}", *where)
+
+    def everywhere(self, script: str, *words: str) -> Answer:
+        """Runs a script on every host, node after node; what all wrote, and the first status that is not 0."""
+        answers = [self.tpus.change(self._ssh(node, script, words, *self._all(node))) for node in self.nodes]
+        status = next((one.status for one in answers if one.status), 0)
+        return Answer(status, "".join(one.out for one in answers), "".join(one.err for one in answers))
+
+    def must(self, said: str, doing: str, script: str, *words: str) -> None:
+        """As `everywhere`.
+
+        Raises:
+            UserError: not every host said that it did.
+        """
+        answer = self.everywhere(script, *words)
+        if self.tpus.dry:
+            return
+        lines = [line.strip() for line in answer.out.splitlines()]
+        if "heed-running" in lines:
+            raise UserError(f"--name={self.name}: a run is still there: see launch.pod logs, or give another --name.")
+        if (done := lines.count(said)) < self.hosts:
+            if said == "heed-started":
+                self.everywhere(_STOP)  # some of a run's processes would wait for the others
+            cli.say("\n".join(answer.err.splitlines()[-_LINES:]))
+            raise UserError(
+                f"{doing} was done by {done} of {self.hosts} hosts of {self.name}, so the run was not started"
+                f" ({str(meaning(answer.err)).rstrip('.')})."
+            )
+
+    def install(self, archive: Path) -> None:
+        """Brings the code, Python and the locked packages to every host.
+
+        Raises:
+            UserError: not all of them could be reached, or have it.
+        """
+        for node in self.nodes:
+            to = f"{node}:heed-{self.name}.tar.gz"
+            self.tpus.must_change(self.tpus.words(NODE, "scp", str(archive), to, *self._all(node)))
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        self.must("heed-installed", "the installation", _UNPACK, version, _UV)
+
+    def start(self, words: Sequence[str], secrets: Sequence[str]) -> None:
+        """Starts `python -m WORDS...` on every host; it belongs to them, and goes on without us.
+
+        Raises:
+            UserError: it did not start on all of them, and runs on none.
+        """
+        argv = [".venv/bin/python", "-m", *words]
+        self.must("heed-started", "the start", _START, " ".join(secrets), *argv)
+
+    def states(self) -> list[str]:
+        """How the run is on each host that answers: running, lost, `ended with status 0`, not started, or nothing."""
+        asking = dataclasses.replace(self, tpus=dataclasses.replace(self.tpus, dry=False))
+        lines = asking.everywhere(_STATE).out.splitlines()
+        return [line.strip().removeprefix("heed-state ") for line in lines if line.startswith("heed-state ")]
+
+    def logs(self, worker: int) -> int:
+        """Shows a host's log from its beginning, and on while the run lives; gcloud's exit status."""
+        first = next(iter(self.nodes))
+        words = [*self._ssh(first, _LOGS, (), f"--worker={worker}"), "--quiet"]
+        return self.tpus.change(words[:-1]).status if self.tpus.dry else start(words, shown=True).status
+
+    def fetch(self, folder: str) -> None:
+        """Copies a folder of the run's, such as runs/try, from the first host to the same place here.
+
+        Raises:
+            UserError: it cannot be such a folder, is here already, or is not there.
+        """
+        to = Path(folder)
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", folder, re.ASCII) or ".." in to.parts:
+            raise UserError(f"--workdir={folder} must be a folder below the run's own, such as runs/try.")
+        if to.exists():
+            raise UserError(
+                f"--workdir={folder} exists here: move it away first, for it would be mixed with the run's."
+            )
+        if not self.tpus.dry:
+            to.parent.mkdir(parents=True, exist_ok=True)
+        source = f"{next(iter(self.nodes))}:heed/{self.name}/{folder}"
+        copy = self.tpus.words(NODE, "scp", source, str(to.parent), "--recurse", "--worker=0")
+        self.tpus.must_change(copy)
+
+
+def pack(archive: Path, dirty: bool) -> None:
+    """Writes the committed tree, with `dirty` all tracked changes too, and its commit, so that a passport names it.
+
+    Raises:
+        UserError: this is no checkout, or has changes and is not to be dirty.
+    """
+    changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no").splitlines()
+    if changed and not dirty:
+        raise UserError(
+            f"{changed[0][3:]} and others of {len(changed)} are not committed: commit them, or give --dirty."
+        )
+    for line in changed:
+        cli.say(f"not committed, and sent: {line}")
+    with tempfile.TemporaryDirectory() as folder:
+        tree, index = Path(folder, "tree"), Path(folder, "index")
+        tree.mkdir()
+        _git(tree, "init", "--quiet")
+        _git(tree, "fetch", "--quiet", "--depth=1", str(ROOT), "HEAD")
+        _git(tree, "update-ref", "--no-deref", "HEAD", "FETCH_HEAD")
+        _git(tree, "read-tree", "HEAD")
+        (tree / ".git/FETCH_HEAD").unlink()  # names a folder of this machine
+        content = "HEAD"
+        if changed:  # in an index of our own: the user's stays as it is
+            shutil.copy(ROOT / _git(ROOT, "rev-parse", "--git-path", "index").strip(), index)
+            _git(ROOT, "add", "--update", index=index)
+            content = _git(ROOT, "write-tree", index=index).strip()
+        plain = Path(folder, "tree.tar")
+        _git(ROOT, "archive", "--format=tar", f"--output={plain}", content)
+        with tarfile.open(plain) as files:
+            files.extractall(tree, filter="tar")
+        with tarfile.open(archive, "w:gz") as sent:
+            sent.add(tree, ".")
+
+
+def _git(folder: Path, *words: str, index: Path | None = None) -> str:
+    command, own = ["git", "-C", str(folder), *words], {"GIT_INDEX_FILE": str(index)} if index else {}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **own})
+    except FileNotFoundError as error:
+        raise UserError("there is no git on the PATH, which packs the committed code: install it.") from error
+    if done.returncode:
+        raise UserError(f"git {words[0]} failed ({done.stderr.strip()}): {ROOT} must be a checkout.")
+    return done.stdout
