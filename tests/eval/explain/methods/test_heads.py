@@ -134,7 +134,7 @@ class Hand(Module):
         q_BTHK = table_VK[jnp.stack([here_BT - 1, tokens_BT, jnp.full_like(here_BT, 998)], axis=2)]
         k_BSGK = table_VK[jnp.stack([here_BT, before_BT, here_BT], axis=2)]
         scores = Scores(self.config.mask, 1e5, sinks_H=jnp.zeros(3) if self.config.sinks else None)
-        (taps or Taps()).alone("stack.attention.weights", Looked(q_BTHK, q_BTHK, k_BSGK, k_BSGK, scores, "dense"))
+        (taps or Taps()).shown("stack.attention.weights", Looked(q_BTHK, q_BTHK, k_BSGK, k_BSGK, scores, "dense"))
         return q_BTHK[:, :, 0]
 
 
