@@ -71,7 +71,7 @@ def validation(run: Run, kind: str, compared: str = "mean") -> Asked:
         target = default_target(run, inputs, batch, kind.removesuffix(AGAINST), place_B)
     if kind.endswith(AGAINST):
         logits_BPV = target.logits(run.model, inputs)
-        own_BPV = jnp.arange(logits_BPV.shape[-1]) == target.answers_BP[..., None]
+        own_BPV = jnp.arange(logits_BPV.shape[-1])[None, None] == target.answers_BP[..., None]
         others_BP = jnp.argmax(jnp.where(own_BPV, -jnp.inf, logits_BPV), axis=-1).astype(jnp.int32)
         target = dataclasses.replace(target, against_BP=others_BP)
     return Asked(run.model, inputs, target, baseline(run, inputs, compared))

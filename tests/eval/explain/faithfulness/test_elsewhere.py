@@ -68,8 +68,10 @@ def test_maps_of_other_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="own of input 3 is of other tokens than this run's"):
         read_maps(str(file), one, texts(one), "")
     target = dataclasses.replace(own[1].target, answers=(own[1].target.answers[0] + 1,))
+    place = dataclasses.replace(own[1].target, places=(1,))
     for changed, sentence in {
-        dataclasses.replace(own[1], target=target): "own of input 2 explains 'x' at ",
+        dataclasses.replace(own[1], target=target): "own of input 2 explains 'x' at 0, and something else",
+        dataclasses.replace(own[1], target=place): "own of input 2 explains 'x' at 1, and something else",
         dataclasses.replace(own[1], provenance={"parameters": "abc"}): "own is of other parameters than this run's",
         dataclasses.replace(own[1], method="b" + ANEW): "holds no maps of the model itself: 'b'",
     }.items():

@@ -5,19 +5,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.explain.faithfulness.judging import RANDOM, SHARES, drawn_anew, dropped, joined, judged, verdicts
+from eval.explain.faithfulness.judging import drawn_anew, dropped, joined, judged, verdicts
 from eval.explain.methods.occlusion import occlusion
 from eval.explain.methods.table import METHODS, Asked
 from eval.explain.targets import places
 from tests.eval.explain.bag import bag, shares
 from tests.eval.explain.cases import KIND, B, T, case
 
+SHARES, RANDOM = (0.01, 0.05, 0.1, 0.2, 0.5), 20  # as they are said
 EXACT = ("gradient_x_input", "integrated_gradients", "leave_one_out")
 
 
-def asked(examples: int = 24) -> tuple[Asked, np.ndarray]:
+def asked(examples: int = 24, T: int = 7) -> tuple[Asked, np.ndarray]:
     """A bag beside zeros, and what each of its tokens adds."""
-    model, inputs, target = bag(examples)
+    model, inputs, target = bag(examples, T)
     zero = {"embedding": jnp.zeros((*inputs["tokens_BT"].shape, 5))}
     return Asked(model, inputs, target, zero), shares(model, inputs, target)
 
@@ -38,7 +39,7 @@ def test_spans_share_what_they_lose() -> None:
 
 
 def test_a_drop_is_that_of_a_loop() -> None:
-    one, each_BT = asked(4)
+    one, each_BT = asked(4, 43)
     real_BT = joined(places(one.inputs))
     maps = np.stack([each_BT, -each_BT, np.random.default_rng(0).random(each_BT.shape)])
     found = dropped(one, maps, real_BT)
@@ -87,15 +88,22 @@ def test_what_is_so_is_told_from_what_is_not() -> None:
 
 def test_the_test_is_scipys() -> None:
     one, each_BT = asked()
-    given = {"a": {"embedding": each_BT}, "b": {"embedding": -each_BT}}
-    found = verdicts(one, given, given, seed=3)
-    real_BT = joined(places(one.inputs))
+    real_BT, rng = joined(places(one.inputs)), np.random.default_rng(7)
+    each_BT = np.where(real_BT, each_BT, 9 * rng.random(each_BT.shape))  # what stands at padding says nothing
+    anew_BT = np.where(real_BT, each_BT + rng.normal(0, 1, each_BT.shape), -each_BT)
+    given, anew = {"a": {"embedding": each_BT}, "b": {"embedding": -each_BT}}, {"embedding": anew_BT}
+    found = verdicts(one, given, {"a": anew, "b": anew}, seed=3)
     random = np.random.default_rng(3).random((RANDOM, *each_BT.shape))
     drops = dropped(one, np.stack([each_BT, -each_BT, *random]), real_BT)
     for name, more in zip(("a", "b"), drops[:2] - drops[2:].mean(0), strict=True):
         test = stats.ttest_1samp(more, 0, alternative="greater")
         assert found[name].more_than_random == pytest.approx(more.mean())
         assert found[name].lower_bound == pytest.approx(test.confidence_interval(0.95).low)
+        alike = [
+            stats.spearmanr(each[real], other[real]).statistic
+            for each, other, real in zip(each_BT, anew_BT, real_BT, strict=True)
+        ]
+        assert found[name].correlation == pytest.approx((1 if name == "a" else -1) * np.median(alike))
     (best, _) = (stats.ttest_1samp(one, 0, alternative="greater").pvalue for one in drops[:2] - drops[2:].mean(0))
     assert found["a"].p == pytest.approx(2 * best)
 

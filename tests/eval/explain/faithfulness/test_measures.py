@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from eval.explain.faithfulness.judging import SHARES, dropped, joined
+from eval.explain.faithfulness.judging import dropped, joined
 from eval.explain.faithfulness.measures import drawn_choices, drawn_shifts, infidelity, largest_sensitivity, tau
 from eval.explain.methods.table import METHODS, Asked
 from eval.explain.targets import embedded, places
 from tests.eval.explain.cases import case
-from tests.eval.explain.faithfulness.test_faithfulness import asked, said
+from tests.eval.explain.faithfulness.test_faithfulness import SHARES, asked, said
 
 RNG = np.random.default_rng(0)
 
 
 def test_sufficiency_is_that_of_a_loop() -> None:
-    one, each_BT = asked(4)
+    one, each_BT = asked(4, 43)
     real_BT = joined(places(one.inputs))
     (found_B,) = dropped(one, each_BT[None], real_BT, kept=True)
     for row in range(4):
@@ -60,6 +60,17 @@ def test_maps_of_a_linear_model_move_as_its_vectors() -> None:
     found_B = largest_sensitivity(one, METHODS["gradient_x_input"], shifts)
     np.testing.assert_allclose(found_B, want_B, rtol=1e-4)
     np.testing.assert_allclose(largest_sensitivity(one, METHODS["gradient"], shifts), 0, atol=1e-6)
+
+
+@pytest.mark.rest
+def test_half_precision_is_no_part_of_how_maps_move() -> None:
+    """Whose steps are as long as the shifts themselves."""
+    whole, half = (
+        Asked.of(*case("bert-classification", **{"model.dtype": dtype})) for dtype in ("float32", "bfloat16")
+    )
+    shifts = drawn_shifts(embedded(whole.model, whole.inputs), 0.002, 3)
+    want_B, found_B = (largest_sensitivity(one, METHODS["gradient"], shifts) for one in (whole, half))
+    np.testing.assert_allclose(found_B, want_B, rtol=1e-3)
 
 
 @pytest.mark.rest
