@@ -4,12 +4,16 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from eval.explain.files.result import Explained, Result, load, parameters_hash, pieces, save
+from eval.explain.files.result import Explained, Result, load, parameters_hash, pieces, provenance, save
 from model.errors import UserError
 from tests.eval.explain.bag import bag
 from train.data.tokenizers import ByteTokenizer
@@ -103,6 +107,9 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
         dataclasses.replace(OTHER, values={"embedding": np.array([np.nan, 0])})
     with pytest.raises(ValueError, match="other sites or sizes"):
         dataclasses.replace(OTHER, values={"embedding": np.zeros(3)})
+    for wrong in (np.zeros((2, 2)), np.zeros((2, 1)), np.zeros(2, np.complex64)):
+        with pytest.raises(ValueError, match="no number for each token"):
+            dataclasses.replace(OTHER, values={"embedding": wrong})
 
 
 def test_pieces_are_texts_codes_and_names() -> None:
@@ -111,8 +118,24 @@ def test_pieces_are_texts_codes_and_names() -> None:
     assert pieces(tokenizer, tokens) == ("a", "<c3>", "\x00", "(end)", "(mask)", "<extra_id_0>")
 
 
-def test_another_bit_is_another_hash() -> None:
+@pytest.mark.parametrize("place", [(0, 0), (11, 7), (40, 52)])
+def test_another_bit_is_another_hash(place: tuple[int, int]) -> None:
+    """Wherever it is, be it the last of an array of thousands."""
     model, same = bag()[0], bag()[0]
+    for one in (model, same):
+        one.table = nnx.Param(jax.random.normal(jax.random.key(0), (41, 53)))
     assert parameters_hash(model) == parameters_hash(same)
-    same.table[...] = same.table[...].at[0, 0].multiply(1 + 1e-6)
+    same.table[...] = same.table[...].at[place].multiply(1 + 1e-6)
     assert parameters_hash(model) != parameters_hash(same)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_result_is_of_is_told(tmp_path: Path, dtype: str) -> None:
+    """As the passport has it, and the model's own dtype; neither who ran it nor where."""
+    passport = {"data": {"fingerprint": "f"}, "git": {"commit": "c", "user": "u"}, "packages": {"heed": "1.2"}}
+    (tmp_path / "passport.json").write_text(json.dumps(passport | {"host": "h"}))
+    model = bag()[0]
+    model.config = SimpleNamespace(dtype=dtype)
+    run: Any = SimpleNamespace(folder=tmp_path, model=model, step=600)
+    want = {"step": 600, "parameters": parameters_hash(model), "heed": "1.2", "commit": "c", "dtype": dtype}
+    assert provenance(run) == want

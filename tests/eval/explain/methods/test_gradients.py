@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from eval.explain.methods.attention_gradient import read_places
 from eval.explain.methods.gradients import gradient, gradient_x_input, smooth_gradient, value_and_gradient
 from eval.explain.targets import Target, answering, checked, embedded, given, predicted
 from model import UserError
+from tests.eval.explain.bag import Bag, BagConfig
 from tests.eval.explain.cases import KIND, B, T, V, case
 
 
@@ -125,6 +127,34 @@ def test_noise_is_drawn_again_the_same() -> None:
     for choices in ({"draws": 0}, {"spread": -1.0}):
         with pytest.raises(UserError, match="must be at least"):
             smooth(**choices)
+
+
+class Squares(Bag):
+    """The sum over tokens of (w . x)^2, whose gradient moves as the vectors do."""
+
+    def __call__(self, tokens_BT: jax.Array, valid_BT: jax.Array | None = None, taps: Any = None) -> jax.Array:
+        return jnp.sum((self.vectors(tokens_BT, valid_BT, taps) @ self.kernel[...]) ** 2, axis=1)
+
+
+def test_noise_is_as_wide_as_the_numbers_of_an_example_are() -> None:
+    """A map misses 2 (w . x) (w . noise) where the noise is `spread` times its own range of all rows' same draws: of
+    tokens alone, whatever padding stands for.
+    """
+    model, rng, spread, n = Squares(BagConfig(), nnx.Rngs(0)), np.random.default_rng(0), 0.3, 211
+    model.table[...] = model.table[...] * 1.3 ** jnp.arange(19)[:, None] + 20  # so that zeros are out of the range
+    sizes_B, some_B = np.array([n, n - 50, n]), np.array([3, 7, 18])  # tokens of a row, and of the vocabulary in it
+    valid_BT = np.arange(n) < sizes_B[:, None]
+    tokens_BT = np.where(valid_BT, rng.integers(0, some_B[:, None], (3, n)), 18)
+    target = Target(jnp.zeros((3, 1), jnp.int32), jnp.zeros((3, 1), jnp.int32))
+    given_ = model, {"tokens_BT": jnp.asarray(tokens_BT), "valid_BT": jnp.asarray(valid_BT)}, target
+    found_BT = np.asarray(smooth_gradient(*given_, draws=1, spread=spread)["embedding"], np.float64)
+    w_D, x_BTD = np.asarray(model.kernel[...], np.float64)[:, 0], np.asarray(model.table[...], np.float64)[tokens_BT]
+    said_BT = x_BTD @ w_D
+    missed_BT = np.where(valid_BT, found_BT - 2 * said_BT**2, 0) / (2 * said_BT)
+    ranges_B = [np.ptp(x_TD[real_T]) for x_TD, real_T in zip(x_BTD, valid_BT, strict=True)]
+    noise_BT = missed_BT / np.array(ranges_B)[:, None]
+    np.testing.assert_allclose(noise_BT[:2, : n - 50], noise_BT[[2, 2], : n - 50], rtol=1e-2, atol=1e-3)
+    assert noise_BT[0].std() == pytest.approx(spread * np.linalg.norm(w_D), rel=0.1)
 
 
 def test_what_stands_at_padding_reaches_no_map() -> None:

@@ -24,10 +24,10 @@ class Sizes:
 
 
 class Polynomial(Module):
-    """sum over tokens of (w . x)^power + the last one alone: a model in all that is asked of one."""
+    """sum over tokens of (w . x)^power + the last one alone, in a `unit`: a model in all that is asked of one."""
 
-    def __init__(self, power: int):
-        self.power, self.config = power, Sizes()
+    def __init__(self, power: int, unit: float = 1.0):
+        self.power, self.unit, self.config = power, unit, Sizes()
         self.table = nnx.Param(jax.random.normal(jax.random.key(0), (V, 5)))
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
@@ -39,7 +39,7 @@ class Polynomial(Module):
     def __call__(self, tokens_BT: jax.Array, taps: Any = None) -> jax.Array:
         x_BTD = self.vectors(tokens_BT, taps)
         each_BT = jnp.sum(x_BTD[:, :-1], axis=-1) ** self.power
-        return jnp.stack([jnp.sum(each_BT, axis=1), 3 * x_BTD[:, -1, 0]], axis=1)
+        return self.unit * jnp.stack([jnp.sum(each_BT, axis=1), 3 * x_BTD[:, -1, 0]], axis=1)
 
 
 @pytest.mark.parametrize("power", [1, 3, 2 * NODES])
@@ -75,6 +75,25 @@ def test_attributions_sum_to_what_is_explained(kind: str) -> None:
         np.testing.assert_allclose(one, plain[site], atol=5e-3 * scale)
         assert not one[1, T - 2 :].any()
     assert (found.last_B <= found.passes_B).all()
+
+
+def test_errors_are_relative_be_values_large_or_small() -> None:
+    """Whatever the unit of an answer is, it takes as many passes to the same error, up to what rounding does."""
+    inputs = {"tokens_BT": jnp.asarray([[1, 2, 3, 4], [5, 6, 7, 8]])}
+    target = Target(jnp.zeros((2, 1), jnp.int32), jnp.zeros((2, 1), jnp.int32))
+    units = (1.0, 2.0**-12, 2.0**12)
+    found = []
+    for unit in units:
+        model = Polynomial(4 * NODES, unit)
+        model.table[...] += 0.2 - jnp.mean(model.table[...], axis=1, keepdims=True)  # each token says 1 unit
+        found.append(integrated_gradients(model, inputs, target, baselines(model, inputs, {})["zero"], tolerance=1e-4))
+    assert (found[0].passes_B > 2 + NODES).all()
+    for unit, one in zip(units, found, strict=True):
+        missed_B = np.abs(one.values["embedding"].sum(1) - (one.value_B - one.baseline_B))
+        np.testing.assert_allclose(one.error_B, missed_B / np.abs(one.value_B - one.baseline_B), rtol=1e-3)
+        assert one.error_B.max() <= 1e-4
+        np.testing.assert_array_equal(one.passes_B, found[0].passes_B)
+        np.testing.assert_allclose(one.values["embedding"], unit * found[0].values["embedding"], rtol=1e-5)
 
 
 def midpoint(model: Any, inputs: Any, target: Target, x: Any, b: Any, nodes: int = 300) -> dict[str, np.ndarray]:
@@ -116,7 +135,9 @@ def test_of_nothing_comes_nothing() -> None:
     base = baselines(model, inputs, {"end": 3})
     real = np.asarray(inputs["valid_BT"])
     np.testing.assert_array_equal(base["end"]["embedding"][real], model.embed(jnp.full((B, T), 3))[real])
-    assert not base["end"]["embedding"][~real].any()
+    mean_D = np.asarray(model.embed(jnp.arange(V)[None]))[0].mean(0)
+    np.testing.assert_allclose(base["mean"]["embedding"][real], np.tile(mean_D, (real.sum(), 1)), rtol=1e-5, atol=1e-6)
+    assert not any(base[name]["embedding"][~real].any() for name in base)
     for choices in ({"tolerance": 0.0}, {"most": 3}):
         with pytest.raises(UserError, match="must be at least"):
             integrated_gradients(model, inputs, target, x, **choices)
