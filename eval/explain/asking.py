@@ -219,8 +219,8 @@ def continued(run: Run, examples: Sequence[Mapping[str, Any]], text: str) -> tup
     ids, before = _ids(run, text), read(run, examples)
     given = read(run, examples, ids[:-1])
     sizes = [len(row) for row in before.tokens.get("embedding", before.tokens.get("decoder.embedding", []))]
-    places_BP = jnp.array(sizes)[:, None] - 1 + jnp.arange(len(ids))
-    target = Target(places_BP, jnp.broadcast_to(jnp.array(ids), places_BP.shape), of_all=True)
+    places_BP = np.array(sizes)[:, None] - 1 + np.arange(len(ids))
+    target = Target(jnp.asarray(places_BP), jnp.asarray(np.broadcast_to(ids, places_BP.shape)), of_all=True)
     return given, checked(target, run.model, given.inputs), "continuation"
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.explain.words import offsets, summed, tokens_of, with_rest, words
+from eval.explain.words import grouped, offsets, summed, tokens_of, with_rest, words
 from model.errors import UserError
 from train.data.tokenizers import ByteTokenizer, Tokenizer
 from train.data.training import train_bpe
@@ -54,6 +54,22 @@ def test_spans_are_within_the_text() -> None:
     for span in ((-1, 2), (3, 3), (4, 2), (0, len(TEXT) + 1)):
         with pytest.raises(UserError, match="not within the text, which has 19 characters"):
             tokens_of([span], TEXT, placed)
+
+
+def test_groups_are_of_each_row_and_spans_of_the_source_alone() -> None:
+    tokenizer = ByteTokenizer(("start",))
+    end, start = tokenizer.end, tokenizer.marks["start"]
+    sources, written = [[*b"ab c", end], [*b"de", end]], [[start, *b"x y"], [start]]
+    tokens = {"decoder.embedding": written, "encoder.embedding": sources}
+    spans = grouped(tokenizer, tokens, [(0, 1)], by_word=False)
+    assert spans == [{"decoder.embedding": [], "encoder.embedding": [[0]]}] * 2
+    assert grouped(tokenizer, {"embedding": sources}, [(0, 2)], by_word=False) == [{"embedding": [[0, 1]]}] * 2
+    assert grouped(tokenizer, tokens, [], by_word=True) == [
+        {"decoder.embedding": [[0], [1], [2], [3]], "encoder.embedding": [[0, 1], [2], [3], [4]]},
+        {"decoder.embedding": [[0]], "encoder.embedding": [[0, 1], [2]]},
+    ]
+    (alone, _) = grouped(tokenizer, tokens, [], by_word=False)
+    assert alone == {"decoder.embedding": [[0], [1], [2], [3]], "encoder.embedding": [[0], [1], [2], [3], [4]]}
 
 
 def test_bpe_loses_no_character() -> None:
