@@ -1,7 +1,10 @@
 """What a run's answers are due to, told by the command, and the table of faithfulness that its folder keeps."""
 
+import html
 import json
 import re
+import shlex
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,10 @@ from eval.explain.faithfulness import kept
 from eval.explain.faithfulness.judging import judged
 from eval.explain.faithfulness.validation import _last_of_longest, validation
 from eval.explain.files.reading import examples
-from eval.explain.files.result import load
+from eval.explain.files.result import Result, load
 from eval.explain.methods.table import METHODS
 from eval.runs import open_run
-from launch import explain, train
+from launch import cli, explain, train
 from tests.tiny import Outcome, call, words, write_text
 
 FEW = {name: METHODS[name] for name in ("gradient_x_input", "leave_one_out")}
@@ -218,6 +221,7 @@ def test_what_cannot_be_written_is_told_and_leaves_nothing(run: Path, told: Outc
             ["--input=de", "--capture=stack.residuals", "--arrays=a.safetensors"],
             "no site stack.residuals; the nearest",
         ),
+        (["--input=de", "--config.train.seed=3"], "--config.train.seed: a run keeps the config it was trained with"),
         (["--inputs=no.txt"], "--inputs=no.txt cannot be read (No such file or directory)"),
     ],
 )
@@ -226,6 +230,72 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(run: Path, more: list[str]
     assert outcome.status == 2
     assert sentence in outcome.err.splitlines()[-1]
     assert "faithfulness" not in outcome.out
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faithfulness has its own tests: here nobody measures it."""
+    monkeypatch.setattr(kept, "table_or_why", lambda run, say, parameters, kind, _: kept.Table(kind, run.step, "", {}))
+
+
+def told_of(run: Path, *more: str) -> tuple[str, list[Result]]:
+    """What the command says, and the results that it writes."""
+    outcome = call(explain.main, [f"--workdir={run}", f"--json={run}/told.json", *more])
+    assert outcome.status == 0, outcome.err
+    return outcome.out, load(run / "told.json")
+
+
+@pytest.mark.rest
+def test_spans_are_told_of_one_answer_and_not_another(run: Path, unmeasured: None) -> None:
+    """What is asked is what is explained, and the numbers that are told are sums over the spans."""
+    words = ["--input=def main", "--input=print", "--methods=gradient_x_input", "--target=x", "--against=y", "--at=2"]
+    said, found = told_of(run, *words, "--spans=0:3,3:5")
+    assert [(one.target.texts, one.target.against_texts, one.target.places) for one in found] == [
+        (("x",), ("y",), (2,))
+    ] * 2
+    rows = re.findall(r"^  gradient_x_input  not measured +(.*)$", said, re.M)
+    for row, one, texts in zip(rows, found, (("def", " m"), ("pri", "nt")), strict=True):
+        sums = [one.values["embedding"][start:stop].sum() for start, stop in ((1, 4), (4, 6))]
+        told = re.findall(r"(\d+-\d+) '([^']+)' ([+-]\S+)", row)
+        assert {(where, text) for where, text, _ in told} == {("1-3", texts[0]), ("4-5", texts[1])}
+        numbers = {text: float(number) for _, text, number in told}
+        assert [numbers[text] for text in texts] == pytest.approx(sums, rel=1e-2)
+
+
+@pytest.mark.rest
+def test_the_page_of_what_is_written_is_of_its_last_token(run: Path, unmeasured: None) -> None:
+    said, found = told_of(run, "--input=de", "--generate=3", f"--out={run}/written.html", "--methods=gradient_x_input")
+    assert f"page: {run}/written.html" in said
+    page = (run / "written.html").read_text()
+    assert "what is written (down) by what is read (across)" in page
+    last = found[-1]
+    (data,) = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["inputs"]
+    assert len(data["pieces"]["embedding"]) == len(last.pieces["embedding"]) == 2 + len(found)
+    assert f"token {last.target.texts[0]!r}, told at {last.target.places[0]}" in html.unescape(page)
+
+
+@pytest.mark.rest
+def test_a_page_names_who_and_where_only_if_it_is_asked_to(run: Path, unmeasured: None) -> None:
+    words = ["--input=de", "--methods=gradient_x_input", "--continuation=f x"]
+    for more in ((), ("--full-provenance",)):
+        _, (one,) = told_of(run, *words, f"--out={run}/who.html", *more)
+        page = (run / "who.html").read_text()
+        assert [name in page for name in (str(run.resolve()), f">{socket.gethostname()}<")] == [bool(more)] * 2
+    assert (one.target.kind, one.target.texts, one.target.places) == ("continuation", tuple("f x"), (2, 3, 4))
+
+
+def test_the_command_that_a_page_names_asks_for_the_same() -> None:
+    words = ["--input=a b", "--input=-c", "--inputs=/x/in.txt", "--methods=rollout,flow", "--target= return", "--at=0"]
+    words += ["--against='", "--continuation=d\n", "--baseline=end", "--spans=0:1", "--heads=stack.attention.0.1"]
+    words += ["--generate=3", "--out=/y/page.html", "--budget=98765"]
+    flags, _ = cli.parse(explain.parser(), ["--workdir=/z", *words])
+    *module, first = (again := shlex.split(explain._again(flags)))[:4]
+    assert (module, first) == (["python", "-m", "launch.explain"], "--workdir=.")
+    same, _ = cli.parse(explain.parser(), again[3:])
+    files = {"workdir": ".", "inputs": "in.txt", "out": "page.html"}
+    assert vars(same) == vars(flags) | files
+    plain, _ = cli.parse(explain.parser(), ["--workdir=/z", "--input=a"])
+    assert explain._again(plain) == "python -m launch.explain --workdir=. --input=a"
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import pytest
 from eval.explain.capture import BUDGET
 from eval.explain.methods.rollout import rollout
 from eval.explain.methods.table import Asked
-from eval.explain.page import Content, quanta, weights
+from eval.explain.page import Content, collect, quanta, weights
 from eval.explain.page import content as content_module
-from eval.explain.page.collect import content_of
+from eval.explain.page.collect import check_page, content_of
 from eval.explain.page.quanta import pooled
 from eval.explain.targets import places
 from model.families.encoder_decoder import Pairs
 from model.taps import Taps, head_gates
-from tests.eval.explain.cases import case
+from tests.eval.explain.cases import L, T, case
 
 pytestmark = pytest.mark.rest
 ROW = 1  # which ends in padding
@@ -57,6 +57,37 @@ def test_weights_that_are_too_many_are_pooled(kind: str, monkeypatch: pytest.Mon
     _, least = gathered(kind, budget=500)
     assert not least.rollout
     assert "The rollout by layers" in least.left_out[-1]
+
+
+def test_what_may_have_a_sign_is_pooled_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of a loop over time come as an array; only the first queries and keys are no padding."""
+    monkeypatch.setattr(weights, "SIDE", 3)
+    x_BHTS = np.random.default_rng(0).standard_normal((2, 2, 5, 7), np.float32)
+    found = weights.pooled_weights(4, 6)(jnp.asarray(x_BHTS))
+    np.testing.assert_array_equal(found, [pooled(x_HTS[:, :4, :6], 3) for x_HTS in x_BHTS])
+    assert (np.asarray(found) < 0).any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"), [("gpt-language_model", "stack.attention"), ("encoder_decoder-translation", "decoder.cross")]
+)
+def test_every_row_that_is_shown_must_fit_its_page(kind: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large as it comes to be; of a matrix that is the last row alone."""
+    model, inputs, target = case(kind)
+    tokens = {
+        site: [[0] * int(np.asarray(real_T).sum()) for real_T in np.asarray(real_BT)[[0, 1, 2]]]
+        for site, real_BT in places(inputs).items()
+    }
+    given = list[Any]()
+    monkeypatch.setattr(collect, "page", lambda *told: given.append(told))
+    heads = [(place, 0, 0)]
+    for matrix in (False, True):
+        check_page([(Asked(model, inputs, target, {}), tokens)] * 2, heads, 1234, matrix=matrix)
+    (every, *more), (last, *_) = given
+    assert more == [heads, 1234]
+    want = [(L, 4, T, T), (L, 4, T - 2, T - 2), (L, 4, T, T)]
+    assert [one.weights[place].shape for one in every] == want * 2
+    assert [one.weights[place].shape for one in last] == want[-1:] * 2
 
 
 def one_row(asked: Any) -> tuple[dict[str, Any], Any]:
