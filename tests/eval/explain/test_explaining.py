@@ -15,6 +15,7 @@ from eval.explain.targets import places
 from tests.eval.explain.runs import logits, made, shares
 
 
+@pytest.mark.rest
 def test_each_result_is_of_its_own_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its numbers, its error and passes, its answer, and what its tokens were compared with."""
     run = made(tmp_path, "gpt", "language_model")
