@@ -23,8 +23,8 @@ import jax
 from jax.experimental import topologies
 
 from launch.configs import load
+from launch.planning.traffic import has_whole_logits, traffic
 from tests.small import abstract_batch
-from tests.train.traffic import has_whole_logits, traffic
 from train.experiment import make_experiment
 from train.sharding import placed
 

@@ -22,6 +22,8 @@ Sums = dict[str, tuple[jax.Array, jax.Array]]
 Loss = Callable[[Params, Batch, jax.Array | None], Sums]
 Carried = Callable[[Params, Batch, jax.Array | None, Any], tuple[Sums, Any]]
 Inputs = Callable[[Batch, jax.Array | None], dict[str, Any]]
+TEXT = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), "BT int32") | {"weights": "BT float32"}
+MARKED = dict.fromkeys(("tokens", "types", "segment_ids", "positions"), "BT int32") | {"valid": "BT bool"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,9 +32,12 @@ class Task:
 
     HEAD is what a model must have to learn it, MARKS are tokens that stand for no text, LOOKS_AHEAD says whether
     attention may see what follows, and WRITES whether `sums` takes a beam, as what a model writes by itself is scored.
+    ARRAYS are what a batch holds, by name: axes (B rows, T places, of pairs those of their second halves, S of their
+    first ones, C labels) and type.
     """
 
     HEAD: ClassVar[str]
+    ARRAYS: ClassVar[dict[str, str]] = TEXT
     MARKS: ClassVar[tuple[str, ...]] = ()
     LOOKS_AHEAD: ClassVar[bool] = False
     WRITES: ClassVar[bool] = False

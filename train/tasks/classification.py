@@ -19,7 +19,7 @@ from train.data.examples.opened import ExampleData, open_examples
 from train.data.examples.rows import ExampleRows
 from train.data.order import mixed, unit
 from train.state import Params
-from train.tasks.base import Batch, Loss, Sums, Task
+from train.tasks.base import MARKED, Batch, Loss, Sums, Task
 
 SHORTEST = 5  # start, text, separator, second text, separator
 
@@ -84,6 +84,7 @@ class Classification(Task):
     """
 
     HEAD: ClassVar[str] = "class"
+    ARRAYS: ClassVar[dict[str, str]] = MARKED | {"labels": "B int32", "weights": "B float32"}
     MARKS: ClassVar[tuple[str, ...]] = ("start", "separator")
     LOOKS_AHEAD: ClassVar[bool] = True
     KIND: ClassVar[type] = Labelled

@@ -16,7 +16,7 @@ from model.vocabulary import token_scores
 from train.data import Rows
 from train.data.order import mixed
 from train.state import Params
-from train.tasks.base import Batch, Loss, Sums, Task
+from train.tasks.base import MARKED, TEXT, Batch, Loss, Sums, Task
 from train.tasks.masked_lm import MaskedLM, MaskedRows
 
 SHORTEST = 6  # start, two separators, and three tokens, so that what is left of a document is never a single one
@@ -28,6 +28,7 @@ _OF_EVALUATION = 0x6E657874
 class NextSentence(MaskedLM):
     """To tell masked tokens of two segments, and whether the second follows the first in its document."""
 
+    ARRAYS: ClassVar[dict[str, str]] = TEXT | MARKED | {"random": "B int32"}
     HEAD: ClassVar[str] = "pair"
     MARKS: ClassVar[tuple[str, ...]] = ("mask", "start", "separator")
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from model.bounds import check_within
 from model.families.encoder_decoder import Pairs
 from train.data import Tokenizer
-from train.tasks.base import Batch, Loss, Task
+from train.tasks.base import TEXT, Batch, Loss, Task
 from train.tasks.language_model import language_model
 
 Encoded = tuple[np.ndarray, np.ndarray]  # the tokens of a source and of its target
@@ -23,6 +23,9 @@ class OfPairs(Task):
     """To write the second half of a pair, having read the first."""
 
     HEAD: ClassVar[str] = "target"
+    ARRAYS: ClassVar[dict[str, str]] = TEXT | dict.fromkeys(
+        ("sources", "source_segment_ids", "source_positions"), "BS int32"
+    )
 
     @staticmethod
     def inputs(batch: Batch, dropout_keys_B: jax.Array | None = None) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class NumberRows(LabelledRows):
 class Regression(Classification):
     """To tell the number of a text, or of a pair of texts, from the only logit that the head `class` then has."""
 
+    ARRAYS: ClassVar[dict[str, str]] = Classification.ARRAYS | {"labels": "B float32"}
     FORM: ClassVar[str] = "number"
     ROWS: ClassVar[type[ExampleRows]] = NumberRows
 

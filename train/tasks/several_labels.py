@@ -32,6 +32,7 @@ class SeveralRows(LabelledRows):
 class SeveralLabels(Classification):
     """To tell which labels a text, or a pair of texts, has: any number of the names that the data have."""
 
+    ARRAYS: ClassVar[dict[str, str]] = Classification.ARRAYS | {"labels": "BC int32"}
     FORM: ClassVar[str] = "several"
     ROWS: ClassVar[type[ExampleRows]] = SeveralRows
 

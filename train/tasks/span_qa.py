@@ -113,6 +113,11 @@ class SpanQA(Classification):
     """
 
     HEAD: ClassVar[str] = "span"
+    ARRAYS: ClassVar[dict[str, str]] = Classification.ARRAYS | {
+        "labels": "B2 int32",
+        "allowed": "BT bool",
+        "cut": "B float32",
+    }
     KIND: ClassVar[type] = Question
     ROWS: ClassVar[type[ExampleRows]] = SpanRows
 

@@ -59,5 +59,6 @@ class Tagging(Classification):
     """To tell the tag of each word, from its first piece: one of the names that the data have."""
 
     HEAD: ClassVar[str] = "tag"
+    ARRAYS: ClassVar[dict[str, str]] = Classification.ARRAYS | {"labels": "BT int32", "weights": "BT float32"}
     KIND: ClassVar[type] = Tagged
     ROWS: ClassVar[type[ExampleRows]] = TaggedRows

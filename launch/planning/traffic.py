@@ -11,8 +11,43 @@ _BITS = {"pred": 8, "bf16": 16} | {f"{kind}{bits}": bits for kind in "fsu" for b
 Array = tuple[str, list[int]]  # the type and the sizes of its axes
 
 
+class Collective(NamedTuple):
+    """What one collective of a program sends in a step: the bytes of its results on a device, each as often as the
+    loops around it run; among how many devices it goes (slices, over the slow network between them); and whether other
+    work may go on meanwhile.
+    """
+
+    kind: str
+    bytes: int
+    among: int
+    together: bool
+    slow: bool = False
+
+    @property
+    def wire(self) -> float:
+        """The bytes that a device sends, if each kind goes round a ring of its N devices: of V bytes in all V (N - 1) /
+        N, and of a sum of all twice that.
+        """
+        if self.kind == "collective-permute":
+            return float(self.bytes)
+        whole = self.bytes * self.among if self.kind == "reduce-scatter" else self.bytes
+        return whole * (self.among - 1) / self.among * (2 if self.kind == "all-reduce" else 1)
+
+
 def traffic(hlo: str) -> dict[str, int]:
-    """Bytes that the results of each kind of collective take on a device, each as often as the loops around it run.
+    """Bytes that the results of each kind of collective of a slice take on a device in a step.
+
+    Raises:
+        ValueError: as `collectives`.
+    """
+    total: Counter[str] = Counter()
+    for one in collectives(hlo):
+        total[one.kind] += 0 if one.slow else one.bytes
+    return dict(total)
+
+
+def collectives(hlo: str) -> list[Collective]:
+    """All that a program sends between devices.
 
     One collective may be written many times, as parts of fusions that run beside it: it is counted by its channel, and
     by its name in JAX, since all that `shard_map` makes share a channel. What goes on in small parts, in fusions in a
@@ -23,21 +58,51 @@ def traffic(hlo: str) -> dict[str, int]:
     """
     bodies = _computations(hlo)
     runs = _runs(bodies)
-    found: dict[tuple[str, ...], int] = {}
+    found: dict[tuple[str, ...], Collective] = {}
+
+    def add(name: str, key: tuple[str, ...], one: Collective) -> None:
+        apart = name.startswith("async_collective_fusion")
+        times = 0 if apart else runs.get(name, 0)
+        if times == math.inf:
+            raise ValueError(f"{one.kind} of %{name} is in a loop of which the program does not say how often it runs.")
+        one = one._replace(bytes=int(times) * one.bytes, together=one.together or apart)
+        old = found.get(key, one)
+        found[key] = one._replace(bytes=max(one.bytes, old.bytes), together=one.together or old.together)
+
     for name, body in bodies.items():
         for shape, kind, begun, rest in re.findall(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$", body, re.MULTILINE):
             names = re.search(r"channel_id=(\d+).*?(?:op_name=\"(.*?)\"|$)", rest)
             assert names, rest
-            times = 0 if name.startswith("async_collective_fusion") else runs.get(name, 0)
-            if times == math.inf:
-                raise ValueError(f"{kind} of %{name} is in a loop of which the program does not say how often it runs.")
+            size = _bytes(_results(shape, kind, begun))
             key = kind, *(text or "" for text in names.groups())
-            found[key] = max(found.get(key, 0), int(times) * _bytes(_results(shape, kind, begun)))
-    assert all(found.values()), f"nothing begins {found}"
-    total: Counter[str] = Counter()
-    for (kind, *_), size in found.items():
-        total[kind] += size
-    return dict(total)
+            add(name, key, Collective(kind, size, _among(kind, rest), bool(begun)))
+        for shape, rest in re.findall(r"= (.*?) send\((.*megascale_transfer_type=.*)$", body, re.MULTILINE):
+            kind = re.findall(r"transfer_type=\"(\w+)\"", rest)[0].lower().replace("_", "-")
+            slices = re.findall(r"megascale_target=\"\{([\d,:]+)\}x", rest)
+            channel = re.findall(r"channel_id=(\d+)", rest)[0]
+            among = _count(slices[0]) if slices else 2
+            add(name, ("send", channel), Collective(kind, _bytes(_arrays(shape)[:1]), among, True, slow=True))
+    assert all(one.bytes for one in found.values()), f"nothing begins {found}"
+    return list(found.values())
+
+
+def _among(kind: str, rest: str) -> int:
+    """How many devices are in a group: of those that are listed, or made of numbers in order, or along axes."""
+    if kind == "collective-permute":
+        return 2
+    if made := re.search(r"replica_groups=\[\d+,(\d+)\]<=", rest):
+        return int(made[1])
+    if named := re.search(r"replica_groups=mesh\[(.*?)\] ?\{(.*?)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2]))
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
+    return listed[1].count(",") + 1 if listed else 1
+
+
+def _count(text: str) -> int:
+    """How many numbers `1,2` or `0:15` names."""
+    ends = [[int(end) for end in part.split(":")] for part in text.split(",")]
+    return sum(part[-1] - part[0] + 1 for part in ends)
 
 
 def has_whole_logits(hlo: str, tokens: int, vocab_size: int) -> bool:

@@ -9,12 +9,12 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from launch.planning.traffic import has_whole_logits, traffic
 from model.attention import Scores, segments
 from model.attention.biases.distance import Bucketed
 from model.attention.cores import blockwise, plan
 from model.axes import partition_spec
 from tests.small import QUICK, run
-from tests.train.traffic import has_whole_logits, traffic
 from train.devices.mesh import AXES, make_mesh, make_rules
 from train.sharding import placed
 

@@ -1,0 +1,96 @@
+"""Says before anything is paid for whether a run fits a slice of TPUs, what it sends and how long it takes at least:
+
+.venv/bin/python -m launch.plan --config=configs/gpt.py:llama_8b --topology=v5e:16x16
+
+The step itself is compiled, by the real compiler for TPUs, which needs none; no data set is opened. Bytes are those of
+one device. What is known once of a step is kept, and told again at once.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from launch import cli
+from launch.configs import load
+from launch.planning import rates
+from launch.planning.changes import changed, largest_batch, tries
+from launch.planning.chips import Slice, parse_topology
+from launch.planning.running import planned
+from launch.planning.telling import table, told
+from model.errors import UserError
+from train.run.files.json_files import write
+
+
+def parser() -> cli.Parser:
+    """The flags of this command."""
+    made = cli.make_parser("plan", __doc__ or "", workdir=False)
+    made.add_argument("--topology", required=True, help="chip and grid, such as v5e:16x16; several by commas: a table")
+    made.add_argument("--slices", type=int, default=1, help="how many such slices, between which only replica goes")
+    made.add_argument("--json", metavar="FILE.json", default="", help="write the plan, or a list of several")
+    made.add_argument("--price", type=float, metavar="USD", help="of a chip-hour, as you pay it: for the run's cost")
+    made.add_argument("--watts", type=float, help="of a chip, for the run's energy")
+    made.add_argument("--no-tries", action="store_true", help="do not try what to change where it does not fit")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the plan for each topology; the status is 1 where one does not fit."""
+    flags, overrides = cli.parse(parser(), argv)
+    places = [parse_topology(one, flags.slices) for one in flags.topology.split(",")]
+    for name in ("price", "watts"):
+        if (value := getattr(flags, name)) is not None and value < 0:
+            raise UserError(f"--{name}={value} must be at least 0.")
+    if flags.json and (not flags.json.endswith(".json") or not Path(flags.json).parent.is_dir()):
+        raise UserError(f"--json={flags.json} must be a .json file in a folder that exists.")
+    config = load(flags.config, **overrides)
+    plans = []
+    for where in places:
+        plans.append(plan(config, where, flags.price, flags.watts))
+        cli.say(told(plans[-1]))
+        if not plans[-1]["fits"] and not flags.no_tries:
+            plans[-1]["tried"] = _try(config, where)
+    if len(plans) > 1:
+        cli.say(table(plans))
+    if flags.json:
+        try:
+            write(Path(flags.json), plans[0] if len(plans) == 1 else plans)
+        except OSError as error:
+            raise UserError(f"--json={flags.json} cannot be written ({error.strerror}); give another place.") from None
+        cli.say(f"plan: {flags.json}")
+    return 0 if all(one["fits"] for one in plans) else 1
+
+
+def plan(config: ConfigDict, where: Slice, price: float | None = None, watts: float | None = None) -> dict[str, Any]:
+    """All that is known of a config on a slice before it runs, by name, in bytes of a device, FLOPs and seconds.
+
+    Raises:
+        UserError: it cannot be trained there.
+    """
+    found = planned(config, where)
+    seconds = rates.step(found, where, config.model.get("remat", "none"))
+    found["model"] = seconds._asdict() | {"seconds_per_step": seconds.seconds}
+    return found | rates.totals(found, seconds.seconds, where, price, watts)
+
+
+def _try(config: ConfigDict, where: Slice) -> list[dict[str, Any]]:
+    """What was tried to make it fit, each told as it comes."""
+    cli.say("it does not fit; what would:")
+    found = []
+    for _, changes in tries(config, where):
+        one = changed(config, where, planned, changes, cli.say)
+        found.append(
+            {"changes": changes, "fits": bool(one and one["fits"]), "needed_bytes": one and one["needed_bytes"]}
+        )
+    size = largest_batch(config, where, planned, cli.say)
+    cli.say(
+        f"the largest batch that fits, of halves: --config.data.batch_size={size}"
+        if size
+        else "no half of the batch fits; take more chips, or a smaller model"
+    )
+    return [*found, {"largest_batch": size}]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,43 @@
+"""A process of its own: compiles one step with the compiler for TPUs, which are not here, and prints what it found.
+
+It reads a job as JSON from standard input (`launch.planning.facts`), and ends with a line of JSON. It is another
+process because its variables are read before jax is imported, and because Ctrl-C cannot stop a compiler.
+"""
+
+import json
+import os
+import sys
+import tempfile
+
+
+def prepare(folder: str) -> None:
+    """Sets what jax and its compiler read once: there is no TPU to ask about itself, and programs are dumped."""
+    os.environ.update(
+        JAX_PLATFORMS="cpu",
+        TPU_SKIP_MDS_QUERY="1",
+        TPU_WORKER_HOSTNAMES="localhost",
+        TPU_ACCELERATOR_TYPE="v5litepod-16",
+        ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # several of us may compile at once
+        XLA_FLAGS=f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_step",
+        TF_CPP_MIN_LOG_LEVEL="2",
+        JAX_ENABLE_COMPILATION_CACHE="0",  # what comes from there is not dumped
+    )
+
+
+def main() -> None:
+    """Prints the facts of the job, or `{"refused": sentence}`."""
+    job = json.load(sys.stdin)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(folder)
+        from launch.planning.facts import facts
+        from model.errors import UserError
+
+        try:
+            found = facts(job, folder)
+        except UserError as error:
+            found = {"refused": str(error)}
+    print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

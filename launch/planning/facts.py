@@ -1,0 +1,192 @@
+"""What a step needs on devices that are not here, as the compiler for them says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from launch.planning.chips import Slice, parse_topology
+from launch.planning.memory import at_peak
+from launch.planning.traffic import Collective, collectives
+from model.errors import UserError
+from train.experiment import Experiment, make_experiment
+from train.flops import flops_per_token
+from train.sharding import placed
+
+LABELS = 2  # of a task whose classes only its data know
+LARGE = 2**20  # bytes of what is whole on each device, above which it is told
+_GIB = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
+    """What is known of a step of `job["config"]` on `topology` and `slices`, by names, in bytes of a device.
+
+    No data set is opened. Where the program does not fit, `peak_bytes` is null and `needed_bytes` what the compiler
+    asks for.
+
+    Raises:
+        UserError: a config that cannot be trained on these devices.
+    """
+    config, where = ConfigDict(job["config"]), parse_topology(job["topology"], job["slices"])
+    devices = _devices(where)
+    if config.mesh.replica % where.slices:
+        raise UserError(
+            f"--slices={where.slices}: between slices only replica goes, and --config.mesh.replica="
+            f"{config.mesh.replica} does not divide over them; set it to {where.slices}."
+        )
+    experiment = make_experiment(config, devices=devices, labels=LABELS)
+    model, mesh = experiment.model_config, experiment.mesh
+    tokens = int(np.prod(experiment.shape))
+    found: dict[str, Any] = {
+        "topology": where.topology,
+        "slices": where.slices,
+        "chips": where.chips,
+        "devices": len(devices),
+        "mesh": dict(mesh.shape),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract.params)) // config.train.seeds,
+        "tokens_per_step": tokens,
+        "steps": config.train.steps,
+        "flops_per_token": flops_per_token(model),
+        "cores": {name: [one.choice.name for one in of_layers] for name, of_layers in experiment.attention.items()},
+        "hbm_bytes": limit(devices[0]),
+        "replicated_bytes": _replicated(experiment),
+    }
+    step: Any = experiment.step
+    with placed(mesh, experiment.rules):
+        lowered = step.lower(experiment.abstract, abstract_batch(experiment))
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _needed(str(error))
+        if needed is None:
+            raise
+        return found | {"fits": False, "peak_bytes": None, "needed_bytes": needed}
+    memory, text = program.memory_analysis(), program.as_text()
+    classes = at_peak(Path(folder), model.vocab_size, _shapes(experiment), _others(experiment))
+    return found | {
+        "fits": memory.peak_memory_in_bytes <= found["hbm_bytes"],
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "needed_bytes": memory.peak_memory_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "classes": classes.classes | {"unattributed": memory.peak_memory_in_bytes - classes.bytes},
+        "replicated_batches": _whole_batches(text, experiment),
+        **_sent(text),
+    }
+
+
+def _devices(where: Slice) -> list[Any]:
+    more: dict[str, Any] = {"num_slices": where.slices} if where.slices > 1 else {}
+    if where.name == "v4":
+        more["chip_config_name"] = "megacore"  # as jobs use it: both cores of a chip are one device
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=where.topology, **more).devices
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        reason = str(error).partition(": ")[2] or str(error)
+        raise UserError(f"--topology={where.topology} is no slice that the compiler knows ({reason}).") from None
+    return sorted(devices, key=lambda one: one.slice_index) if where.slices > 1 else list(devices)
+
+
+def limit(device: Any) -> int:
+    """The bytes of a device that the compiler lets a program use: it says so of one that takes far too many."""
+    far = jax.ShapeDtypeStruct((2**40,), jnp.int8, sharding=SingleDeviceSharding(device))
+    try:
+        jax.jit(lambda x: x + 1).lower(far).compile()
+    except jax.errors.JaxRuntimeError as error:
+        found = re.search(r"available HBM \(([\d.]+)([KMGT])\)", str(error)) or re.search(
+            r"of ([\d.]+)([KMGT]) hbm", str(error)
+        )
+        if found:
+            return int(float(found[1]) * _GIB[found[2]])
+        raise
+    raise AssertionError("a terabyte fits")
+
+
+def _needed(text: str) -> int | None:
+    """What a program needs that does not fit, as the compiler says; None where it says something else."""
+    used = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", text)
+    used = used or re.search(r"required for .*?\(([\d.]+)([KMGT])\) exceeds", text)
+    return int(float(used[1]) * _GIB[used[2]]) if used else None
+
+
+def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of a training batch, as they are placed, without a data set."""
+    lead, sharding = len(experiment.shape) - 1, experiment.sharding
+    length = experiment.shape[-1]
+    sizes = {"T": experiment.task.target_length(length), "S": length, "C": LABELS, "2": 2}
+    found = {}
+    for name, said in experiment.task.ARRAYS.items():
+        axes, dtype = said.split()
+        more = tuple(sizes[axis] for axis in axes[1:])
+        specs = sharding.spec if more[:1] == (length,) else sharding.spec[:lead]
+        where = NamedSharding(sharding.mesh, PartitionSpec(*specs))
+        found[name] = jax.ShapeDtypeStruct((*experiment.shape[:-1], *more), jnp.dtype(dtype), sharding=where)
+    return found
+
+
+def _replicated(experiment: Experiment) -> dict[str, int]:
+    """What of the state is whole on each device, above a mebibyte, by name."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(experiment.abstract):
+        size = leaf.size * leaf.dtype.itemsize
+        if leaf.sharding.is_fully_replicated and size > LARGE and experiment.mesh.size > 1:
+            found[jax.tree_util.keystr(path, simple=True, separator=".")] = size
+    return found
+
+
+def _shapes(experiment: Experiment) -> list[tuple[int, ...]]:
+    """In which a gradient of a parameter may be there: as the parameter, whole or a device's part, or a layer of it."""
+    found = []
+    for leaf in jax.tree.leaves(experiment.abstract.params):
+        for shape in (leaf.shape, leaf.sharding.shard_shape(leaf.shape)):
+            found += [shape, shape[1:], (1, *shape[1:])]
+    return [shape for shape in found if len(shape) > 1]
+
+
+def _others(experiment: Experiment) -> set[int]:
+    """Sizes of axes that are none of the vocabulary: of parameters, and of rows and places."""
+    V = experiment.model_config.vocab_size
+    found = {size for leaf in jax.tree.leaves(experiment.abstract.params) if V not in leaf.shape for size in leaf.shape}
+    own = experiment.sharding.shard_shape(experiment.shape)
+    return found | {*experiment.shape, *own, own[-1] * own[-2], own[-1] * own[-2] // experiment.config.train.accumulate}
+
+
+def _whole_batches(text: str, experiment: Experiment) -> dict[str, int]:
+    """Floating-point arrays of a device that have all rows and places of a batch, above a mebibyte, by their shapes."""
+    rows, length = experiment.shape[-2] // experiment.config.train.accumulate, experiment.shape[-1]
+    found = {}
+    if experiment.mesh.size == 1:
+        return {}
+    for kind, bits, sizes in set(re.findall(r"\b(bf16|f(\d+))\[([\d,]+)\]", text)):
+        shape = [int(one) for one in sizes.split(",")]
+        size = int(np.prod(shape)) * int(bits or 16) // 8
+        if size > LARGE and (shape[:2] == [rows, length] or shape[:1] == [rows * length]):
+            found[f"{kind}[{sizes}]"] = size
+    return found
+
+
+def _sent(text: str) -> dict[str, Any]:
+    """All that is sent in a step, by kind; as bytes on the wire; what goes on beside other work; between slices."""
+    try:
+        every = collectives(text)
+    except ValueError as error:
+        return {"collective_bytes": None, "collective_note": str(error)}
+    near, far = ([one for one in every if one.slow is slow] for slow in (False, True))
+
+    def by_kind(some: list[Collective]) -> dict[str, int]:
+        return {kind: sum(one.bytes for one in some if one.kind == kind) for kind in sorted({one.kind for one in some})}
+
+    return {
+        "collective_bytes": sum(one.bytes for one in near),
+        "collective_bytes_by_kind": by_kind(near),
+        "wire_bytes": round(sum(one.wire for one in near)),
+        "asynchronous_bytes": sum(one.bytes for one in near if one.together),
+        "slow_bytes": sum(one.bytes for one in far),
+        "slow_bytes_by_kind": by_kind(far),
+        "slow_wire_bytes": round(sum(one.wire for one in far)),
+    }

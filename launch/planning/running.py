@@ -1,0 +1,90 @@
+"""Asks the compiler in a process of its own, which Ctrl-C ends at once, and keeps what it said."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import launch
+import model
+import train
+from launch.planning.chips import Slice
+from model.errors import UserError
+from train.devices.machine import cache_folder
+from train.run.files.json_files import read_cache, write
+
+Say = Callable[[str], None]
+FREE = ("evaluate_every", "evaluate_windows", "log_every", "checkpoint_every", "keep_last", "keep_best", "prompt")
+
+
+def planned(config: ConfigDict, where: Slice) -> dict[str, Any]:
+    """The facts of a config on a slice (`launch.planning.facts`): kept ones, if they are of the same step, compiler and
+    code, else new ones.
+
+    Raises:
+        UserError: the config cannot be trained there, or the compiler is not installed here.
+    """
+    job = {"config": json.loads(config.to_json()), "topology": where.topology, "slices": where.slices}
+    file = cache_folder() / "plans" / f"{_key(job)}.json"
+    kept = read_cache(file, _check)
+    if kept is None:
+        kept = _compiled(job)
+        if "refused" in kept:
+            raise UserError(kept["refused"])
+        with contextlib.suppress(OSError):  # then it is compiled anew each time
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(file, kept)
+    return kept | {"steps": config.train.steps}
+
+
+def _compiled(job: dict[str, Any]) -> dict[str, Any]:
+    try:
+        importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(
+            "the compiler for TPUs (libtpu, of jax[tpu]) is not installed here; it is for Linux on x86_64: make .venv."
+        ) from None
+    words = [sys.executable, "-m", "launch.planning.child"]
+    child = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        out, errors = child.communicate(json.dumps(job))
+    finally:
+        if child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if child.returncode:
+        raise RuntimeError(f"the compiler ended with status {child.returncode}:\n{errors[-3000:]}")
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def _key(job: dict[str, Any]) -> str:
+    """The same only for the same step, of the same code, by the same compiler."""
+    config = {name: dict(part) if isinstance(part, dict) else part for name, part in job["config"].items()}
+    for name in FREE:
+        config["train"].pop(name, None)
+    found = hashlib.sha256(json.dumps(job | {"config": config}, sort_keys=True).encode())
+    for name in ("jax", "jaxlib", "libtpu", "flax", "optax"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.update(f"{name} {importlib.metadata.version(name)}".encode())
+    for room in (model.__path__[0], train.__path__[0], Path(launch.__path__[0]) / "planning"):
+        for file in sorted(Path(room).rglob("*.py")):
+            found.update(file.read_bytes())
+    return found.hexdigest()[:32]
+
+
+def _check(value: Any) -> None:
+    if not isinstance(value, dict) or not {"peak_bytes", "hbm_bytes", "fits"} <= value.keys():
+        raise ValueError("it is no plan")

@@ -1,0 +1,66 @@
+"""Plans in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from launch.planning import rates
+
+
+def told(found: dict[str, Any]) -> str:
+    """A plan in words."""
+    slices = f"{found['slices']} slices of " if found["slices"] > 1 else ""
+    mesh = " x ".join(f"{axis}={size}" for axis, size in found["mesh"].items() if size > 1) or "one device"
+    fits = "fits" if found["fits"] else "DOES NOT FIT"
+    lines = [
+        f"{slices}{found['topology']}, {found['devices']} devices ({mesh}), {found['parameters']:,} parameters, "
+        f"{found['tokens_per_step']:,} tokens a step",
+        f"  memory      {_gib(found['needed_bytes'])} of {_gib(found['hbm_bytes'])} a device: {fits}",
+    ]
+    if classes := found.get("classes"):
+        lines += [f"    {name.replace('_', ' '):<18} {_gib(size):>10}" for name, size in classes.items() if size > 0]
+    lines.append(
+        f"  products    {found['flops_per_token']:.4g} FLOPs a token (6 x matrix parameters + 12 x keys seen x H K x "
+        "layers; causal once, nothing that is done again)"
+    )
+    if found.get("collective_bytes") is not None:
+        kinds = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in found["collective_bytes_by_kind"].items())
+        lines.append(
+            f"  sent        {found['collective_bytes'] / 1e9:.2f} GB a step ({kinds}); on the wire "
+            f"{found['wire_bytes'] / 1e9:.2f}; {found['asynchronous_bytes'] / 1e9:.2f} beside other work"
+        )
+        if found["slow_bytes"]:
+            lines.append(f"  between     slices {found['slow_bytes'] / 1e9:.3f} GB a step over the slow network")
+    elif note := found.get("collective_note"):
+        lines.append(f"  sent        unknown: {note}")
+    for name, size in found["replicated_bytes"].items():
+        lines.append(f"  replicated  {name}: {_gib(size)} on each device")
+    for name, size in found.get("replicated_batches", {}).items():
+        lines.append(f"  whole batch {name}: {_gib(size)} on each device")
+    if "model" in found:
+        parts = ", ".join(f"{name} {found['model'][name]:.3g}" for name in rates.Step._fields)
+        lines.append(
+            f"  a step      {found['model']['seconds_per_step']:.3g} s at least, a model and not measured ({parts})"
+        )
+        cost = "unknown (--price)" if found["cost"] is None else f"{found['cost']:,.0f} USD"
+        energy = "unknown (--watts)" if found["energy_kwh"] is None else f"{found['energy_kwh']:,.0f} kWh"
+        lines.append(
+            f"  the run     {found['steps']:,} steps: {found['chip_hours']:,.0f} chip-hours at least; cost {cost}, "
+            f"energy {energy}"
+        )
+    return "\n".join(lines)
+
+
+def table(plans: Sequence[dict[str, Any]]) -> str:
+    """Several plans, a line each."""
+    lines = [f"{'topology':<16}{'fits':<6}{'memory':>12}{'of':>12}{'sent GB':>10}{'s a step':>10}{'chip-hours':>14}"]
+    for one in plans:
+        sent = "?" if one.get("collective_bytes") is None else f"{one['collective_bytes'] / 1e9:.1f}"
+        lines.append(
+            f"{one['topology']:<16}{'yes' if one['fits'] else 'no':<6}{_gib(one['needed_bytes']):>12}"
+            f"{_gib(one['hbm_bytes']):>12}{sent:>10}{one['model']['seconds_per_step']:>10.3g}{one['chip_hours']:>14,.0f}"
+        )
+    return "\n".join(lines)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.2f} MiB"

@@ -1,0 +1,56 @@
+"""Slices by their names, and what is none."""
+
+import pytest
+
+from launch.planning.chips import CHIPS, example, parse_topology
+from model import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "chips", "devices", "hosts", "kind"),
+    [
+        ("v4:2x2x4", 16, 16, 4, "v4-32"),
+        ("v5e:16x16", 256, 256, 64, "v5litepod-256"),
+        ("v5p:4x4x4", 64, 64, 16, "v5p-128"),
+        ("v6e:4x4", 16, 16, 4, "v6e-16"),
+    ],
+)
+def test_a_slice_is_told_in_all_ways(text: str, chips: int, devices: int, hosts: int, kind: str) -> None:
+    """As Google Cloud's pages of each TPU have them: v4 and v5p count cores."""
+    one = parse_topology(text)
+    assert (one.chips, one.devices, one.hosts, one.accelerator_type) == (chips, devices, hosts, kind)
+    assert one.topology == text
+    assert parse_topology(text, 3).devices == 3 * devices
+
+
+def test_ironwood_has_two_devices_a_chip_and_no_machines() -> None:
+    one = parse_topology("tpu7x:4x4x4")
+    assert (one.chips, one.devices) == (64, 128)
+    with pytest.raises(UserError, match=r"there are no TPU VMs of tpu7x, which GKE alone serves"):
+        assert one.accelerator_type
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("v5:4x4", "'v5' is none of v4, v5e, v5p, v6e, tpu7x; the nearest is v5"),
+        ("h100:8", "'h100' is none of"),
+        ("v5e:16", "slices of v5e have 2 sizes, such as v5e:4x4."),
+        ("v5p:4x4", "slices of v5p have 3 sizes, such as v5p:4x4x4."),
+        ("v5e:0x4", "slices of v5e have 2 sizes"),
+        ("v5e:\u00b2x4", "slices of v5e have 2 sizes"),
+        ("v5e", "slices of v5e have 2 sizes"),
+        ("", "'' is none of"),
+    ],
+)
+def test_what_is_no_slice_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_topology(text)
+    assert str(refused.value).startswith(f"--topology={text}: ")
+    assert sentence in str(refused.value)
+
+
+def test_there_is_at_least_one_slice() -> None:
+    with pytest.raises(UserError, match=r"^--slices=0 must be at least 1"):
+        parse_topology("v5e:4x4", 0)
+    assert all(parse_topology(f"{name}:{example(name)}").chips for name in CHIPS)
