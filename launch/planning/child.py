@@ -4,7 +4,6 @@ It reads a job as JSON from standard input (`launch.planning.facts`), and ends w
 process because its variables are read before jax is imported, and because Ctrl-C cannot stop a compiler.
 """
 
-import json
 import os
 import sys
 import tempfile
@@ -26,17 +25,17 @@ def prepare(folder: str) -> None:
 
 def main() -> None:
     """Prints the facts of the job, or `{"refused": sentence}`."""
-    job = json.load(sys.stdin)
     with tempfile.TemporaryDirectory() as folder:
         prepare(folder)
         from launch.planning.facts import facts
         from model.errors import UserError
+        from train.run.files.json_files import dumps, loads
 
         try:
-            found = facts(job, folder)
+            found = facts(loads(sys.stdin.read()), folder)
         except UserError as error:
             found = {"refused": str(error)}
-    print(json.dumps(found), flush=True)
+    print(dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import importlib.metadata
-import json
 import os
 import signal
 import subprocess
@@ -20,7 +19,7 @@ import train
 from launch.planning.chips import Slice
 from model.errors import UserError
 from train.devices.machine import cache_folder
-from train.run.files.json_files import read_cache, write
+from train.run.files.json_files import dumps, loads, read_cache, write
 
 Say = Callable[[str], None]
 FREE = ("evaluate_every", "evaluate_windows", "log_every", "checkpoint_every", "keep_last", "keep_best", "prompt")
@@ -33,7 +32,7 @@ def planned(config: ConfigDict, where: Slice) -> dict[str, Any]:
     Raises:
         UserError: the config cannot be trained there, or the compiler is not installed here.
     """
-    job = {"config": json.loads(config.to_json()), "topology": where.topology, "slices": where.slices}
+    job = {"config": config.to_dict(), "topology": where.topology, "slices": where.slices}
     file = cache_folder() / "plans" / f"{_key(job)}.json"
     kept = read_cache(file, _check)
     if kept is None:
@@ -58,7 +57,7 @@ def _compiled(job: dict[str, Any]) -> dict[str, Any]:
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        out, errors = child.communicate(json.dumps(job))
+        out, errors = child.communicate(dumps(job))
     finally:
         if child.poll() is None:
             with contextlib.suppress(ProcessLookupError):
@@ -66,7 +65,7 @@ def _compiled(job: dict[str, Any]) -> dict[str, Any]:
             child.wait()
     if child.returncode:
         raise RuntimeError(f"the compiler ended with status {child.returncode}:\n{errors[-3000:]}")
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    found: dict[str, Any] = loads(out.splitlines()[-1])
     return found
 
 
@@ -75,7 +74,7 @@ def _key(job: dict[str, Any]) -> str:
     config = {name: dict(part) if isinstance(part, dict) else part for name, part in job["config"].items()}
     for name in FREE:
         config["train"].pop(name, None)
-    found = hashlib.sha256(json.dumps(job | {"config": config}, sort_keys=True).encode())
+    found = hashlib.sha256(repr(sorted(_flat(job | {"config": config}))).encode())
     for name in ("jax", "jaxlib", "libtpu", "flax", "optax"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.update(f"{name} {importlib.metadata.version(name)}".encode())
@@ -83,6 +82,12 @@ def _key(job: dict[str, Any]) -> str:
         for file in sorted(Path(room).rglob("*.py")):
             found.update(file.read_bytes())
     return found.hexdigest()[:32]
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [pair for key, one in value.items() for pair in _flat(one, f"{name}.{key}")]
+    return [(name, repr(value))]
 
 
 def _check(value: Any) -> None:
