@@ -69,5 +69,6 @@ def get_config() -> ConfigDict:
     mesh.tensor = 1  # devices that share heads, MLP and vocabulary
     mesh.context = 1  # devices that share the sequence
     mesh.rules = "fsdp"  # parameters: fsdp (split over mesh.fsdp), replicated (there, too, whole on each device)
+    mesh.place = ""  # of parameters that lie elsewhere: head.kernel=vocab:fsdp+tensor & embed:context, norm.*=whole
 
     return config

@@ -102,7 +102,7 @@ def _experiment(config: ConfigDict, vocab_size: int, labels: int) -> Experiment:
     devices = jax.devices()
     fsdp = math.gcd(len(devices), config.model.width)
     here = ConfigDict(config.to_dict())
-    mesh = {"replica": len(devices) // fsdp, "fsdp": fsdp, "tensor": 1, "context": 1, "rules": "fsdp"}
+    mesh = {"replica": len(devices) // fsdp, "fsdp": fsdp, "tensor": 1, "context": 1, "rules": "fsdp", "place": ""}
     here.mesh, here.train.step = ConfigDict(mesh), "partitioned"
     here.train.accumulate = 1
     here.data.batch_size = -(-config.data.batch_size // len(devices)) * len(devices)

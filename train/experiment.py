@@ -19,6 +19,7 @@ from train.attention import Attention, choose_attention, with_cores
 from train.data import Rows, batches
 from train.data.order import ORDERS
 from train.devices.mesh import Rules, check_fit, make_mesh, make_rules, sizes
+from train.devices.places import leaf_places
 from train.devices.placing import batch_sharding, local_numbers, place_batch
 from train.limits import check_config
 from train.optimizers import make_optimizer
@@ -113,7 +114,8 @@ def make_experiment(
     shape = (seeds, *rows) if seeds > 1 and batch_axis is not None else rows
     with placed(mesh, rules):
         init = make_init(model_config.build, optimizer.init, lambda model: task.empty_carry(model, rows[0]))
-        make_state, abstract = born_sharded(init, model, seed_pairs(train.seed, seeds, train.dropout_seed), mesh)
+        places = leaf_places(model, mesh, config.mesh.place, seeds)
+        make_state, abstract = born_sharded(init, places, seed_pairs(train.seed, seeds, train.dropout_seed), mesh)
         sharding = batch_sharding(mesh, len(shape))
     make_step, sums = choose_step(train.step, mesh, abstract, seeds), task.sums(graphdef)
     step = make_step(task.carried(graphdef, train), optimizer, train.accumulate)

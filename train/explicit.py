@@ -34,7 +34,8 @@ def check_explicit(mesh: Mesh, abstract: State, seeds: int) -> None:
         if mesh.shape[name] > 1:
             raise UserError(f"{begin}; set --config.mesh.{name}={mesh.shape[name]} to 1, {OTHER}.")
     if not all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((abstract.params, abstract.opt_state))):
-        raise UserError(f"{begin}, and this mesh splits parameters; set --config.mesh.rules=replicated, {OTHER}.")
+        fix = "set --config.mesh.rules=replicated, with no --config.mesh.place"
+        raise UserError(f"{begin}, and the mesh splits parameters; {fix}, {OTHER}.")
 
 
 def make_explicit_step(

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from model.axes import partition_spec
 from train.devices.mesh import Rules
+from train.devices.places import Places, spec_at
 from train.state import State, parameter_key
 
 
@@ -37,13 +38,12 @@ def make_init(
 
 
 def born_sharded(
-    init: Callable[[jax.Array, jax.Array], State], model: nnx.Module, seeds_N2: np.ndarray, mesh: Mesh
+    init: Callable[[jax.Array, jax.Array], State], places: Places, seeds_N2: np.ndarray, mesh: Mesh
 ) -> tuple[functools.partial[State], State]:
     """(a function that makes the state in its place, the abstract state with shardings), by the ambient rules.
 
-    `model` is abstract: only its parameters' axis names are read. seeds_N2: `train.state.seed_pairs`.
+    places: of the parameters, by their paths. seeds_N2: `train.state.seed_pairs`.
     """
-    known = {path: (leaf.axes, leaf.shape) for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
 
     def one(pair: jax.Array) -> State:  # the keys are made in here, so that nothing runs before the state is asked for
         return init(jax.random.key(pair[0]), jax.random.key(pair[1]))
@@ -52,14 +52,11 @@ def born_sharded(
     shapes = jax.eval_shape(many, pairs)
 
     def in_place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        # An optimizer's moments end in their parameter's path; whatever has another shape (counts, factored moments)
-        # is not split. What is carried belongs to the rows of a batch.
+        # What is carried belongs to the rows of a batch.
         names: tuple[Any, ...] = tuple(getattr(key, "key", getattr(key, "name", None)) for key in path)
-        axes, shape = next((known[names[i:]] for i in range(len(names)) if names[i:] in known), ((), None))
-        axes = ("batch",) if names[0] == "carry" else axes if leaf.shape[len(lead) :] == shape else ()
-        where = NamedSharding(mesh, PartitionSpec(*lead, *partition_spec(axes)))
+        spec = partition_spec(("batch",)) if names[0] == "carry" else spec_at(places, names, leaf.shape[len(lead) :])
+        where = NamedSharding(mesh, PartitionSpec(*lead, *spec))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     abstract = jax.tree_util.tree_map_with_path(in_place, shapes)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return functools.partial(jax.jit(many, out_shardings=shardings), pairs), abstract
+    return functools.partial(jax.jit(many, out_shardings=jax.tree.map(lambda x: x.sharding, abstract)), pairs), abstract

@@ -237,7 +237,7 @@ def test_overrides_are_read_by_the_type_of_their_key(key: str, value: object, wa
             "--config.task=masked_lm: --config=bert:packages sets objective.hide, ",
         ),
         ("gpt", {"family": 3}, "--config.family=3: text is needed, such as 'gpt'."),
-        ("gpt", {"mesh": 9}, "there are: mesh.context, mesh.fsdp, mesh.replica, mesh.rules, mesh.tensor."),
+        ("gpt", {"mesh": 9}, "there are: mesh.context, mesh.fsdp, mesh.place, mesh.replica, mesh.rules, mesh.tensor."),
         ("gpt", {"train.steps": 9.0}, "--config.train.steps=9.0: a whole number is needed, such as 1000."),
         ("gpt", {"train.steps": "9.5"}, "--config.train.steps='9.5': a whole number is needed"),
         ("gpt", {"train.steps": True}, "--config.train.steps=True: a whole number is needed"),

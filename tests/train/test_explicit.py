@@ -123,13 +123,18 @@ def test_devices_send_each_other_one_sum_a_step() -> None:
         ),
         (
             {"mesh.fsdp": 2},
-            "--config.train.step=explicit splits nothing but rows, and this mesh splits parameters; set "
-            "--config.mesh.rules=replicated, or --config.train.step=partitioned.",
+            "--config.train.step=explicit splits nothing but rows, and the mesh splits parameters; set "
+            "--config.mesh.rules=replicated, with no --config.mesh.place, or --config.train.step=partitioned.",
         ),
         (
             {"train.seeds": 2},
             "--config.train.step=explicit splits nothing but rows, and --config.train.seeds=2 are an axis more; set it "
             "to 1, or --config.train.step=partitioned.",
+        ),
+        (
+            {**TWO_BY_FOUR, "mesh.place": "norm.*=norm:fsdp"},
+            "--config.train.step=explicit splits nothing but rows, and the mesh splits parameters; set "
+            "--config.mesh.rules=replicated, with no --config.mesh.place, or --config.train.step=partitioned.",
         ),
         ({"train.step": "pmap"}, "--config.train.step='pmap' is not one of: partitioned, explicit."),
         ({"mesh.rules": "zero"}, "--config.mesh.rules='zero' is not one of: fsdp, replicated."),

@@ -1,9 +1,12 @@
 """Whether a run fits the memory of the machine on which it begins: known from shapes, before any array is made."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
 
 from model.errors import UserError
 from train.devices.machine import device_memory, host_memory
@@ -41,6 +44,28 @@ def device_bytes(experiment: Experiment) -> tuple[int, int]:
     tokens = train.seeds * data.batch_size // train.accumulate * data.length
     model, ways = experiment.model_config, mesh.size // mesh.shape["tensor"]  # which share the tokens
     return state, sharers * tokens * model.num_layers * model.width * jnp.dtype(model.dtype).itemsize // ways
+
+
+class Placement(NamedTuple):
+    """A parameter of a run: where it lies, the bytes of it that one device holds, and what its axes are."""
+
+    name: str
+    shape: tuple[int, ...]
+    spec: PartitionSpec
+    bytes: int
+    axes: tuple[str, ...]
+
+
+def placements(experiment: Experiment) -> list[Placement]:
+    """Each parameter, its moments lie alike; with several seeds, `seeds` is an axis in front."""
+    model = nnx.eval_shape(lambda: experiment.model_config.build(nnx.Rngs(0)))
+    lead = ("seeds",) * (experiment.config.train.seeds > 1)
+    leaves = nnx.traversals.flatten_mapping(experiment.abstract.params)
+    return [
+        Placement(".".join(map(str, path)), here.shape, here.sharding.spec, _bytes(here), (*lead, *leaf.axes))
+        for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))
+        for here in [leaves[path]]
+    ]
 
 
 def _check(needed: int, there: int, needs: str, place: str, keys: tuple[str, ...]) -> None:

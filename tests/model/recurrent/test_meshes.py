@@ -18,6 +18,7 @@ from model.recurrent.encoder_decoder import RecurrentEncoderDecoderConfig
 from model.recurrent.language_model import RecurrentConfig
 from tests.model.recurrent.cases import nll
 from train.devices.mesh import make_mesh, make_rules
+from train.devices.places import leaf_places
 from train.sharding import born_sharded, make_init, placed
 from train.state import parameter_key, seed_pairs
 
@@ -132,7 +133,7 @@ def test_first_values_are_the_same_where_they_are_born_sharded() -> None:
         with placed(mesh, make_rules(seeds)):
             model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
             init = make_init(config.build, optax.adamw(1e-3).init, lambda model: ())
-            make_state, _ = born_sharded(init, model, seed_pairs(3, seeds, 0), mesh)
+            make_state, _ = born_sharded(init, leaf_places(model, mesh), seed_pairs(3, seeds, 0), mesh)
             params = make_state().params
         found = params if seeds == 1 else jax.tree.map(lambda x: x[0], params)
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, wanted)

@@ -21,7 +21,7 @@ _LEARNED = (
     "train.z_loss",
 )
 # Keys that came without a new format, and what says of runs that have them not what these did.
-ADDED: dict[str, dict[str, Any]] = {"train": {"step": "partitioned"}, "mesh": {"rules": "fsdp"}}
+ADDED: dict[str, dict[str, Any]] = {"train": {"step": "partitioned"}, "mesh": {"rules": "fsdp", "place": ""}}
 PLACES = ("data.path", "data.name", "data.dir")  # where the text lies; its fingerprint says whether it is the same
 FREE = ("data.prefetch", *PLACES)
 
