@@ -91,7 +91,9 @@ def create(flags: argparse.Namespace, tpus: Tpus) -> None:
     if doubt:
         cli.say(f"After {flags.max_hours:g} h nothing may end it but you: {doubt}.")
     if not tpus.dry and (doubt or not flags.yes):
-        money.agree("Create it, without a limit that is sure?" if doubt else "Create it?")
+        money.agree(
+            "Create it, without a limit that is sure?" if doubt else "Create it?", "" if doubt else ", or --yes"
+        )
     resources.make(tpus, wanted, on_interrupt(tpus, flags.name))
     cli.say(f"next: {again(tpus, 'run', flags.name)} -- launch.train --config=... --workdir=...")
 
@@ -121,7 +123,7 @@ def status(flags: argparse.Namespace, tpus: Tpus) -> None:
     found = there(tpus, flags.name)
     show([found])
     if found.over:
-        cli.say(f"{flags.name} is {found.over}; it is made again, and its run goes on, by\n  "
+        cli.say(f"{flags.name} is {found.over}; it is made again, and its run started there, by\n  "
                 f"{again(tpus, 'run', flags.name, '--watch')} -- THE SAME COMMAND\nand given up by\n  "
                 f"{again(tpus, 'delete', flags.name)}")  # fmt: skip
     elif found.ready:
@@ -174,7 +176,7 @@ def main(argv: Sequence[str]) -> int | None:
     if action in ("--help", "-h"):
         cli.parse(parser(), ["--help"])
     if action not in _ALL.split():
-        raise UserError(f"launch.pod {action}: the first word must be one of {', '.join(_ALL.split())}.")
+        raise UserError(f"launch.pod: the first word must be one of {', '.join(_ALL.split())}, and not {action!r}.")
     words = rest[rest.index("--") + 1 :] if "--" in rest else []
     flags, overrides = cli.parse(parser(action), rest[: rest.index("--")] if "--" in rest else rest)
     if overrides or (words and action != "run"):

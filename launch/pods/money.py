@@ -92,15 +92,15 @@ class Bill:
         return "\n".join(lines)
 
 
-def agree(question: str) -> None:
-    """Goes on when `yes` is typed.
+def agree(question: str, otherwise: str) -> None:
+    """Goes on when `yes` is typed; `otherwise` says what would stand for it.
 
     Raises:
         UserError: anything else was, or nothing.
     """
     cli.say(f"{question} Type yes: ", end="")
     if sys.stdin is None or sys.stdin.readline().strip() != "yes":
-        raise UserError("nothing was created: that takes a typed yes, or --yes.")
+        raise UserError(f"nothing was created: that takes a typed yes{otherwise}.")
 
 
 def timer_doubt(project: str, account: str) -> str:

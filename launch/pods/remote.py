@@ -55,7 +55,15 @@ setsid nohup bash -c '
 echo $! > run.pid
 echo heed-started
 """
-_STOP = """cd "$HOME/heed/$1" && kill -- "-$(cat run.pid)"; echo heed-stopped"""
+# Again and again, for what has only just begun may not have its group yet.
+_STOP = """cd "$HOME/heed/$1" && pid=$(cat run.pid) || exit 0
+for i in $(seq 100); do
+  kill -- "-$pid" 2>/dev/null
+  kill -0 "$pid" 2>/dev/null || exit 0
+  sleep 0.1
+done
+kill -9 -- "-$pid"
+"""
 _STATE = """cd "$HOME/heed/$1" 2>/dev/null || { echo heed-state nothing; exit 0; }
 if [ -e run.status ]; then echo "heed-state ended with status $(cat run.status)"
 elif [ ! -e run.pid ]; then echo heed-state not started
@@ -189,7 +197,7 @@ def pack(archive: Path, dirty: bool) -> None:
     changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no").splitlines()
     if changed and not dirty:
         raise UserError(
-            f"{changed[0][3:]} and others of {len(changed)} are not committed: commit them, or give --dirty."
+            f"{len(changed)} files differ from the commit, such as {changed[0][3:]}: commit them, or give --dirty."
         )
     for line in changed:
         cli.say(f"not committed, and sent: {line}")

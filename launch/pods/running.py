@@ -40,6 +40,7 @@ class Run:
             UserError: it is gone, preempted once too often, or out of hours.
         """
         restarts = 0
+        cli.say(f"{self.name}: watched; Ctrl-C ends that, and not the run")
         while True:
             time.sleep(resources.PAUSE_SECONDS)
             now = resources.look(self.tpus, self.name)

@@ -103,20 +103,20 @@ class Found:
     @property
     def states(self) -> list[str]:
         """Those of the queued resource, where there is one, and of its nodes that are there."""
-        queued = [self.queued["state"]["state"]] if self.queued else []
-        return queued + [node["state"] for node in self.nodes.values() if node]
+        queued = [self.queued.get("state", {}).get("state", "ASKED")] if self.queued else []
+        return queued + [node.get("state", "ASKED") for node in self.nodes.values() if node]
 
     @property
     def ready(self) -> bool:
         """Whether all of its nodes can be used."""
-        return all(node and node["state"] == "READY" for node in self.nodes.values())
+        return all(node and node.get("state") == "READY" for node in self.nodes.values())
 
     @property
     def over(self) -> str:
         """Why it will never be used again, in words; empty while it may."""
         reason = ""
         if self.queued:
-            error = self.queued["state"].get("failedData", {}).get("error", {})
+            error = self.queued.get("state", {}).get("failedData", {}).get("error", {})
             reason = f" ({error['message'].rstrip('.')})" if error.get("message") else ""
         return next((f"{state}{reason}" for state in self.states if state in _OVER), "")
 

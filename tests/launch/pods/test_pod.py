@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -83,6 +84,8 @@ def test_a_run_outlives_what_started_it_and_keeps_its_place(cloud: Cloud, capfd:
     cloud.home().mkdir()
     (cloud.home() / "wait").touch()
     assert cloud.pod("run", *TRAIN).status == 0
+    pid = int((cloud.home() / "heed/try/run.pid").read_text())
+    assert os.getsid(pid) == pid  # no terminal and no connection takes it along
     assert "1 running" in cloud.pod("status").out
     assert "a run is still there" in cloud.pod("run", *TRAIN).err
     (cloud.home() / "exit").write_text("3")
@@ -103,7 +106,7 @@ def test_what_is_not_committed_is_sent_only_when_asked(cloud: Cloud) -> None:
     cloud.git("add", "requirements-build.txt")
     refused = cloud.pod("run", *TRAIN)
     assert (refused.status, cloud.calls("scp")) == (2, [])
-    assert "code.py and others of 2 are not committed: commit them, or give --dirty." in refused.err
+    assert "2 files differ from the commit, such as code.py: commit them, or give --dirty." in refused.err
     sent = cloud.pod("run", "--dirty", *TRAIN)
     assert "sent:  M code.py" in sent.out
     assert "sent: A  new.py" in sent.out
@@ -175,7 +178,7 @@ def test_a_name_leaves_room_for_what_is_added(cloud: Cloud) -> None:
         ({"no_capacity": 1}, [], "nothing is left of it: FAILED (There is no more capacity in the zone)."),
         ({"no_capacity": 1}, ["--direct"], "there is no capacity left in this zone"),
         ({"preempted_creating": 1}, [], "nothing is left of it: PREEMPTED."),
-        ({"no_role": 1}, [], "nothing was created"),
+        ({"no_role": 1}, [], "nothing was created: that takes a typed yes."),
     ],
 )
 def test_a_failure_of_gcloud_is_one_sentence_and_leaves_nothing(
@@ -257,8 +260,12 @@ def test_half_of_the_hosts_cannot_be_reached(cloud: Cloud) -> None:
     cloud.faults(unreachable=2)
     assert "2 do not answer (of 4)" in cloud.pod("status").out
     machines = Machines(Tpus("z"), "try", {"try": 4})
+    for worker in range(4):
+        (cloud.home(worker=worker) / "wait").touch()
     with pytest.raises(UserError, match="the start was done by 2 of 4 hosts of try, so the run was not started"):
         machines.start(["launch.train"], [])
+    cloud.faults()
+    assert "running" not in machines.states()
 
 
 def test_more_hosts_than_gcloud_takes_at_a_time(cloud: Cloud) -> None:
@@ -280,9 +287,11 @@ def test_only_what_is_ours_is_listed_and_deleted(cloud: Cloud) -> None:
     assert [line.split()[0] for line in listed[1:]] == ["a", "b", "ab"]
     assert "has no label heed-run=theirs, so heed did not make it" in cloud.pod("delete", name="theirs").err
     assert "has no label heed-run=a-7" in cloud.pod("delete", name="a-7").err
+    state["nodes"]["a-1"]["labels"] = {}  # somebody took it over
+    cloud.state(state)
     cloud.faults(leaves_nodes=1)
     assert cloud.pod("delete", name="a").status == 0
-    assert [*cloud.state()["nodes"]] == ["theirs", "a-7", "ab"]
+    assert [*cloud.state()["nodes"]] == ["a-1", "theirs", "a-7", "ab"]
     assert "there is nothing of that name" in cloud.pod("delete", name="a").err
 
 
@@ -323,6 +332,7 @@ def preempting(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, times: int) -> Non
             if next(left, None) is not None:
                 state["queued"]["try"]["state"] = {"state": "SUSPENDED"}
                 cloud.state(state)
+                cloud.faults()  # what is made next is younger
 
     monkeypatch.setattr(resources.time, "sleep", sleep)
 

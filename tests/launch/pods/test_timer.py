@@ -61,8 +61,8 @@ def google() -> Iterator[Google]:
         (None, None, False),
         (-7200, None, True),  # before a reboot
         (None, -7200, True),  # before a preemption
-        (-7200, -60, True),
-        (-60, None, False),
+        pytest.param(-7200, -60, True, marks=pytest.mark.rest),
+        pytest.param(-60, None, False, marks=pytest.mark.rest),
     ],
 )
 def test_it_deletes_by_name_when_its_hours_are_over(
