@@ -24,7 +24,7 @@ def parser() -> cli.Parser:
 
 def main(argv: Sequence[str]) -> int:
     """Runs what follows `--`."""
-    flags, after = words.split(parser(), argv)
+    flags, after, _ = words.split(parser(), argv)
     for name in ("processes", "devices"):
         if getattr(flags, name) < 1:
             raise UserError(f"--{name}={getattr(flags, name)} must be at least 1.")

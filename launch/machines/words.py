@@ -12,8 +12,8 @@ from model.errors import UserError
 _OURS = ("--coordinator", "--process-id", "--num-processes")  # whoever starts the processes tells them
 
 
-def split(parser: cli.Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags before `--`, and the words after it, such as ['launch.train', '--config=...'].
+def split(parser: cli.Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], argparse.Namespace]:
+    """The flags before `--`, the words after it, such as ['launch.train', '--config=...'], and the flags in these.
 
     Raises:
         UserError: the words are none that the command takes, it cannot run as several processes, or a word says which
@@ -34,8 +34,8 @@ def split(parser: cli.Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, 
     if made is None:
         able = ", ".join(name for name in _commands() if _several(name))
         raise UserError(f"-- {command}: it must be a command that runs as several processes: {able}.")
-    cli.parse(made, words)  # a mistake is told once and now, and not by every process
-    return flags, after
+    inner, _ = cli.parse(made, words)  # a mistake is told once and now, and not by every process
+    return flags, after, inner
 
 
 def _commands() -> list[str]:

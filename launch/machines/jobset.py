@@ -1,0 +1,181 @@
+"""A JobSet of GKE: a job for each slice of TPUs, a pod for each of its virtual machines, all restarted as one.
+
+Field names: jobset.x-k8s.io/v1alpha2 and batch/v1; values: Google Cloud's pages of TPUs in GKE, and those of JobSet.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launch.hosts.watch import LOST
+from launch.machines import names
+from launch.planning.chips import Slice
+from model.errors import UserError
+
+# After these the same command may do: a lost rank, Ctrl-C, an abort of jax, SIGKILL, SIGTERM. All others are bugs.
+RESTARTABLE = (LOST, 130, 134, 137, 143)
+STOCK = "python:3.12-slim"
+_JOB = "slice"
+# libtpu's own, its traffic between slices, its metrics, and jax's coordinator.
+_PORTS = {"tpu": 8471, "slices": 8080, "metrics": 8431, "coordinator": 8482}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pods:
+    """What the pods are, besides their slice: `tree` is (bucket, object) of the code, or None where the image has it.
+
+    secrets: names of Kubernetes secrets, whose entries become variables. max_hours: of one attempt; 0: without limit.
+    """
+
+    name: str
+    image: str = ""
+    tree: tuple[str, str] | None = None
+    queue: str = ""
+    secrets: tuple[str, ...] = ()
+    service_account: str = ""
+    spot: bool = False
+    max_restarts: int = 3
+    max_hours: float = 0
+
+
+def jobset(pods: Pods, of: Slice, words: Sequence[str]) -> dict[str, Any]:
+    """The manifest for `python -m` with these words.
+
+    Raises:
+        UserError: a name is none or too long, or a word is no Unicode.
+    """
+    _check(pods, of, words)
+    ours = {"heed-run": pods.name}
+    job: dict[str, Any] = {
+        "parallelism": of.hosts,
+        "completions": of.hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,  # one pod alone cannot begin again
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Count", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "heed", "operator": "NotIn", "values": list(RESTARTABLE)},
+                },
+            ]
+        },
+        "template": {"metadata": {"labels": ours}, "spec": _pod(pods, of, words)},
+    }
+    if pods.max_hours:
+        job["activeDeadlineSeconds"] = round(3600 * pods.max_hours)
+    ends = {"name": "bugs", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy", "DeadlineExceeded"]}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {
+            "name": pods.name,
+            "labels": ours | ({"kueue.x-k8s.io/queue-name": pods.queue} if pods.queue else {}),
+            # Each job has a node pool, which is a slice, for itself.
+            "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
+        },
+        "spec": {
+            "failurePolicy": {"maxRestarts": pods.max_restarts, "rules": [ends]},
+            "replicatedJobs": [
+                {"name": _JOB, "replicas": of.slices, "template": {"metadata": {"labels": ours}, "spec": job}}
+            ],
+        },
+    }
+
+
+def text(manifest: dict[str, Any]) -> str:
+    """As YAML, with every value quoted that is a word: readers differ on whether 1e3, y or 0o7 is one."""
+    return yaml.dump(_quoted(manifest), Dumper=_Dumper, sort_keys=False, width=110)
+
+
+def _check(pods: Pods, of: Slice, words: Sequence[str]) -> None:
+    # The longest name of a pod: NAME-slice-SLICE-HOST-xxxxx, of at most 63.
+    longest = 63 - len(f"-{_JOB}-{of.slices - 1}-{of.hosts - 1}-xxxxx")
+    names.check("--name", pods.name, "label", longest)
+    for flag, given, kind in (("--queue", pods.queue, "object"), ("--service-account", pods.service_account, "object")):
+        if given:
+            names.check(flag, given, kind)
+    for secret in pods.secrets:
+        if not names.fits(secret, "object"):  # and is not told, for it may be the secret itself
+            raise UserError("--secret: the name of a Kubernetes secret is needed, and not what it holds.")
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{word!r}: words for GKE must be Unicode; give this one another form.") from error
+
+
+def _pod(pods: Pods, of: Slice, words: Sequence[str]) -> dict[str, Any]:
+    command = ["python", "-m"]
+    if pods.tree is not None:
+        command = ["python", "-c", Path(__file__).with_name("unpack.py").read_text(), *pods.tree]
+    container: dict[str, Any] = {
+        "name": "heed",
+        "image": pods.image or STOCK,
+        "command": list(map(_literal, command)),
+        "args": list(map(_literal, words)),
+        "ports": [{"name": name, "containerPort": port} for name, port in _PORTS.items()],
+        "env": _variables(pods, of),
+        "envFrom": [{"secretRef": {"name": secret}} for secret in pods.secrets],
+        "resources": {"limits": {"google.com/tpu": math.prod(of.grid) // of.hosts}},
+    }
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",  # JobSet would set OnFailure
+        "nodeSelector": {
+            "cloud.google.com/gke-tpu-accelerator": of.chip.gke,
+            "cloud.google.com/gke-tpu-topology": "x".join(map(str, of.grid)),
+        },
+        "containers": [{name: value for name, value in container.items() if value != []}],
+    }
+    if pods.service_account:
+        spec["serviceAccountName"] = pods.service_account
+    if pods.spot:
+        spot = "cloud.google.com/gke-spot"
+        spec["nodeSelector"][spot] = "true"
+        spec["tolerations"] = [{"key": spot, "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
+    return spec
+
+
+def _variables(pods: Pods, of: Slice) -> list[dict[str, Any]]:
+    """What GKE does not tell: which slice this is, and who a host alone is."""
+    alone = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"} if of.hosts == 1 else {}
+    if of.slices > 1:
+        first = f"{pods.name}-{_JOB}-0-0.{pods.name}"  # HOST.SUBDOMAIN of the first pod, as JobSet names them
+        alone |= {"MEGASCALE_NUM_SLICES": str(of.slices), "MEGASCALE_COORDINATOR_ADDRESS": first}
+    told: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in alone.items()]
+    if of.slices > 1:
+        path = "metadata.labels['jobset.sigs.k8s.io/job-index']"
+        told.append({"name": "MEGASCALE_SLICE_ID", "valueFrom": {"fieldRef": {"fieldPath": path}}})
+    return told
+
+
+def _literal(word: str) -> str:
+    """Kubernetes puts a variable for $(NAME), and so a secret's entry, and one $ for two."""
+    return word.replace("$", "$$")
+
+
+class _Quoted(str):
+    pass
+
+
+def _quoted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _quoted(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return list(map(_quoted, value))
+    return _Quoted(value) if isinstance(value, str) else value
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+def _represented(dumper: yaml.SafeDumper, word: _Quoted) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", str(word), style="|" if word.count("\n") > 1 else "'")
+
+
+_Dumper.add_representer(_Quoted, _represented)
