@@ -17,6 +17,7 @@ from typing import Any
 from launch import cli
 from launch.machines import jobset, names, slurm, tree, words
 from launch.planning.chips import Slice, parse_topology
+from launch.pods.remote import pack
 from model.errors import UserError
 
 # Flags that are of one kind alone, with what they are where they are not given.
@@ -61,18 +62,18 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(_other(flags, name))
     if not 0 <= flags.max_hours < float("inf"):
         raise UserError(f"--max-hours={flags.max_hours:g} must be a number of hours; 0 is no limit.")
+    archive = None
     if flags.kind == "slurm":
         shape = flags.nodes, flags.gpus_per_node
         text = slurm.script(flags.name, *shape, after, queue=flags.queue, max_hours=flags.max_hours)
-        next_ = [
-            f"sbatch {shlex.quote(flags.out)}",
-            f"squeue --me --name={flags.name}",
-            f"scancel --me --name={flags.name}",
-        ]
+        own = f"--me --name={flags.name}"
+        next_ = [f"sbatch {shlex.quote(flags.out)}", f"squeue {own}", f"scancel {own}"]
     else:
-        text, next_ = _gke(flags, after, inner)
+        text, next_, archive = _gke(flags, after, inner)
     try:
         Path(flags.out).write_text(text, errors="surrogateescape")
+        if archive is not None:
+            pack(archive, dirty=False)
     except OSError as error:
         raise UserError(f"--out={flags.out} cannot be written ({error.strerror}): give another file.") from error
     print(f"written: {flags.out}; nothing is started yet. In this order it is handed over, watched and ended:")
@@ -81,36 +82,38 @@ def main(argv: Sequence[str]) -> None:
         print("no --max-hours: it costs until its own end")
 
 
-def _gke(flags: argparse.Namespace, after: Sequence[str], inner: argparse.Namespace) -> tuple[str, list[str]]:
-    """The manifest, and the commands for it."""
+def _gke(
+    flags: argparse.Namespace, after: Sequence[str], inner: argparse.Namespace
+) -> tuple[str, list[str], Path | None]:
+    """The manifest, the commands for it, and where the tree is to be packed for them."""
     of, workdir = _slice(flags), getattr(inner, "workdir", None)
     if workdir is not None and not workdir.startswith("gs://"):
         raise UserError(f"--workdir={workdir}: a pod's disk goes with it; give a folder of a bucket, gs://BUCKET/RUN.")
     if bool(flags.image) == bool(flags.bucket):
         given = f"--image={flags.image} and --bucket={flags.bucket}" if flags.image else "neither --image nor --bucket"
         raise UserError(f"{given}: give one, an image that holds heed or a bucket for the committed tree.")
-    before, place = list[str](), None
+    before, place, archive = list[str](), None, None
     if flags.image:
         names.check("--image", flags.image, "image")
     else:
         bucket, _, folder = names.check("--bucket", flags.bucket, "bucket").removeprefix("gs://").partition("/")
-        commit = tree.commit()
-        file = f"heed-{commit}.tar.gz"
-        place = bucket, f"{folder}/{file}" if folder else file
-        before = [f"git archive --output={file} {commit}", f"gcloud storage cp {file} gs://{'/'.join(place)}"]
+        archive = Path(flags.out).with_name(f"heed-{tree.commit()}.tar.gz")
+        place = bucket, f"{folder}/{archive.name}" if folder else archive.name
+        before = [f"gcloud storage cp {shlex.quote(str(archive))} gs://{'/'.join(place)}"]
     pods = jobset.Pods(
         flags.name, flags.image, place, flags.queue, tuple(flags.secret), flags.service_account, flags.spot,
         flags.max_restarts, flags.max_hours,
     )  # fmt: skip
     text = jobset.text(jobset.jobset(pods, of, after))
     ours = f"--selector=heed-run={flags.name}"
-    return text, [
+    commands = [
         *before,
         f"kubectl apply --filename={shlex.quote(flags.out)}",
         f"kubectl get jobsets,pods {ours}",
         f"kubectl logs --follow --prefix --tail=-1 --max-log-requests={of.hosts * of.slices} {ours}",
         f"kubectl delete jobsets {ours}",
     ]
+    return text, commands, archive
 
 
 def _slice(flags: argparse.Namespace) -> Slice:

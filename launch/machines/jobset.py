@@ -18,7 +18,7 @@ from model.errors import UserError
 
 # After these the same command may do: a lost rank, Ctrl-C, an abort of jax, SIGKILL, SIGTERM. All others are bugs.
 RESTARTABLE = (LOST, 130, 134, 137, 143)
-STOCK = "python:3.12-slim"
+STOCK = "python:3.12"  # has git, by which a passport names the commit
 _JOB = "slice"
 # libtpu's own, its traffic between slices, its metrics, and jax's coordinator.
 _PORTS = {"tpu": 8471, "slices": 8080, "metrics": 8431, "coordinator": 8482}

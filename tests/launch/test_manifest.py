@@ -22,6 +22,7 @@ from launch import manifest
 from launch.machines import jobset, tree, unpack
 from launch.machines.jobset import Pods
 from launch.planning.chips import parse_topology
+from launch.pods import remote
 from tests.tiny import Outcome, call
 
 HOSTILE = [
@@ -285,18 +286,23 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_the_committed_tree_is_what_a_bucket_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
-    for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message=one"]):
+    (tmp_path / "first").write_text("1")
+    for words in (["init", "--quiet"], ["add", "first"], ["commit", "--quiet", "--message=one"]):
         subprocess.run([*git, *words], check=True)
     monkeypatch.setattr(tree, "ROOT", tmp_path)
+    monkeypatch.setattr(remote, "ROOT", tmp_path)
     commit = tree.commit()
     flags = ["--kind=gke", "--name=llama", "--topology=v5e:2x4", "--bucket=gs://mine/trees"]
     text, done = written(tmp_path, *flags, *COMMAND)
     made = container(yaml.safe_load(text))
-    assert made["image"] == "python:3.12-slim"
+    assert made["image"] == "python:3.12"
     source = Path(unpack.__file__).read_text()
     assert made["command"] == ["python", "-c", source, "mine", f"trees/heed-{commit}.tar.gz"]
-    assert f"git archive --output=heed-{commit}.tar.gz {commit}" in done.out
-    assert f"gcloud storage cp heed-{commit}.tar.gz gs://mine/trees/heed-{commit}.tar.gz" in done.out
+    assert f"gcloud storage cp {tmp_path}/heed-{commit}.tar.gz gs://mine/trees/heed-{commit}.tar.gz" in done.out
+    with tarfile.open(tmp_path / f"heed-{commit}.tar.gz") as packed:
+        packed.extractall(tmp_path / "there", filter="data")
+    there = ["git", "-C", str(tmp_path / "there"), "rev-parse", "HEAD"]
+    assert subprocess.run(there, capture_output=True, text=True, check=True).stdout.strip() == commit
     (tmp_path / "file").write_text("")
     subprocess.run([*git, "add", "file"], check=True)
     refused = call(manifest.main, [*flags, "--out=x", *COMMAND])
