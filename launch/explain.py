@@ -134,13 +134,17 @@ def _explain(run: Run, flags: argparse.Namespace) -> None:
     for (given, *_), results in zip(asked, found, strict=True):
         groups = grouped(run.tokenizer, given.tokens, spans, flags.words)
         cli.say(strongest(results, table, groups, bool(spans) or flags.words))
+    more: dict[str, Any] = {}
     if flags.attributions:
-        told = elsewhere.told(elsewhere.judged_elsewhere(questions[0], others))
-        cli.say(f"{flags.attributions}, by the {rows} inputs that are given:\n{told}")
+        judged = elsewhere.judged_elsewhere(questions[0], others)
+        more["attributions"] = {name: row._asdict() for name, row in judged.items()}
+        cli.say(f"{flags.attributions}, by the {rows} inputs that are given:\n{elsewhere.told(judged)}")
     if flags.intended:
         looked = intended.intended(questions[0], meant, found[0])
+        more["intended"] = [one._asdict() for one in looked]
         cli.say(intended.told(looked, [name for name in found[0] if table.word(name) == "faithful here"]))
-    _write(run, flags, list(zip(questions, [given for given, *_ in asked], found, strict=True)), table, heads, captured)
+    every = list(zip(questions, [given for given, *_ in asked], found, strict=True))
+    _write(run, flags, every, table, heads, captured, more)
 
 
 def _write(
@@ -150,10 +154,11 @@ def _write(
     table: kept.Table,
     heads: Sequence[Head],
     captured: Sequence[str],
+    beside: dict[str, Any],
 ) -> None:
     """Writes what is asked for."""
     whole = [result for *_, results in rows for some in results.values() for result in some]
-    beside = {"faithfulness": dataclasses.asdict(table) | {"rows": {k: v._asdict() for k, v in table.rows.items()}}}
+    beside |= {"faithfulness": dataclasses.asdict(table) | {"rows": {k: v._asdict() for k, v in table.rows.items()}}}
     if flags.out:
         facts = provenance_facts(whole[0].provenance, run.config.train.seeds, flags.baseline or "mean")
         facts |= full_provenance(run) if flags.full_provenance else {}

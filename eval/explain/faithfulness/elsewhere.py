@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.explain.faithfulness.judging import LEAST, LEVEL, Verdict, verdicts
+from eval.explain.faithfulness.judging import LEAST, LEVEL, verdicts
+from eval.explain.faithfulness.kept import FEW, Row, of_few, orders
 from eval.explain.files.result import Result, load
-from eval.explain.methods.table import Asked, Maps
+from eval.explain.methods.table import METHODS, Asked, Maps
 from eval.explain.targets import places
 from model.errors import UserError
 
@@ -59,28 +60,38 @@ def read_maps(path: str, asked: Asked, own: Mapping[str, Sequence[Sequence[str]]
     return Given(found, anew)
 
 
-def judged_elsewhere(asked: Asked, given: Given) -> dict[str, Verdict]:
-    """The verdict of each method. Without maps of the model drawn anew nobody knows whether it says the same of any
-    model: then it is "not faithful here" where it names no more than chance, and else "not measured".
+def judged_elsewhere(asked: Asked, given: Given) -> dict[str, Row]:
+    """What is known of each method, as of those made here, but for the sensitivity, for which it would have to be
+    called. Without maps of the model drawn anew nobody knows whether it says the same of any model: then it is "not
+    faithful here" where it names no more than chance, and else "not measured".
     """
-    found = verdicts(asked, given.maps, given.maps | given.anew)
-    for name, one in found.items():
+    own, few = given.maps.values(), min(FEW, len(asked.target.places_BP))
+    taus_M = orders(asked, own, METHODS["leave_one_out"].call(asked))
+    measured = zip(
+        verdicts(asked, given.maps, given.maps | given.anew).items(), taus_M, *of_few(asked, own), strict=True
+    )
+    found = {}
+    for (name, one), tau, left_out, wrong in measured:
+        row = Row(*one, tau, few, float(left_out), float(wrong))
         if name not in given.anew:
             passed = one.p <= LEVEL and one.word != "not measured"
-            found[name] = one._replace(word="not measured" if passed else one.word, correlation=float("nan"))
+            row = row._replace(word="not measured" if passed else one.word, correlation=None)
+        found[name] = row
     return found
 
 
-def told(found: Mapping[str, Verdict]) -> str:
+def told(found: Mapping[str, Row]) -> str:
     """A line for each method."""
     lines, width = [], max(map(len, found))
     for name, one in found.items():
+        beside = f"tau {one.leave_one_out:.2f} beside leave_one_out, sufficiency {one.sufficiency:.3f}, "
+        beside += f"infidelity {one.infidelity:.3g}"
         if one.examples < LEAST:
-            lines.append(f"  {name:<{width}}  {one.word}, as that takes {LEAST} inputs; loses {one.lost:.3f}")
+            lines.append(f"  {name:<{width}}  {one.word}, as that takes {LEAST} inputs; loses {one.lost:.3f}; {beside}")
             continue
-        alike = "no maps of the model drawn anew are given" if np.isnan(one.correlation) else f"{one.correlation:.2f}"
+        alike = "no maps of the model drawn anew are given" if one.correlation is None else f"{one.correlation:.2f}"
         lines.append(
             f"  {name:<{width}}  {one.word:<18}  loses {one.lost:.3f}, {one.more_than_random:+.3f} beside random maps "
-            f"(95 %: at least {one.lower_bound:+.3f}; p = {one.p:.2g}); as if drawn anew: {alike}"
+            f"(95 %: at least {one.lower_bound:+.3f}; p = {one.p:.2g}); as if drawn anew: {alike}; {beside}"
         )
     return "\n".join(lines)

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,9 +124,9 @@ def measured(run: Run, kind: str, key: str, say: Say = log.info, compared: str =
             found[name] = {site: np.asarray(x) for site, x in METHODS[name].call(one).items()}
         done(f"map by {name}")
     judged = verdicts(asked, maps, others)
-    taus_M = _orders(asked, maps)
+    taus_M = orders(asked, maps.values(), maps["leave_one_out"])
     done("removal of tokens")
-    left_out_M, wrong_M = _of_few(first(asked, FEW), {name: joined(x)[:FEW] for name, x in maps.items()})
+    left_out_M, wrong_M = of_few(asked, maps.values())
     rows = {}
     for number, name in enumerate(serving):
         steady = _steadiness(first(asked, FEW), name)
@@ -141,14 +141,16 @@ def first(asked: Asked, count: int) -> Asked:
     return asked._replace(**jax.tree.map(lambda x: x[:count], {k: getattr(asked, k) for k in asked._fields[1:]}))
 
 
-def _orders(asked: Asked, maps: Mapping[str, Maps]) -> list[float]:
-    real_Bn, reference_Bn = joined(places(asked.inputs)), joined(maps["leave_one_out"])
-    return [float(measures.tau(joined(one), reference_Bn, real_Bn).mean()) for one in maps.values()]
+def orders(asked: Asked, maps: Iterable[Maps], reference: Maps) -> list[float]:
+    """Kendall's tau of each map beside leave-one-out, the mean over the examples."""
+    real_Bn, reference_Bn = joined(places(asked.inputs)), joined(reference)
+    return [float(measures.tau(joined(one), reference_Bn, real_Bn).mean()) for one in maps]
 
 
-def _of_few(asked: Asked, maps: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Sufficiency and infidelity of each map, (M,)."""
-    real_Bn, maps_MBn = joined(places(asked.inputs)), np.stack([*maps.values()])
+def of_few(asked: Asked, maps: Iterable[Maps]) -> tuple[np.ndarray, np.ndarray]:
+    """Sufficiency and infidelity of each map, (M,), the means over the first `FEW` examples."""
+    asked, maps_MBn = first(asked, FEW), np.stack([joined(one)[:FEW] for one in maps])
+    real_Bn = joined(places(asked.inputs))
     left_out_MB = dropped(asked, maps_MBn, real_Bn, kept=True)
     return left_out_MB.mean(1), measures.infidelity(asked, maps_MBn, measures.drawn_choices(real_Bn, CHOICES)).mean(1)
 
