@@ -29,6 +29,7 @@ class Chip:
     wrapped: int
     devices: int = 1
     per_host: int = 4
+    alone: int = 4
     kind: str = ""  # empty: there are no TPU VMs of it
     counts_cores: bool = False
     runtime: str = ""
@@ -85,7 +86,8 @@ class Slice:
     @property
     def hosts(self) -> int:
         """The virtual machines of one slice."""
-        return max(1, math.prod(self.grid) // self.chip.per_host)
+        chips = math.prod(self.grid)
+        return 1 if chips <= self.chip.alone else max(1, chips // self.chip.per_host)
 
     @property
     def topology(self) -> str:
@@ -101,7 +103,7 @@ class Slice:
         """
         if not self.chip.kind:
             raise UserError(
-                f"--topology={self.topology}: there are no TPU VMs of {self.name}, which GKE alone serves; take --gke."
+                f"--topology={self.topology}: there are no TPU VMs of {self.name}, which GKE alone serves: launch.manifest."
             )
         return f"{self.chip.kind}-{math.prod(self.grid) * (2 if self.chip.counts_cores else 1)}"
 

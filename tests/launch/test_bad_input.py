@@ -48,7 +48,7 @@ def assert_refused(outcome: Outcome, *parts: str) -> None:
 
 # What is wrong, and what the sentence says: the value, the rule, the flag.
 CONFIGS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
-    ({"train.stesp": 9}, ("--config.train.stesp", "no such key", "train.steps")),
+    ({"train.stepss": 9}, ("--config.train.stepss", "no such key", "train.steps")),
     ({"steps": 9}, ("--config.steps", "no such key", "train.steps")),
     ({"train.steps": "nine"}, ("--config.train.steps='nine'", "whole number")),
     ({"train.steps": 9.5}, ("--config.train.steps='9.5'", "whole number")),
@@ -473,7 +473,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_commands_themselves_end_with_the_sentence(keys: dict[str, Any], finished: Path, tmp_path: Path) -> None:
-    misspelt = start("-m", "launch.train", *words(tmp_path / "run", keys | {"train.stesp": 9}))
+    misspelt = start("-m", "launch.train", *words(tmp_path / "run", keys | {"train.stepss": 9}))
     prompt = start("-m", "launch.generate", f"--workdir={finished}", b"--prompt=\xff")
-    assert_refused(end(misspelt), "--config.train.stesp", "train.steps")
+    assert_refused(end(misspelt), "--config.train.stepss", "train.steps")
     assert_refused(end(prompt), "'\\udcff'", "--prompt")
