@@ -17,8 +17,8 @@ from launch.configs import load
 from launch.planning import rates
 from launch.planning.changes import changed, largest_batch, tries
 from launch.planning.chips import Slice, parse_topology
-from launch.planning.running import planned
-from launch.planning.telling import table, told
+from launch.planning.running import placed_on, planned
+from launch.planning.telling import shardings, table, told
 from model.errors import UserError
 from train.run.files.json_files import write
 
@@ -31,6 +31,7 @@ def parser() -> cli.Parser:
     made.add_argument("--json", metavar="FILE.json", default="", help="write the plan, or a list of several")
     made.add_argument("--price", type=float, metavar="USD", help="of a chip-hour, as you pay it: for the run's cost")
     made.add_argument("--watts", type=float, help="of a chip, for the run's energy")
+    made.add_argument("--shardings", action="store_true", help="list where each parameter lies, and end")
     made.add_argument("--no-tries", action="store_true", help="do not try what to change where it does not fit")
     return made
 
@@ -45,6 +46,10 @@ def main(argv: Sequence[str]) -> int:
     if flags.json and (not flags.json.endswith(".json") or not Path(flags.json).parent.is_dir()):
         raise UserError(f"--json={flags.json} must be a .json file in a folder that exists.")
     config = load(flags.config, **overrides)
+    if flags.shardings:
+        for where in places:
+            cli.say(shardings(placed_on(config, where)))
+        return 0
     plans = []
     for where in places:
         plans.append(plan(config, where, flags.price, flags.watts))

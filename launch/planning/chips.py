@@ -15,9 +15,9 @@ class Chip:
     from there, over all its links to neighbours in both directions, and over the network between slices.
 
     `devices` are those that jax sees of a chip, `dims` the axes of its torus, of which `wrapped` says how long one must
-    be to be a ring. A virtual machine holds `per_host` chips. `runtime` and `kind` are the words of TPU VMs, whose
-    types count cores (two a chip) or chips; `gke` and `machine` those of GKE. (Google Cloud's pages of each TPU; for
-    links, "How to Scale Your Model", part 2.)
+    be to be a ring. A virtual machine holds `per_host` chips, or up to `alone` if it is a slice by itself. `runtime`
+    and `kind` are the words of TPU VMs, whose types count cores (two a chip) or chips; `gke` and `machine` those of
+    GKE. (Google Cloud's pages of each TPU; for links, "How to Scale Your Model", part 2.)
     """
 
     flops: float
@@ -43,7 +43,7 @@ CHIPS = {
         runtime="tpu-ubuntu2204-base", gke="tpu-v4-podslice", machine="ct4p-hightpu-4t",
     ),
     "v5e": Chip(
-        1.97e14, 16e9, 8.1e11, 360 * GB, 3.125 * GB, 2, 16, kind="v5litepod",
+        1.97e14, 16e9, 8.1e11, 360 * GB, 3.125 * GB, 2, 16, alone=8, kind="v5litepod",
         runtime="v2-alpha-tpuv5-lite", gke="tpu-v5-lite-podslice", machine="ct5lp-hightpu-4t",
     ),
     "v5p": Chip(
@@ -51,7 +51,7 @@ CHIPS = {
         runtime="v2-alpha-tpuv5", gke="tpu-v5p-slice", machine="ct5p-hightpu-4t",
     ),
     "v6e": Chip(
-        9.2e14, 32e9, 1.6e12, 720 * GB, 12.5 * GB, 2, 16, kind="v6e",
+        9.2e14, 32e9, 1.6e12, 720 * GB, 12.5 * GB, 2, 16, alone=8, kind="v6e",
         runtime="v2-alpha-tpuv6e", gke="tpu-v6e-slice", machine="ct6e-standard-4t",
     ),
     "tpu7x": Chip(
@@ -103,7 +103,8 @@ class Slice:
         """
         if not self.chip.kind:
             raise UserError(
-                f"--topology={self.topology}: there are no TPU VMs of {self.name}, which GKE alone serves: launch.manifest."
+                f"--topology={self.topology}: there are no TPU VMs of {self.name}, which GKE alone serves; take "
+                "launch.manifest."
             )
         return f"{self.chip.kind}-{math.prod(self.grid) * (2 if self.chip.counts_cores else 1)}"
 

@@ -15,6 +15,7 @@ from launch.planning.chips import Slice, parse_topology
 from launch.planning.memory import at_peak
 from launch.planning.traffic import Collective, collectives
 from model.errors import UserError
+from train.devices.memory import placements
 from train.experiment import Experiment, make_experiment
 from train.flops import flops_per_token
 from train.sharding import placed
@@ -56,7 +57,19 @@ def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
         "cores": {name: [one.choice.name for one in of_layers] for name, of_layers in experiment.attention.items()},
         "hbm_bytes": limit(devices[0]),
         "replicated_bytes": _replicated(experiment),
+        "placements": [
+            {
+                "name": one.name,
+                "shape": one.shape,
+                "axes": one.axes,
+                "place": [*map(_place, one.spec)],
+                "bytes": one.bytes,
+            }
+            for one in placements(experiment)
+        ],
     }
+    if not job.get("compile", True):
+        return found
     step: Any = experiment.step
     with placed(mesh, experiment.rules):
         lowered = step.lower(experiment.abstract, abstract_batch(experiment))
@@ -127,6 +140,10 @@ def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
         where = NamedSharding(sharding.mesh, PartitionSpec(*specs))
         found[name] = jax.ShapeDtypeStruct((*experiment.shape[:-1], *more), jnp.dtype(dtype), sharding=where)
     return found
+
+
+def _place(entry: Any) -> str:
+    return "+".join([entry] if isinstance(entry, str) else entry or ["whole"])
 
 
 def _replicated(experiment: Experiment) -> dict[str, int]:

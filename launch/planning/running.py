@@ -45,6 +45,21 @@ def planned(config: ConfigDict, where: Slice) -> dict[str, Any]:
     return kept | {"steps": config.train.steps}
 
 
+def placed_on(config: ConfigDict, where: Slice) -> list[dict[str, Any]]:
+    """Where each parameter of a config lies on a slice, without compiling anything.
+
+    Raises:
+        UserError: as `planned`.
+    """
+    found = _compiled(
+        {"config": config.to_dict(), "topology": where.topology, "slices": where.slices, "compile": False}
+    )
+    if "refused" in found:
+        raise UserError(found["refused"])
+    placements: list[dict[str, Any]] = found["placements"]
+    return placements
+
+
 def _compiled(job: dict[str, Any]) -> dict[str, Any]:
     try:
         importlib.metadata.version("libtpu")

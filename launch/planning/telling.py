@@ -50,6 +50,21 @@ def told(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def shardings(placements: Sequence[dict[str, Any]]) -> str:
+    """Where each parameter lies, a line each: its axes with their sizes, over which axes of the mesh they are spread,
+    and the bytes of a device's part.
+    """
+    width, lines = max(len(one["name"]) for one in placements), []
+    for one in placements:
+        places = [*one["place"], *["whole"] * (len(one["shape"]) - len(one["place"]))]
+        axes = ", ".join(
+            f"{axis or 'layers'}={size}" + (f" over {place}" if place != "whole" else "")
+            for axis, size, place in zip(one["axes"], one["shape"], places, strict=True)
+        )
+        lines.append(f"{one['name']:<{width}}  {_gib(one['bytes']):>11}  {axes}")
+    return "\n".join(lines)
+
+
 def table(plans: Sequence[dict[str, Any]]) -> str:
     """Several plans, a line each."""
     lines = [f"{'topology':<16}{'fits':<6}{'memory':>12}{'of':>12}{'sent GB':>10}{'s a step':>10}{'chip-hours':>14}"]

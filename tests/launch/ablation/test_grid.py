@@ -173,7 +173,7 @@ def test_a_grid_goes_on_beyond_the_best_at_its_edge() -> None:
         (["--workdir=x", "--plan=configs/ablations/scale.py", "--smallest=1"], "--smallest says nothing of a plan"),
         (["--workdir=x", "--program=abc", "--plan=configs/ablations/scale.py"], "--plan says nothing of a program"),
         (["--workdir=x", "--plan=configs/ablations/scale.py", "--jobs=0"], "--jobs=0 must be at least 1"),
-        (["--workdir=x", "--plan=configs/ablations/scale.py", "--config.train.stesp=1"], "the nearest is train.steps"),
+        (["--workdir=x", "--plan=configs/ablations/scale.py", "--config.train.stepss=1"], "the nearest is train.steps"),
     ],
 )
 def test_bad_words_are_refused(words: list[str], sentence: str) -> None:

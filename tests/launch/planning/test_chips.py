@@ -13,6 +13,7 @@ from model import UserError
         ("v5e:16x16", 256, 256, 64, "v5litepod-256"),
         ("v5p:4x4x4", 64, 64, 16, "v5p-128"),
         ("v6e:4x4", 16, 16, 4, "v6e-16"),
+        ("v6e:2x4", 8, 8, 1, "v6e-8"),  # one machine of eight chips, and no slice of two
     ],
 )
 def test_a_slice_is_told_in_all_ways(text: str, chips: int, devices: int, hosts: int, kind: str) -> None:
@@ -26,7 +27,7 @@ def test_a_slice_is_told_in_all_ways(text: str, chips: int, devices: int, hosts:
 def test_ironwood_has_two_devices_a_chip_and_no_machines() -> None:
     one = parse_topology("tpu7x:4x4x4")
     assert (one.chips, one.devices) == (64, 128)
-    with pytest.raises(UserError, match=r"there are no TPU VMs of tpu7x, which GKE alone serves"):
+    with pytest.raises(UserError, match=r"there are no TPU VMs of tpu7x, which GKE alone serves; take launch.manifest"):
         assert one.accelerator_type
 
 
