@@ -42,36 +42,11 @@ def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
             f"{config.mesh.replica} does not divide over them; set it to {where.slices}."
         )
     experiment = make_experiment(config, devices=devices, labels=LABELS)
-    model, mesh = experiment.model_config, experiment.mesh
-    tokens = int(np.prod(experiment.shape))
-    found: dict[str, Any] = {
-        "topology": where.topology,
-        "slices": where.slices,
-        "chips": where.chips,
-        "devices": len(devices),
-        "mesh": dict(mesh.shape),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract.params)) // config.train.seeds,
-        "tokens_per_step": tokens,
-        "steps": config.train.steps,
-        "flops_per_token": flops_per_token(model),
-        "cores": {name: [one.choice.name for one in of_layers] for name, of_layers in experiment.attention.items()},
-        "hbm_bytes": limit(devices[0]),
-        "replicated_bytes": _replicated(experiment),
-        "placements": [
-            {
-                "name": one.name,
-                "shape": one.shape,
-                "axes": one.axes,
-                "place": [*map(_place, one.spec)],
-                "bytes": one.bytes,
-            }
-            for one in placements(experiment)
-        ],
-    }
+    model, found = experiment.model_config, _known(experiment, where) | {"hbm_bytes": limit(devices[0])}
     if not job.get("compile", True):
         return found
     step: Any = experiment.step
-    with placed(mesh, experiment.rules):
+    with placed(experiment.mesh, experiment.rules):
         lowered = step.lower(experiment.abstract, abstract_batch(experiment))
     try:
         program = lowered.compile()
@@ -90,6 +65,25 @@ def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
         "classes": classes.classes | {"unattributed": memory.peak_memory_in_bytes - classes.bytes},
         "replicated_batches": _whole_batches(text, experiment),
         **_sent(text),
+    }
+
+
+def _known(experiment: Experiment, where: Slice) -> dict[str, Any]:
+    """What is known before anything is compiled."""
+    config = experiment.config
+    return {
+        "topology": where.topology,
+        "slices": where.slices,
+        "chips": where.chips,
+        "devices": experiment.mesh.size,
+        "mesh": dict(experiment.mesh.shape),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract.params)) // config.train.seeds,
+        "tokens_per_step": config.data.batch_size * config.data.length * config.train.seeds,
+        "steps": config.train.steps,
+        "flops_per_token": flops_per_token(experiment.model_config),
+        "cores": {name: [one.choice.name for one in of_layers] for name, of_layers in experiment.attention.items()},
+        "replicated_bytes": _replicated(experiment),
+        "placements": [one._asdict() | {"spec": [*map(_place, one.spec)]} for one in placements(experiment)],
     }
 
 

@@ -56,7 +56,7 @@ def shardings(placements: Sequence[dict[str, Any]]) -> str:
     """
     width, lines = max(len(one["name"]) for one in placements), []
     for one in placements:
-        places = [*one["place"], *["whole"] * (len(one["shape"]) - len(one["place"]))]
+        places = [*one["spec"], *["whole"] * (len(one["shape"]) - len(one["spec"]))]
         axes = ", ".join(
             f"{axis or 'layers'}={size}" + (f" over {place}" if place != "whole" else "")
             for axis, size, place in zip(one["axes"], one["shape"], places, strict=True)

@@ -185,6 +185,16 @@ def test_what_makes_no_sense_is_refused_before_the_compiler_is_asked(
 
 
 @needs_compiler
+def test_where_parameters_lie_is_listed() -> None:
+    keys = ["--config.model.num_layers=3", "--config.model.width=64", "--config.mesh.tensor=2"]
+    outcome = call(plan.main, ["--config=configs/base.py", "--topology=v5e:2x2", "--shardings", *keys])
+    assert outcome.status == 0, outcome.err
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("stack.blocks.attention.query.kernel ")]
+    assert "layers=3, embed=64 over fsdp, heads=" in line
+    assert " over tensor, head=" in line
+
+
+@needs_compiler
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_in_a_sentence() -> None:
     outcome = call(
         plan.main, ["--config=configs/base.py", "--topology=v5e:4x4", "--config.data.batch_size=24", "--no-tries"]
