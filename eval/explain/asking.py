@@ -31,6 +31,7 @@ COLUMNS = {  # of an example, by the head that answers: those that it needs, the
     "span": ("question", "context"),
     "target": ("source",),
 }
+_MAY_BE = {"pair": ("second_text",), "class": ("second_text",), "target": ("target",)}  # there, and need not be
 _MASK = re.compile("(<mask>)")
 
 
@@ -58,8 +59,9 @@ def read(run: Run, examples: Sequence[Mapping[str, Any]], more: Sequence[int] = 
                 f"{missing[0]} is missing, or empty: {run.config.task} needs {' and '.join(COLUMNS[head])}; give it as "
                 "a line of --inputs=FILE.jsonl."
             )
-        for name, value in one.items():
-            if not isinstance(value, str) and (name != "words" or not isinstance(value, list)):
+        for name in (*COLUMNS[head], *_MAY_BE.get(head, ())):
+            value = one.get(name) or ""
+            if not isinstance(value, str) and (name != "words" or not isinstance(value, list | tuple)):
                 raise UserError(f"{name}={value!r} is no text; give it in quotes, as a line of --inputs=FILE.jsonl.")
     if head == "target":
         pairs = [[_ids(run, one[name]) if one.get(name) else [] for name in ("source", "target")] for one in examples]

@@ -1,12 +1,14 @@
 """What faithfulness is measured on: examples of a run's own validation set, each with a target of some kind."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from eval.explain.methods.integrated import baselines
 from eval.explain.methods.table import Asked
@@ -70,7 +72,7 @@ def validation(run: Run, kind: str, compared: str = "mean") -> Asked:
     else:
         target = default_target(run, inputs, batch, kind.removesuffix(AGAINST), place_B)
     if kind.endswith(AGAINST):
-        logits_BPV = target.logits(run.model, inputs)
+        logits_BPV = _logits(*nnx.split(run.model), inputs, target)
         own_BPV = jnp.arange(logits_BPV.shape[-1])[None, None] == target.answers_BP[..., None]
         others_BP = jnp.argmax(jnp.where(own_BPV, -jnp.inf, logits_BPV), axis=-1).astype(jnp.int32)
         target = dataclasses.replace(target, against_BP=others_BP)
@@ -100,7 +102,18 @@ def default_target(run: Run, inputs: dict[str, Any], batch: Mapping[str, Any], k
     task: Any = run.experiment.task
     if kind != "span":
         return predicted(run.model, inputs, place_B, alone=getattr(task, "FORM", "") == "several")
-    logits_BT2 = jnp.where(jnp.asarray(batch["allowed"])[..., None], run.model(**inputs), NEVER)
+    logits_BT2 = jnp.where(jnp.asarray(batch["allowed"])[..., None], _called(*nnx.split(run.model), inputs), NEVER)
     places_B2 = task.likeliest(logits_BT2).astype(jnp.int32)
     allowed_BT = jnp.asarray(batch["allowed"])
     return Target(places_B2, jnp.broadcast_to(jnp.arange(2), places_B2.shape), allowed_BT=allowed_BT)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # else rows that devices do not divide would be refused
+def _called(graphdef: nnx.GraphDef, params: Any, inputs: dict[str, Any]) -> jax.Array:
+    logits: jax.Array = nnx.merge(graphdef, params)(**inputs)
+    return logits
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(graphdef: nnx.GraphDef, params: Any, inputs: dict[str, Any], target: Target) -> jax.Array:
+    return target.logits(nnx.merge(graphdef, params), inputs)
