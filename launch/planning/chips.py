@@ -14,10 +14,10 @@ class Chip:
     """What one chip can do, as its maker says: FLOP/s of products in bfloat16, bytes of its memory and bytes a second
     from there, over all its links to neighbours in both directions, and over the network between slices.
 
-    `devices` are those that jax sees of a chip, `dims` the axes of its torus, of which `wrapped` says how long one must
-    be to be a ring. A virtual machine holds `per_host` chips, or up to `alone` if it is a slice by itself. `runtime`
-    and `kind` are the words of TPU VMs, whose types count cores (two a chip) or chips; `gke` and `machine` those of
-    GKE. (Google Cloud's pages of each TPU; for links, "How to Scale Your Model", part 2.)
+    `devices` are those that jax sees of a chip, `dims` the axes of a slice. A machine holds `per_host` chips, or up
+    to `alone` if it is a slice by itself. `runtime` and `kind` are the words of TPU VMs, whose types count cores (two a
+    chip) or chips; `gke` is that of GKE. (Google Cloud's pages of each TPU; for links, "How to Scale Your Model",
+    part 2.)
     """
 
     flops: float
@@ -26,7 +26,6 @@ class Chip:
     links_rate: float
     network_rate: float
     dims: int
-    wrapped: int
     devices: int = 1
     per_host: int = 4
     alone: int = 4
@@ -34,28 +33,27 @@ class Chip:
     counts_cores: bool = False
     runtime: str = ""
     gke: str = ""
-    machine: str = ""
 
 
 CHIPS = {
     "v4": Chip(
-        2.75e14, 32e9, 1.2e12, 540 * GB, 6.25 * GB, 3, 4, kind="v4", counts_cores=True,
-        runtime="tpu-ubuntu2204-base", gke="tpu-v4-podslice", machine="ct4p-hightpu-4t",
+        2.75e14, 32e9, 1.2e12, 540 * GB, 6.25 * GB, 3, kind="v4", counts_cores=True,
+        runtime="tpu-ubuntu2204-base", gke="tpu-v4-podslice",
     ),
     "v5e": Chip(
-        1.97e14, 16e9, 8.1e11, 360 * GB, 3.125 * GB, 2, 16, alone=8, kind="v5litepod",
-        runtime="v2-alpha-tpuv5-lite", gke="tpu-v5-lite-podslice", machine="ct5lp-hightpu-4t",
+        1.97e14, 16e9, 8.1e11, 360 * GB, 3.125 * GB, 2, alone=8, kind="v5litepod",
+        runtime="v2-alpha-tpuv5-lite", gke="tpu-v5-lite-podslice",
     ),
     "v5p": Chip(
-        4.59e14, 96e9, 2.8e12, 1080 * GB, 6.25 * GB, 3, 4, kind="v5p", counts_cores=True,
-        runtime="v2-alpha-tpuv5", gke="tpu-v5p-slice", machine="ct5p-hightpu-4t",
+        4.59e14, 96e9, 2.8e12, 1080 * GB, 6.25 * GB, 3, kind="v5p", counts_cores=True,
+        runtime="v2-alpha-tpuv5", gke="tpu-v5p-slice",
     ),
     "v6e": Chip(
-        9.2e14, 32e9, 1.6e12, 720 * GB, 12.5 * GB, 2, 16, alone=8, kind="v6e",
-        runtime="v2-alpha-tpuv6e", gke="tpu-v6e-slice", machine="ct6e-standard-4t",
+        9.2e14, 32e9, 1.6e12, 720 * GB, 12.5 * GB, 2, alone=8, kind="v6e",
+        runtime="v2-alpha-tpuv6e", gke="tpu-v6e-slice",
     ),
     "tpu7x": Chip(
-        2.307e15, 206e9, 7.38e12, 1200 * GB, 12.5 * GB, 3, 4, devices=2, gke="tpu7x", machine="tpu7x-standard-4t"
+        2.307e15, 206e9, 7.38e12, 1200 * GB, 12.5 * GB, 3, devices=2, gke="tpu7x"
     ),
 }  # fmt: skip
 

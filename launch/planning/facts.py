@@ -79,6 +79,9 @@ def _known(experiment: Experiment, where: Slice) -> dict[str, Any]:
         "mesh": dict(experiment.mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract.params)) // config.train.seeds,
         "tokens_per_step": config.data.batch_size * config.data.length * config.train.seeds,
+        "labels": LABELS
+        if any("C" in axes.split()[0] or name == "labels" for name, axes in experiment.task.ARRAYS.items())
+        else 0,
         "steps": config.train.steps,
         "flops_per_token": flops_per_token(experiment.model_config),
         "cores": {name: [one.choice.name for one in of_layers] for name, of_layers in experiment.attention.items()},

@@ -3,11 +3,11 @@
 import contextlib
 import hashlib
 import importlib.metadata
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from model.errors import UserError
 from train.devices.machine import cache_folder
 from train.run.files.json_files import dumps, loads, read_cache, write
 
-Say = Callable[[str], None]
+log = logging.getLogger("heed")
 FREE = ("evaluate_every", "evaluate_windows", "log_every", "checkpoint_every", "keep_last", "keep_best", "prompt")
 
 
@@ -39,9 +39,11 @@ def planned(config: ConfigDict, where: Slice) -> dict[str, Any]:
         kept = _compiled(job)
         if "refused" in kept:
             raise UserError(kept["refused"])
-        with contextlib.suppress(OSError):  # then it is compiled anew each time
+        try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write(file, kept)
+        except OSError as error:
+            log.warning("%s cannot be written (%s): this is compiled anew each time.", file, error.strerror)
     return kept | {"steps": config.train.steps}
 
 

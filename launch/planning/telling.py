@@ -30,14 +30,19 @@ def told(found: dict[str, Any]) -> str:
         )
         if found["slow_bytes"]:
             lines.append(f"  between     slices {found['slow_bytes'] / 1e9:.3f} GB a step over the slow network")
-    elif note := found.get("collective_note"):
-        lines.append(f"  sent        unknown: {note}")
+    else:
+        lines.append(
+            f"  sent        unknown: {found.get('collective_note', 'the compiler makes no program that does not fit')}"
+        )
     for name, size in found["replicated_bytes"].items():
         lines.append(f"  replicated  {name}: {_gib(size)} on each device")
     for name, size in found.get("replicated_batches", {}).items():
         lines.append(f"  whole batch {name}: {_gib(size)} on each device")
+    if found["labels"]:
+        lines.append(f"  classes     {found['labels']} are taken, as their number is only known from the data")
     if "model" in found:
-        parts = ", ".join(f"{name} {found['model'][name]:.3g}" for name in rates.Step._fields)
+        known = rates.Step._fields if found.get("collective_bytes") is not None else ("products", "memory")
+        parts = ", ".join(f"{name} {found['model'][name]:.3g}" for name in known)
         lines.append(
             f"  a step      {found['model']['seconds_per_step']:.3g} s at least, a model and not measured ({parts})"
         )

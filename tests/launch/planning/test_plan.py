@@ -19,13 +19,14 @@ from launch import plan
 from launch.configs import load
 from launch.planning import running
 from launch.planning.chips import parse_topology
-from launch.planning.facts import _needed
+from launch.planning.facts import LABELS, _needed, abstract_batch
 from launch.planning.running import planned
 from model import UserError
 from tests.conftest import ROOT
 from tests.tiny import call
 from tests.train.tasks.every import CASES, FIRST, keys_of
 from train.experiment import make_experiment
+from train.sharding import placed
 
 needs_compiler = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"), reason="libtpu, the TPU compiler, is not installed here"
@@ -93,7 +94,7 @@ def test_what_does_not_fit_is_told_with_what_does(tmp_path: Path) -> None:
     assert one["needed_bytes"] > one["hbm_bytes"]
     assert "DOES NOT FIT" in outcome.out
     assert "tried --config.train.accumulate=2 " in outcome.out
-    print(outcome.out)
+    assert "sent        unknown" in outcome.out
     size = one["tried"][-1]["largest_batch"]
     assert f"--config.data.batch_size={size}" in outcome.out
     assert planned(load("base", **keys | {"data.batch_size": size}), parse_topology(WHERE))["fits"]
@@ -114,9 +115,8 @@ def test_between_slices_only_replica_goes() -> None:
 
 
 @pytest.mark.rest
-@needs_compiler
-def test_every_task_is_planned_without_its_data(tmp_path: Path) -> None:
-    """The arrays that it says a batch has are those of its real batches."""
+def test_every_task_is_lowered_without_its_data(tmp_path: Path) -> None:
+    """The arrays that it says a batch has are those of its real batches, and what its step takes."""
     for task, family in FIRST:
         folder = tmp_path / task
         folder.mkdir()
@@ -137,6 +137,10 @@ def test_every_task_is_planned_without_its_data(tmp_path: Path) -> None:
             for name, text in experiment.task.ARRAYS.items()
         }
         assert {name: (x.shape, str(x.dtype)) for name, x in batch.items()} == said, task
+        planned_for = make_experiment(config, devices=jax.devices()[:2], labels=LABELS)
+        step: Any = planned_for.step
+        with placed(planned_for.mesh, planned_for.rules):
+            step.lower(planned_for.abstract, abstract_batch(planned_for))
     assert len(FIRST) > 8
     assert {task for task, _ in CASES} == {task for task, _ in FIRST}
 

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from launch.planning.traffic import has_whole_logits, traffic
+from launch.planning.traffic import collectives, has_whole_logits, traffic
 from model.attention import Scores, segments
 from model.attention.biases.distance import Bucketed
 from model.attention.cores import blockwise, plan
@@ -179,3 +179,36 @@ def test_the_gradient_of_a_bias_is_summed_over_devices_once(
         program = jax.jit(jax.grad(loss), in_shardings=places).lower(*arguments).compile(QUICK)
         np.testing.assert_allclose(program(*jax.device_put(arguments, tuple(places))), wanted, rtol=1e-5, atol=1e-4)
     assert traffic(program.as_text())["all-reduce"] < 2 * 4 * N * H + B * T
+
+
+WIRED = """HloModule step
+
+ENTRY %main.1 (p: bf16[4,2]) -> bf16[4,2] {
+  %a.1 = bf16[80]{0} all-gather(%p), channel_id=1, replica_groups=mesh['axis_0'=8,'axis_1'=2] {'axis_0'}, dimensions={0}
+  %b.1 = f32[6]{0} all-reduce(%p), channel_id=2, replica_groups={{0,4,8},{1,5,9}}
+  %c.1 = f32[5]{0} reduce-scatter(%p), channel_id=3, replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
+  %d.1 = f32[7]{0} collective-permute-start(%p), channel_id=4, source_target_pairs={{0,1},{1,0}}
+  %e.1 = f32[12]{0} all-to-all(%p), channel_id=5, replica_groups=mesh['axis_0'=4,'axis_1'=3] {'axis_0','axis_1'}
+  %f.1 = (bf16[9]{0}, u32[], token[]) send(%p, %t), channel_id=6, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2:3}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}
+}
+"""  # noqa: E501 - as the compiler writes it
+
+
+def test_what_a_device_sends_is_told_by_the_size_of_its_group() -> None:
+    """All ways to write groups; of V bytes in all V (N - 1) / N go round, of a sum of all twice that; and what goes
+    between slices is known by itself.
+    """
+    found = {one.kind: one for one in collectives(WIRED) if not one.slow}
+    wire = {
+        "all-gather": (8, 160 * 7 / 8),
+        "all-reduce": (3, 2 * 24 * 2 / 3),
+        "reduce-scatter": (2, 20 * 2 * 1 / 2),
+        "collective-permute": (2, 28.0),
+        "all-to-all": (12, 48 * 11 / 12),
+    }
+    assert {kind: (one.among, one.wire) for kind, one in found.items()} == wire
+    assert [kind for kind, one in found.items() if one.together] == ["collective-permute"]
+    (between,) = [one for one in collectives(WIRED) if one.slow]
+    assert (between.kind, between.bytes, between.among) == ("all-reduce", 18, 3)
+    assert between.wire == 2 * 18 * 2 / 3
+    assert traffic(WIRED)["all-reduce"] == 24  # of a slice alone
