@@ -30,6 +30,13 @@ TAKES = {
 }
 
 
+def save(state):
+    """Writes the state, whole: a test may look at any time."""
+    new = STATE.with_suffix(".new")
+    new.write_text(json.dumps(state))
+    new.replace(STATE)
+
+
 def fail(text, status=1):
     print(f"ERROR: (gcloud) {text}", file=sys.stderr)
     sys.exit(status)
@@ -105,7 +112,7 @@ def tpus(kind, verb, rest, flags, state):
             step(state, name)
         elif table[name]["state"] == "DELETING":
             del table[name]
-        STATE.write_text(json.dumps(state))
+        save(state)
         return table.get(name) or fail(f"NOT_FOUND: Resource '{name}' was not found")
     if verb == "list":
         return list(table.values())
@@ -195,7 +202,7 @@ def main(words):
     if verb in ("ssh", "scp"):
         on_hosts(verb, rest, flags, state)
     answer = tpus(kind, verb, rest, flags, state)
-    STATE.write_text(json.dumps(state))
+    save(state)
     return answer
 
 

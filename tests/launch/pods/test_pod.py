@@ -429,7 +429,9 @@ def test_ctrl_c_of_a_process(cloud: Cloud) -> None:
             if "CREATING" in line or "WAITING" in line:
                 run.send_signal(signal.SIGINT)
                 break
-        time.sleep(1)
+        deadline = time.monotonic() + 60
+        while cloud.state()["queued"]["try"]["state"]["state"] != "DELETING" and time.monotonic() < deadline:
+            time.sleep(0.2)  # on a busy machine gcloud is slow to start
         run.send_signal(signal.SIGINT)  # deleting takes longer than anybody waits here
         assert "launch.pod delete --name=try" in run.stdout.read()
     assert run.returncode == 130
