@@ -26,7 +26,7 @@ FREE = ("evaluate_every", "evaluate_windows", "log_every", "checkpoint_every", "
 
 
 def planned(config: ConfigDict, where: Slice) -> dict[str, Any]:
-    """The facts of a config on a slice (`launch.planning.facts`): kept ones, if they are of the same step, compiler and
+    """The facts of a config on a slice (`compiled/facts.py`): kept ones, if they are of the same step, compiler and
     code, else new ones.
 
     Raises:
@@ -69,7 +69,7 @@ def _compiled(job: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             "the compiler for TPUs (libtpu, of jax[tpu]) is not installed here; it is for Linux on x86_64: make .venv."
         ) from None
-    words = [sys.executable, "-m", "launch.planning.child"]
+    words = [sys.executable, "-m", "launch.planning.compiled.child"]
     child = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -23,7 +23,7 @@ import jax
 from jax.experimental import topologies
 
 from launch.configs import load
-from launch.planning.traffic import has_whole_logits, traffic
+from launch.planning.compiled.traffic import has_whole_logits, traffic
 from tests.small import abstract_batch
 from train.experiment import make_experiment
 from train.sharding import placed

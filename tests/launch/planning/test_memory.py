@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.planning.memory import CLASSES, at_peak
+from launch.planning.compiled.memory import CLASSES, at_peak
 
 V, D, F = 96, 10, 14
 OTHERS = {3, 8, D, F}

@@ -19,7 +19,7 @@ from launch import plan
 from launch.configs import load
 from launch.planning import running
 from launch.planning.chips import parse_topology
-from launch.planning.facts import LABELS, _needed, abstract_batch
+from launch.planning.compiled.facts import LABELS, _needed, abstract_batch
 from launch.planning.running import planned
 from model import UserError
 from tests.conftest import ROOT

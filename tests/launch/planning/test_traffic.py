@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from launch.planning.traffic import collectives, has_whole_logits, traffic
+from launch.planning.compiled.traffic import collectives, has_whole_logits, traffic
 from model.attention import Scores, segments
 from model.attention.biases.distance import Bucketed
 from model.attention.cores import blockwise, plan

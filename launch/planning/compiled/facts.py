@@ -12,8 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from launch.planning.chips import Slice, parse_topology
-from launch.planning.memory import at_peak
-from launch.planning.traffic import Collective, collectives
+from launch.planning.compiled.memory import at_peak
+from launch.planning.compiled.traffic import Collective, collectives
 from model.errors import UserError
 from train.devices.memory import placements
 from train.experiment import Experiment, make_experiment

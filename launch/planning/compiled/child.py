@@ -1,7 +1,7 @@
 """A process of its own: compiles one step with the compiler for TPUs, which are not here, and prints what it found.
 
-It reads a job as JSON from standard input (`launch.planning.facts`), and ends with a line of JSON. It is another
-process because its variables are read before jax is imported, and because Ctrl-C cannot stop a compiler.
+It reads a job as JSON from standard input (`facts.py`), and ends with a line of JSON. It is another process because its
+variables are read before jax is imported, and because Ctrl-C cannot stop a compiler.
 """
 
 import os
@@ -27,7 +27,7 @@ def main() -> None:
     """Prints the facts of the job, or `{"refused": sentence}`."""
     with tempfile.TemporaryDirectory() as folder:
         prepare(folder)
-        from launch.planning.facts import facts
+        from launch.planning.compiled.facts import facts
         from model.errors import UserError
         from train.run.files.json_files import dumps, loads
 
