@@ -17,13 +17,12 @@ from typing import Any
 from launch import cli
 from launch.machines import jobset, names, slurm, tree, words
 from launch.planning.chips import Slice, parse_topology
-from launch.pods.remote import pack
 from model.errors import UserError
 
 # Flags that are of one kind alone, with what they are where they are not given.
 _OF: dict[str, dict[str, Any]] = {
     "gke": {"topology": "", "slices": 1, "image": "", "bucket": "", "service_account": "", "spot": False,
-            "secret": [], "max_restarts": 3},
+            "secret": [], "max_restarts": 3, "queue_slices": 0},
     "slurm": {"nodes": 1, "gpus_per_node": 8},
 }  # fmt: skip
 _GPUS = ("a100", "b200", "gb200", "gb300", "h100", "h200", "l4", "v100")
@@ -36,7 +35,7 @@ def parser() -> cli.Parser:
     made.add_argument("--name", required=True, help="of the run there, which carries the label heed-run=NAME")
     made.add_argument("--out", required=True, metavar="FILE", help="what is written: YAML or a script")
     made.add_argument("--queue", default="", help="gke: the LocalQueue of Kueue; slurm: the partition")
-    made.add_argument("--max-hours", type=float, default=0, help="gke: of each attempt; slurm: of the job; 0: no limit")
+    made.add_argument("--max-hours", type=float, default=0, help="of all attempts; gke without --queue: of each")
     gke = made.add_argument_group("--kind=gke")
     gke.add_argument("--topology", default="", help="of one slice, such as v5e:16x16")
     gke.add_argument("--slices", type=int, default=1)
@@ -48,6 +47,7 @@ def parser() -> cli.Parser:
     )
     gke.add_argument("--spot", action="store_true", help="on machines that may be taken away")
     gke.add_argument("--max-restarts", type=int, default=3)
+    gke.add_argument("--queue-slices", type=int, default=0, help="make the queue, too, for so many slices of this kind")
     gpus = made.add_argument_group("--kind=slurm")
     gpus.add_argument("--nodes", type=int, default=1)
     gpus.add_argument("--gpus-per-node", type=int, default=8, help="all that a node has")
@@ -73,13 +73,16 @@ def main(argv: Sequence[str]) -> None:
     try:
         Path(flags.out).write_text(text, errors="surrogateescape")
         if archive is not None:
-            pack(archive, dirty=False)
+            tree.pack(archive, dirty=False)
     except OSError as error:
         raise UserError(f"--out={flags.out} cannot be written ({error.strerror}): give another file.") from error
     print(f"written: {flags.out}; nothing is started yet. In this order it is handed over, watched and ended:")
     print("\n".join(f"  {line}" for line in next_))
     if not flags.max_hours:
         print("no --max-hours: it costs until its own end")
+    elif flags.kind == "gke" and not flags.queue:
+        most = flags.max_hours * (1 + flags.max_restarts)
+        print(f"--max-hours={flags.max_hours:g} is of each attempt, {most:g} h at most; with --queue it is of all")
 
 
 def _gke(
@@ -102,9 +105,9 @@ def _gke(
         before = [f"gcloud storage cp {shlex.quote(str(archive))} gs://{'/'.join(place)}"]
     pods = jobset.Pods(
         flags.name, flags.image, place, flags.queue, tuple(flags.secret), flags.service_account, flags.spot,
-        flags.max_restarts, flags.max_hours,
+        flags.max_restarts, flags.max_hours, flags.queue_slices,
     )  # fmt: skip
-    text = jobset.text(jobset.jobset(pods, of, after))
+    text = jobset.text(jobset.objects(pods, of, after))
     ours = f"--selector=heed-run={flags.name}"
     commands = [
         *before,
@@ -113,6 +116,8 @@ def _gke(
         f"kubectl logs --follow --prefix --tail=-1 --max-log-requests={of.hosts * of.slices} {ours}",
         f"kubectl delete jobsets {ours}",
     ]
+    if flags.queue_slices:
+        commands.append(f"kubectl delete localqueues,clusterqueues,resourceflavors --selector=heed-queue={flags.queue}")
     return text, commands, archive
 
 
@@ -123,6 +128,10 @@ def _slice(flags: argparse.Namespace) -> Slice:
         raise UserError(f"--topology={flags.topology}: --kind=gke serves TPUs; for GPUs take --kind=slurm --nodes=N.")
     if flags.max_restarts < 0:
         raise UserError(f"--max-restarts={flags.max_restarts} must be at least 0.")
+    if flags.queue_slices and (not flags.queue or flags.queue_slices < flags.slices):
+        raise UserError(
+            f"--queue-slices={flags.queue_slices} makes the queue --queue=NAME, of at least --slices={flags.slices}."
+        )
     return parse_topology(flags.topology, flags.slices)
 
 

@@ -13,11 +13,14 @@ it is, and what it has cost; `run` belongs to the machines: this one may be clos
 import argparse
 import math
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from launch import cli
+from launch.machines import names, tree
 from launch.pods import money, resources, running, spec
 from launch.pods.gcloud import Tpus
 from launch.pods.remote import Machines
@@ -25,11 +28,13 @@ from launch.pods.spec import Found, Wanted
 from model.errors import UserError
 from train.run.command import command
 
-_ALL = "create run status logs fetch list delete"
+_EVERY = "-"  # gcloud's word for all zones
+_NAMED = "create run status logs fetch delete"
+_ALL = f"{_NAMED} list"
 # Each flag: the actions that take it, and how.
 _FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "--name": ("create run status logs fetch delete", {"required": True, "help": "of the resource, and of its run"}),
-    "--zone": (_ALL, {"required": True, "help": "such as us-west4-a"}),
+    "--name": (_NAMED, {"required": True, "help": "of the resource, and of its run"}),
+    "--zone": (_NAMED, {"required": True, "help": "such as us-west4-a"}),
     "--project": (_ALL, {"default": "", "help": "gcloud's own where it is not given"}),
     "--plan": ("create", {"default": "", "help": "the answer of launch.plan --json, which must say that it fits"}),
     "--topology": ("create", {"default": "", "help": "such as v5e:16x16; needed where the plan has several"}),
@@ -66,7 +71,7 @@ def parser(action: str = "") -> cli.Parser:
 def create(flags: argparse.Namespace, tpus: Tpus) -> None:
     """Makes a resource that a plan fits, after a yes, and waits until it can be used."""
     asked, fits = money.planned(flags.plan, flags.topology, flags.slices)
-    money.check_name(flags.name, flags.slices)
+    names.check("--name", flags.name, "label", _longest(flags.slices))
     for flag in ("max_hours", "max_wait_hours"):
         if not 0 < getattr(flags, flag) < math.inf:
             raise UserError(f"--{flag.replace('_', '-')}={getattr(flags, flag):g} must be above 0.")
@@ -98,6 +103,11 @@ def create(flags: argparse.Namespace, tpus: Tpus) -> None:
     cli.say(f"next: {again(tpus, 'run', flags.name)} -- launch.train --config=... --workdir=...")
 
 
+def _longest(slices: int = 1) -> int:
+    """How long a name may be, to which a number is added for each of several slices."""
+    return 61 - (len(f"-{slices - 1}") if slices > 1 else 0)
+
+
 def run(flags: argparse.Namespace, tpus: Tpus, words: Sequence[str]) -> int:
     """Brings the committed code to all hosts, and starts a command there."""
     if not words or not re.fullmatch(r"launch\.[a-z]+", words[0]):
@@ -109,8 +119,9 @@ def run(flags: argparse.Namespace, tpus: Tpus, words: Sequence[str]) -> int:
         )
     if flags.max_restarts < 0:
         raise UserError(f"--max-restarts={flags.max_restarts} must be at least 0.")
-    with running.temporary() as folder:
-        archive = running.packed(folder, flags.dirty)
+    with tempfile.TemporaryDirectory(prefix="heed-") as folder:
+        archive = Path(folder, "heed.tar.gz")
+        tree.pack(archive, flags.dirty)
         job = running.Run(tpus, flags.name, words, secrets, archive)
         stop = on_interrupt(tpus, flags.name)
         status = running.started(job, there(tpus, flags.name), flags.watch, flags.max_restarts, stop)
@@ -136,7 +147,10 @@ def status(flags: argparse.Namespace, tpus: Tpus) -> None:
 
 def show(all_found: Sequence[Found]) -> None:
     """Prints resources as a table."""
-    rows = [("name", "machines", "state", "age", "so far, at most"), *(one.row(time.time()) for one in all_found)]
+    rows = [
+        ("name", "zone", "machines", "state", "age", "so far, at most"),
+        *(one.row(time.time()) for one in all_found),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cli.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -181,13 +195,14 @@ def main(argv: Sequence[str]) -> int | None:
     flags, overrides = cli.parse(parser(action), rest[: rest.index("--")] if "--" in rest else rest)
     if overrides or (words and action != "run"):
         raise UserError(f"launch.pod {action} runs nothing with a config: that comes after run ... -- launch.train.")
-    if not re.fullmatch(r"[a-z]+-[a-z]+[0-9]+-[a-z]", flags.zone):
-        raise UserError(f"--zone={flags.zone} is no zone, such as us-west4-a.")
+    zone = getattr(flags, "zone", _EVERY)
+    if zone != _EVERY and not re.fullmatch(r"[a-z]+-[a-z]+[0-9]+-[a-z]", zone):
+        raise UserError(f"--zone={zone} is no zone, such as us-west4-a.")
     if flags.project and not re.fullmatch(r"[a-z][-a-z0-9.:]*", flags.project):
         raise UserError(f"--project={flags.project} is no project's ID.")
     if action != "list":
-        money.check_name(flags.name)
-    tpus = Tpus(flags.zone, flags.project, getattr(flags, "dry_run", False))
+        names.check("--name", flags.name, "label", _longest())
+    tpus = Tpus(zone, flags.project, getattr(flags, "dry_run", False))
     if action == "create":
         create(flags, tpus)
     elif action == "run":
@@ -199,8 +214,11 @@ def main(argv: Sequence[str]) -> int | None:
     elif action == "fetch":
         Machines.of(tpus, there(tpus, flags.name)).fetch(flags.workdir)
     elif action == "list":
-        tpus.check_login()
-        show(resources.listed(tpus))
+        project = tpus.check_login()
+        if found := resources.listed(tpus):
+            show(found)
+        else:
+            cli.say(f"nothing of heed's is in any zone of {project}")
     else:
         tpus.check_login()
         resources.delete(tpus, flags.name)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from launch.hosts.watch import LOST
-from launch.machines import names
+from launch.machines import kueue, names
 from launch.planning.chips import Slice
 from model.errors import UserError
 
@@ -28,7 +28,8 @@ _PORTS = {"tpu": 8471, "slices": 8080, "metrics": 8431, "coordinator": 8482}
 class Pods:
     """What the pods are, besides their slice: `tree` is (bucket, object) of the code, or None where the image has it.
 
-    secrets: names of Kubernetes secrets, whose entries become variables. max_hours: of one attempt; 0: without limit.
+    secrets: names of Kubernetes secrets, whose entries become variables. max_hours: of one attempt, in a queue of all
+    together; 0: no limit. queue_slices: of a queue that is made beside it; 0: it is there already.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Pods:
     spot: bool = False
     max_restarts: int = 3
     max_hours: float = 0
+    queue_slices: int = 0
 
 
 def jobset(pods: Pods, of: Slice, words: Sequence[str]) -> dict[str, Any]:
@@ -66,15 +68,17 @@ def jobset(pods: Pods, of: Slice, words: Sequence[str]) -> dict[str, Any]:
         },
         "template": {"metadata": {"labels": ours}, "spec": _pod(pods, of, words)},
     }
+    labels = ours | ({kueue.QUEUE: pods.queue} if pods.queue else {})
     if pods.max_hours:
         job["activeDeadlineSeconds"] = round(3600 * pods.max_hours)
+        labels |= {kueue.LIMIT: str(job["activeDeadlineSeconds"])} if pods.queue else {}
     ends = {"name": "bugs", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy", "DeadlineExceeded"]}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": {
             "name": pods.name,
-            "labels": ours | ({"kueue.x-k8s.io/queue-name": pods.queue} if pods.queue else {}),
+            "labels": labels,
             # Each job has a node pool, which is a slice, for itself.
             "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
         },
@@ -87,18 +91,25 @@ def jobset(pods: Pods, of: Slice, words: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def text(manifest: dict[str, Any]) -> str:
-    """As YAML, with every value quoted that is a word: readers differ on whether 1e3, y or 0o7 is one."""
-    return yaml.dump(_quoted(manifest), Dumper=_Dumper, sort_keys=False, width=110)
+def objects(pods: Pods, of: Slice, words: Sequence[str]) -> list[dict[str, Any]]:
+    """All that is written: the queue, where one is to be made, and the JobSet; raises as `jobset`."""
+    made = jobset(pods, of, words)
+    return [*(kueue.queue(pods.queue, of, pods.queue_slices, _nodes(pods, of)) if pods.queue_slices else ()), made]
+
+
+def text(manifests: Sequence[dict[str, Any]]) -> str:
+    """As YAML, one after the other; words are quoted, for readers differ on whether 1e3, y or 0o7 is one."""
+    return yaml.dump_all(map(_quoted, manifests), Dumper=_Dumper, sort_keys=False, width=110)
 
 
 def _check(pods: Pods, of: Slice, words: Sequence[str]) -> None:
     # The longest name of a pod: NAME-slice-SLICE-HOST-xxxxx, of at most 63.
     longest = 63 - len(f"-{_JOB}-{of.slices - 1}-{of.hosts - 1}-xxxxx")
     names.check("--name", pods.name, "label", longest)
-    for flag, given, kind in (("--queue", pods.queue, "object"), ("--service-account", pods.service_account, "object")):
-        if given:
-            names.check(flag, given, kind)
+    if pods.queue:
+        names.check("--queue", pods.queue, "object", 63)  # it stands in labels
+    if pods.service_account:
+        names.check("--service-account", pods.service_account, "object")
     for secret in pods.secrets:
         if not names.fits(secret, "object"):  # and is not told, for it may be the secret itself
             raise UserError("--secret: the name of a Kubernetes secret is needed, and not what it holds.")
@@ -125,19 +136,25 @@ def _pod(pods: Pods, of: Slice, words: Sequence[str]) -> dict[str, Any]:
     }
     spec: dict[str, Any] = {
         "restartPolicy": "Never",  # JobSet would set OnFailure
-        "nodeSelector": {
-            "cloud.google.com/gke-tpu-accelerator": of.chip.gke,
-            "cloud.google.com/gke-tpu-topology": "x".join(map(str, of.grid)),
-        },
+        **_nodes(pods, of),
         "containers": [{name: value for name, value in container.items() if value != []}],
     }
     if pods.service_account:
         spec["serviceAccountName"] = pods.service_account
-    if pods.spot:
-        spot = "cloud.google.com/gke-spot"
-        spec["nodeSelector"][spot] = "true"
-        spec["tolerations"] = [{"key": spot, "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
     return spec
+
+
+def _nodes(pods: Pods, of: Slice) -> dict[str, Any]:
+    """Which nodes may be taken."""
+    selector = {
+        "cloud.google.com/gke-tpu-accelerator": of.chip.gke,
+        "cloud.google.com/gke-tpu-topology": "x".join(map(str, of.grid)),
+    }
+    if not pods.spot:
+        return {"nodeSelector": selector}
+    spot = "cloud.google.com/gke-spot"
+    taken = {"key": spot, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+    return {"nodeSelector": selector | {spot: "true"}, "tolerations": [taken]}
 
 
 def _variables(pods: Pods, of: Slice) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from model.errors import UserError
 
 # {kind: (the whole name, what it may hold, how long it may be)}
 _KINDS = {
-    "label": (r"[a-z]([-a-z0-9]*[a-z0-9])?", "small letters, digits and hyphens, the first a letter", 63),
+    "label": (r"[a-z]([-a-z0-9]*[a-z0-9])?", "small letters, digits and hyphens, a letter first, no hyphen last,", 63),
     "object": (r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", "small letters, digits, hyphens and dots", 253),
     "partition": (r"\w[-.\w]*", "letters, digits, hyphens, dots and _", 253),
     "image": (r"\w[-.\w/:@]*", "REPOSITORY:TAG or REPOSITORY@DIGEST", 1000),

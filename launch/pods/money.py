@@ -1,7 +1,6 @@
 """What is agreed to before anything is paid for: a plan that fits, hours, a price, and a typed yes."""
 
 import dataclasses
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,13 +120,3 @@ def timer_doubt(project: str, account: str) -> str:
         return ""
     add = f"gcloud projects add-iam-policy-binding {project} --member={member} --role=roles/tpu.admin"
     return f"the machines' account {account} has no role that lets it delete them ({add} gives it one)"
-
-
-def check_name(name: str, slices: int = 1) -> None:
-    """Raises UserError for a name that Google Cloud does not take, with what is added to it for several slices."""
-    most = 61 - (len(f"-{slices - 1}") if slices > 1 else 0)
-    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > most:
-        raise UserError(
-            f"--name={name}: a name has at most {most} small letters, digits and hyphens, begins with a letter and does"
-            " not end with a hyphen."
-        )

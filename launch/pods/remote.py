@@ -1,24 +1,17 @@
 """The machines' side: the code and its packages brought there, a run that belongs to them, its log and its results."""
 
 import dataclasses
-import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import launch
 from launch import cli
 from launch.pods.gcloud import Answer, Tpus, meaning, start
 from launch.pods.spec import NODE, Found
 from model.errors import UserError
 
-ROOT = Path(launch.__file__).resolve().parent.parent
 _LINES = 30  # of what hosts say when something fails
 _UV = "uv>=0.13,<0.14"
 # Bash, started as `bash -c SCRIPT heed WORDS...`: what the user gives is only ever "$1" and so on. Each says what it
@@ -186,48 +179,3 @@ class Machines:
         source = f"{next(iter(self.nodes))}:heed/{self.name}/{folder}"
         copy = self.tpus.words(NODE, "scp", source, str(to.parent), "--recurse", "--worker=0")
         self.tpus.must_change(copy)
-
-
-def pack(archive: Path, dirty: bool) -> None:
-    """Writes the committed tree, with `dirty` all tracked changes too, and its commit, so that a passport names it.
-
-    Raises:
-        UserError: this is no checkout, or has changes and is not to be dirty.
-    """
-    changed = _git(ROOT, "status", "--porcelain", "--untracked-files=no").splitlines()
-    if changed and not dirty:
-        raise UserError(
-            f"{len(changed)} files differ from the commit, such as {changed[0][3:]}: commit them, or give --dirty."
-        )
-    for line in changed:
-        cli.say(f"not committed, and sent: {line}")
-    with tempfile.TemporaryDirectory() as folder:
-        tree, index = Path(folder, "tree"), Path(folder, "index")
-        tree.mkdir()
-        _git(tree, "init", "--quiet")
-        _git(tree, "fetch", "--quiet", "--depth=1", str(ROOT), "HEAD")
-        _git(tree, "update-ref", "--no-deref", "HEAD", "FETCH_HEAD")
-        _git(tree, "read-tree", "HEAD")
-        (tree / ".git/FETCH_HEAD").unlink()  # names a folder of this machine
-        content = "HEAD"
-        if changed:  # in an index of our own: the user's stays as it is
-            shutil.copy(ROOT / _git(ROOT, "rev-parse", "--git-path", "index").strip(), index)
-            _git(ROOT, "add", "--update", index=index)
-            content = _git(ROOT, "write-tree", index=index).strip()
-        plain = Path(folder, "tree.tar")
-        _git(ROOT, "archive", "--format=tar", f"--output={plain}", content)
-        with tarfile.open(plain) as files:
-            files.extractall(tree, filter="tar")
-        with tarfile.open(archive, "w:gz") as sent:
-            sent.add(tree, ".")
-
-
-def _git(folder: Path, *words: str, index: Path | None = None) -> str:
-    command, own = ["git", "-C", str(folder), *words], {"GIT_INDEX_FILE": str(index)} if index else {}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **own})
-    except FileNotFoundError as error:
-        raise UserError("there is no git on the PATH, which packs the committed code: install it.") from error
-    if done.returncode:
-        raise UserError(f"git {words[0]} failed ({done.stderr.strip()}): {ROOT} must be a checkout.")
-    return done.stdout

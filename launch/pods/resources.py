@@ -10,7 +10,7 @@ from typing import Any
 from launch import cli
 from launch.pods import timer
 from launch.pods.gcloud import NotFound, Tpus
-from launch.pods.spec import LABEL, NODE, QUEUED, Found, Wanted
+from launch.pods.spec import LABEL, NODE, QUEUED, Found, Wanted, place
 from model.errors import UserError
 
 PAUSE_SECONDS = 15.0  # between two looks
@@ -45,11 +45,16 @@ def look(tpus: Tpus, name: str) -> Found | None:
 
 
 def listed(tpus: Tpus) -> list[Found]:
-    """All that carries our label: queued resources, and machines that no queued resource of ours has."""
-    nodes, found = _nodes(tpus), []
-    for queued in tpus.read(QUEUED, "list") or ():
-        names = _nodes_of(queued)
-        found.append(Found(_basename(queued), queued, {node: nodes.get(node) for node in names}))
+    """All that carries our label, zone by zone: queued resources, and machines that no queued resource of ours has."""
+    queued, nodes = ([*(tpus.read(kind, "list") or ())] for kind in (QUEUED, NODE))
+    zones = sorted({place(one)[0] for one in (*queued, *nodes)})
+    return [one for zone in zones for one in _ours(*([x for x in of if place(x)[0] == zone] for of in (queued, nodes)))]
+
+
+def _ours(all_queued: list[dict[str, Any]], all_nodes: list[dict[str, Any]]) -> list[Found]:
+    """Those of one zone, where no two of a kind have one name."""
+    nodes = {place(one)[1]: one for one in all_nodes}
+    found = [Found(place(one)[1], one, {node: nodes.get(node) for node in _nodes_of(one)}) for one in all_queued]
     found = [one for one in found if one.ours]
     held = {node for one in found for node in one.nodes}
     alone: dict[str, dict[str, Any]] = {}
@@ -60,11 +65,7 @@ def listed(tpus: Tpus) -> list[Found]:
 
 
 def _nodes(tpus: Tpus) -> dict[str, dict[str, Any]]:
-    return {_basename(one): one for one in tpus.read(NODE, "list") or ()}
-
-
-def _basename(told: Mapping[str, Any]) -> str:
-    return str(told["name"]).rpartition("/")[2]
+    return {place(one)[1]: one for one in tpus.read(NODE, "list") or ()}
 
 
 def _run(node: Mapping[str, Any]) -> str:

@@ -1,13 +1,12 @@
 """A run on machines: started, and watched while we live."""
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launch import cli
-from launch.pods import remote, resources
+from launch.pods import resources
 from launch.pods.gcloud import Tpus
 from launch.pods.remote import Machines
 from launch.pods.spec import Found
@@ -79,21 +78,9 @@ def _lost(now: Found, machines: Machines | None) -> str:
     return ""
 
 
-def packed(folder: str, dirty: bool) -> Path:
-    """The code as one file in a folder; see `remote.pack`."""
-    archive = Path(folder, "heed.tar.gz")
-    remote.pack(archive, dirty)
-    return archive
-
-
 def started(run: Run, found: Found, watch: bool, most: int, on_interrupt: Callable[[], None]) -> int:
     """Starts a run, and watches it where that is asked for."""
     if watch and not found.ours:
         raise UserError(f"--name={run.name} was not made by heed, and so it is not made again: leave --watch out.")
     machines = None if watch and found.over else run.begin(found)
     return run.watch(found, machines, most, on_interrupt) if watch and not run.tpus.dry else 0
-
-
-def temporary() -> tempfile.TemporaryDirectory[str]:
-    """A folder for the packed code."""
-    return tempfile.TemporaryDirectory(prefix="heed-")

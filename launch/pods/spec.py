@@ -96,6 +96,11 @@ class Found:
         return next((node for node in self.nodes.values() if node), {})
 
     @property
+    def zone(self) -> str:
+        """Where it is."""
+        return next((place(one)[0] for one in (self.queued, *self.nodes.values()) if one), "")
+
+    @property
     def ours(self) -> bool:
         """Whether it carries our label with its own name."""
         return bool(self.spec.get("labels", {}).get(LABEL) == self.name)
@@ -150,14 +155,21 @@ class Found:
         )
 
     def row(self, now: float) -> tuple[str, ...]:
-        """Name, type, states, age, and cost so far, at most: it is counted from the making of the first node."""
+        """Name, zone, type, states, age, and cost so far, at most: it is counted from the making of the first node."""
         created = self.started
         hours = (now - created) / 3600 if created else 0.0
         price = self.metadata.get("heed-price", "unknown")
         chips = chips_of(self.spec.get("acceleratorType", "")) * max(1, len(self.nodes))
         spent = cost(chips, hours, None if price == "unknown" else float(price))
         kind = self.spec.get("acceleratorType", "?")
-        return self.name, f"{len(self.nodes)} x {kind}", "+".join(self.states) or "gone", f"{hours:.1f} h", spent
+        state = "+".join(self.states) or "gone"
+        return self.name, self.zone, f"{len(self.nodes)} x {kind}", state, f"{hours:.1f} h", spent
+
+
+def place(told: Mapping[str, Any]) -> tuple[str, str]:
+    """The zone and the name of what Google calls projects/PROJECT/locations/ZONE/KIND/NAME."""
+    *_, zone, _, name = str(told["name"]).split("/")
+    return zone, name
 
 
 def _time(text: str) -> float:

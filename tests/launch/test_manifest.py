@@ -22,7 +22,6 @@ from launch import manifest
 from launch.machines import jobset, tree, unpack
 from launch.machines.jobset import Pods
 from launch.planning.chips import parse_topology
-from launch.pods import remote
 from tests.tiny import Outcome, call
 
 HOSTILE = [
@@ -66,36 +65,42 @@ def closed(schema: Any) -> Any:
     return inner | ({"additionalProperties": False} if isinstance(inner.get("properties"), dict) else {})
 
 
+def checker(schema: Any) -> jsonschema.Draft7Validator:
+    """Of a published schema, with what every object has and the schema leaves open."""
+    words = {"type": "object", "additionalProperties": {"type": "string"}}
+    named = {name: {"type": "string"} for name in ("name", "namespace")}
+    head = {"type": "object", "properties": {**named, "labels": words, "annotations": words}}
+    return jsonschema.Draft7Validator(closed({**schema, "properties": {**schema["properties"], "metadata": head}}))
+
+
 @pytest.fixture(scope="module")
-def schema() -> jsonschema.Draft7Validator:
-    whole = json.loads((Path(__file__).parent / "data/jobset_v1alpha2.json").read_text())["schema"]
-    # What every object has, and the schema leaves open.
-    whole["properties"]["metadata"] = {
-        "type": "object",
-        "properties": {
-            "name": {"type": "string"},
-            **{
-                kind: {"type": "object", "additionalProperties": {"type": "string"}}
-                for kind in ("labels", "annotations")
-            },
-        },
-    }
-    return jsonschema.Draft7Validator(closed(whole))
+def schemas() -> dict[str, jsonschema.Draft7Validator]:
+    """Of each kind that is written."""
+    jobsets, queues = (
+        json.loads((Path(__file__).parent / f"data/{name}.json").read_text())
+        for name in ("jobset_v1alpha2", "kueue_v1beta2")
+    )
+    return {kind: checker(one) for kind, one in {"JobSet": jobsets["schema"], **queues["schemas"]}.items()}
 
 
-FULL = Pods("run", "", ("b", "o"), "queue", ("wandb", "other"), "reader", True, 2, 1.5)
+FULL = Pods("run", "", ("b", "o"), "queue", ("wandb", "other"), "reader", True, 2, 1.5, 5)
 
 
 @pytest.mark.parametrize("pods", [Pods("run", "image"), FULL])
 @pytest.mark.parametrize("slices", [1, 3])
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:16x16", "v5e:1x1", "v5p:4x4x4", "v6e:4x4", "tpu7x:4x4x4"])
 def test_a_jobset_is_what_its_schema_asks_for(
-    topology: str, slices: int, pods: Pods, schema: jsonschema.Draft7Validator
+    topology: str, slices: int, pods: Pods, schemas: dict[str, jsonschema.Draft7Validator]
 ) -> None:
     of = parse_topology(topology, slices)
-    made = jobset.jobset(pods, of, ["launch.train", *HOSTILE])
-    schema.validate(made)
-    assert yaml.safe_load(jobset.text(made)) == made
+    every = jobset.objects(pods, of, ["launch.train", *HOSTILE])
+    for one in every:
+        schemas[one["kind"]].validate(one)
+    assert [*yaml.safe_load_all(jobset.text(every))] == every
+    made = every[-1]
+    assert [one["kind"] for one in every[:-1]] == (
+        ["ResourceFlavor", "ClusterQueue", "LocalQueue"] if pods.queue else []
+    )
     hosts = job(made)["parallelism"]
     assert hosts == job(made)["completions"]
     assert hosts * container(made)["resources"]["limits"]["google.com/tpu"] * slices == of.chips
@@ -114,14 +119,35 @@ def test_a_jobset_is_what_its_schema_asks_for(
     ],
 )
 def test_what_the_schema_does_not_allow_is_noticed(
-    path: list[Any], value: Any, schema: jsonschema.Draft7Validator
+    path: list[Any], value: Any, schemas: dict[str, jsonschema.Draft7Validator]
 ) -> None:
     made = json.loads(json.dumps(jobset.jobset(FULL, parse_topology("v5e:4x4"), ["launch.train"])))
     inside = made
     for name in path[:-1]:
         inside = inside[name]
     inside[path[-1]] = value
-    assert not schema.is_valid(made)
+    assert not schemas["JobSet"].is_valid(made)
+
+
+def test_a_queue_hands_out_the_slices_of_a_run(tmp_path: Path, schemas: dict[str, jsonschema.Draft7Validator]) -> None:
+    """It leads from the JobSet's label to nodes that the pods take, and has chips for all of its slices."""
+    flags = [*GKE, "--slices=2", "--queue=team", "--queue-slices=3", "--spot", "--max-hours=0.5"]
+    text, done = written(tmp_path, *flags, *COMMAND)
+    flavor, queue, door, made = yaml.safe_load_all(text)
+    assert door["metadata"]["name"] == made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+    assert door["spec"]["clusterQueue"] == queue["metadata"]["name"]
+    (group,) = queue["spec"]["resourceGroups"]
+    (of,) = group["flavors"]
+    assert (of["name"], group["coveredResources"]) == (flavor["metadata"]["name"], ["google.com/tpu"])
+    assert of["resources"] == [{"name": "google.com/tpu", "nominalQuota": 3 * 256}]
+    assert flavor["spec"] == {"nodeLabels": pod(made)["nodeSelector"], "tolerations": pod(made)["tolerations"]}
+    # Kueue adds up the hours of a run over its restarts; a job has its own for each.
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/max-exec-time-seconds"] == "1800"
+    assert "resourceflavors --selector=heed-queue=team" in done.out
+    assert "of each attempt" not in done.out
+    assert "--max-hours=2 is of each attempt, 8 h at most" in written(tmp_path, *GKE, "--max-hours=2", *COMMAND)[1].out
+    queue["spec"]["resourceGroups"][0]["flavor"] = []
+    assert not schemas["ClusterQueue"].is_valid(queue)
 
 
 def test_a_whole_manifest(tmp_path: Path) -> None:
@@ -132,7 +158,11 @@ def test_a_whole_manifest(tmp_path: Path) -> None:
     assert (made["apiVersion"], made["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert made["metadata"] == {
         "name": "llama",
-        "labels": {"heed-run": "llama", "kueue.x-k8s.io/queue-name": "team"},
+        "labels": {
+            "heed-run": "llama",
+            "kueue.x-k8s.io/queue-name": "team",
+            "kueue.x-k8s.io/max-exec-time-seconds": "1800",
+        },
         "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
     }
     policy = made["spec"]["failurePolicy"]
@@ -187,7 +217,7 @@ def test_words_reach_the_pod_unchanged(tmp_path: Path) -> None:
 def test_no_word_is_taken_for_a_number(tmp_path: Path) -> None:
     """Nor for a truth, a date or nothing, whatever a reader of YAML knows."""
     flat = ["1e3", "y", "no", "~", "0o7", "1_0", "1:30", "2001-01-01", "null", ".inf", "<<", "=", ""]
-    text = jobset.text(jobset.jobset(Pods("on", "i", queue="1e3"), parse_topology("v5e:2x2"), flat))
+    text = jobset.text([jobset.jobset(Pods("on", "i", queue="1e3"), parse_topology("v5e:2x2"), flat)])
     assert re.findall(r"^ +- '(.*)'$", text.partition("args:")[2].partition("ports:")[0], re.MULTILINE) == flat
     assert "name: 'on'" in text
     assert "queue-name: '1e3'" in text
@@ -240,6 +270,11 @@ def test_the_longest_name_is_that_of_a_pod_of_63(tmp_path: Path) -> None:
         ([*GKE, "--name=a-"], ("--name='a-'",)),
         ([*GKE, "--name=a\nb"], ("--name='a\\nb'",)),
         ([*GKE, "--queue=A"], ("--queue='A'",)),
+        ([*GKE, f"--queue={64 * 'a'}"], ("has 64 characters, and may have 63",)),
+        ([*GKE, "--queue-slices=2"], ("--queue-slices=2 makes the queue --queue=NAME",)),
+        ([*GKE, "--queue=a", "--slices=2", "--queue-slices=1"], ("of at least --slices=2",)),
+        ([*GKE, "--queue=a", "--queue-slices=-1"], ("--queue-slices=-1",)),
+        ([*SLURM, "--queue-slices=2"], ("--queue-slices=2 is of --kind=gke",)),
         ([*GKE, "--secret=K=t0ken"], ("--secret: the name of a Kubernetes secret",)),
         ([*GKE, "--nodes=2"], ("--nodes=2 is of --kind=slurm",)),
         ([*GKE, "--kind=k8s"], ("k8s",)),
@@ -290,7 +325,6 @@ def test_the_committed_tree_is_what_a_bucket_holds(tmp_path: Path, monkeypatch: 
     for words in (["init", "--quiet"], ["add", "first"], ["commit", "--quiet", "--message=one"]):
         subprocess.run([*git, *words], check=True)
     monkeypatch.setattr(tree, "ROOT", tmp_path)
-    monkeypatch.setattr(remote, "ROOT", tmp_path)
     commit = tree.commit()
     flags = ["--kind=gke", "--name=llama", "--topology=v5e:2x4", "--bucket=gs://mine/trees"]
     text, done = written(tmp_path, *flags, *COMMAND)

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from launch import pod
-from launch.pods import remote, resources
+from launch.machines import tree
+from launch.pods import resources
 from tests.tiny import Outcome, call
 
 ZONE = "--zone=us-west4-a"
@@ -80,7 +81,7 @@ class Cloud:
         patch.setenv("STAND_IN", str(folder))
         patch.setenv("CLOUDSDK_CONFIG", str(folder / "config"))
         patch.setattr(resources, "PAUSE_SECONDS", 0.0)
-        patch.setattr(remote, "ROOT", folder / "code")
+        patch.setattr(tree, "ROOT", folder / "code")
         # No test may find a real one, by whatever way.
         assert shutil.which("gcloud") == str(folder / "bin/gcloud")
 
@@ -103,8 +104,8 @@ class Cloud:
         return [words for words in map(json.loads, lines) if {*parts} <= {*words}]
 
     def pod(self, action: str, *words: str, name: str = "try") -> Outcome:
-        named = [] if action == "list" else [f"--name={name}"]
-        return call(pod.main, [action, *named, ZONE, *words])
+        named = [] if action == "list" else [f"--name={name}", ZONE]
+        return call(pod.main, [action, *named, *words])
 
     def create(self, *words: str, name: str = "try") -> Outcome:
         given = (f"--plan={self.folder}/plan.json", "--max-hours=8", "--yes")

@@ -68,7 +68,7 @@ def node(name, flags, **more):
 def ready(told, name):
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(FAULTS.get("created", time.time()))) + ".123456789Z"
     points = [{"ipAddress": f"10.0.0.{i}"} for i in range(hosts(told["acceleratorType"]))]
-    full = f"projects/p/locations/z/nodes/{name}"
+    full = told["name"].rpartition("/")[0] + f"/{name}"
     return {**told, "name": full, "state": "READY", "createTime": at, "networkEndpoints": points}
 
 
@@ -115,7 +115,7 @@ def tpus(kind, verb, rest, flags, state):
         save(state)
         return table.get(name) or fail(f"NOT_FOUND: Resource '{name}' was not found")
     if verb == "list":
-        return list(table.values())
+        return [one for one in table.values() if flags["zone"] in ("-", one["name"].split("/")[-3])]
     if verb == "delete":
         if kind == "queued-resources":
             table[name].update(state={"state": "DELETING"}, left=2)
@@ -139,7 +139,7 @@ def tpus(kind, verb, rest, flags, state):
             else:
                 several = {"nodeCount": int(flags["node-count"]), "nodeIdPrefix": flags["node-prefix"]}
                 spec["multisliceParams"] = several
-            full = f"projects/p/locations/z/queuedResources/{name}"
+            full = f"projects/p/locations/{flags['zone']}/queuedResources/{name}"
             table[name] = {"name": full, "state": {"state": "CREATING"}, "tpu": {"nodeSpec": [spec]}}
     return {}
 

@@ -76,6 +76,7 @@ def test_a_run_from_its_making_to_its_end(cloud: Cloud, tmp_path: Path, monkeypa
 
     assert cloud.pod("delete").status == 0
     assert cloud.state() == {"queued": {}, "nodes": {}}
+    assert cloud.pod("list").out == "nothing of heed's is in any zone of p\n"
 
 
 @pytest.mark.rest
@@ -142,9 +143,9 @@ def test_what_is_not_committed_is_sent_only_when_asked(cloud: Cloud) -> None:
         (PLAN, ["--max-hours=nan"], "--max-hours=nan must be above 0."),
         (PLAN, ["--max-wait-hours=-1"], "--max-wait-hours=-1 must be above 0."),
         (PLAN, ["--price=-1"], "--price=-1 must be USD per chip-hour."),
-        (PLAN, ["--name=Try"], "--name=Try: a name has at most 61 small letters"),
-        (PLAN, ["--name=try-"], "--name=try-: a name has"),
-        (PLAN, [f"--name={'a' * 62}"], "a name has at most 61"),
+        (PLAN, ["--name=Try"], "--name='Try': a name of small letters, digits and hyphens"),
+        (PLAN, ["--name=try-"], "no hyphen last"),
+        (PLAN, [f"--name={'a' * 62}"], "has 62 characters, and may have 61 here"),
         (PLAN, ["--zone=us-west4-a,x"], "is no zone"),
         (PLAN, ["--service-account=a,b=c"], "is no account's address"),
         (PLAN, ["--direct", "--capacity=flex-start"], "--direct makes one slice"),
@@ -164,7 +165,7 @@ def test_what_cannot_be_is_refused_before_gcloud_is_asked(
 @pytest.mark.rest
 def test_a_name_leaves_room_for_what_is_added(cloud: Cloud) -> None:
     (cloud.folder / "plan.json").write_text(json.dumps({**PLAN, "slices": 11}))
-    assert "at most 58" in cloud.create("--slices=11", name="a" * 59).err
+    assert "may have 58 here" in cloud.create("--slices=11", name="a" * 59).err
     assert cloud.create("--slices=11", name="a" * 58).status == 0
     assert len(cloud.state()["nodes"]) == 11
 
@@ -279,12 +280,16 @@ def test_only_what_is_ours_is_listed_and_deleted(cloud: Cloud) -> None:
     (cloud.folder / "plan.json").write_text(json.dumps({**PLAN, "slices": 2}))
     cloud.create("--slices=2", name="a")
     state = cloud.state()
-    state["nodes"]["theirs"] = {**state["nodes"]["a-0"], "name": "x/theirs", "labels": {}}
-    state["nodes"]["a-7"] = {**state["nodes"]["a-0"], "name": "x/a-7", "labels": {"heed-run": "b"}}
-    state["nodes"]["ab"] = {**state["nodes"]["a-0"], "name": "x/ab", "labels": {"heed-run": "ab"}}
+    theirs = "projects/p/locations/us-west4-a/nodes"
+    state["nodes"]["theirs"] = {**state["nodes"]["a-0"], "name": f"{theirs}/theirs", "labels": {}}
+    state["nodes"]["a-7"] = {**state["nodes"]["a-0"], "name": f"{theirs}/a-7", "labels": {"heed-run": "b"}}
+    far = theirs.replace("us-west4-a", "us-east5-b")  # where another may have the same name
+    state["nodes"]["ab"] = {**state["nodes"]["a-0"], "name": f"{far}/a-0", "labels": {"heed-run": "a"}}
     cloud.state(state)
     listed = cloud.pod("list").out.splitlines()
-    assert [line.split()[0] for line in listed[1:]] == ["a", "b", "ab"]
+    assert [line.split()[:4] for line in listed[1:]] == [
+        ["a", "us-east5-b", "1", "x"], ["a", "us-west4-a", "2", "x"], ["b", "us-west4-a", "1", "x"],
+    ]  # fmt: skip
     assert "has no label heed-run=theirs, so heed did not make it" in cloud.pod("delete", name="theirs").err
     assert "has no label heed-run=a-7" in cloud.pod("delete", name="a-7").err
     state["nodes"]["a-1"]["labels"] = {}  # somebody took it over
