@@ -30,13 +30,17 @@ def flops_per_token(config: Family) -> float:
     kernels = sum(size * config.uses(path) for path, size in paths if path[-1] == "kernel")
     if model.head is not None and model.head.kernel is None:
         kernels += config.vocab_size * config.width * config.uses(("head",))
-    sites, between = config.sites, attention_flops(config)
-    of_layers = sum(
+    return 6.0 * kernels + attention_flops_per_token(config) + config.other_flops
+
+
+def attention_flops_per_token(config: Family) -> float:
+    """The part of `flops_per_token` that all layers need between queries, keys and values."""
+    between = attention_flops(config)
+    return sum(
         between[name][layer] * site.queries / config.max_length
-        for name, site in sites.items()
+        for name, site in config.sites.items()
         for layer in range(site.stack.num_layers)
     )
-    return 6.0 * kernels + of_layers + config.other_flops
 
 
 def attention_flops(config: Family) -> dict[str, Cycle[float]]:

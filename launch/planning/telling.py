@@ -22,6 +22,10 @@ def told(found: dict[str, Any]) -> str:
         f"  products    {found['flops_per_token']:.4g} FLOPs a token (6 x matrix parameters + 12 x keys seen x H K x "
         "layers; causal once, nothing that is done again)"
     )
+    if again := found.get("logits_again_flops_per_token"):
+        lines.append(f"    logits made again  {again:.4g} more")
+    if executed := found.get("executed_flops_per_token"):
+        lines.append(f"    executed           {executed:.4g}, with all that the program does again")
     if found.get("collective_bytes") is not None:
         kinds = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in found["collective_bytes_by_kind"].items())
         lines.append(

@@ -12,12 +12,14 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from launch.planning.chips import Slice, parse_topology
+from launch.planning.compiled.flops import attention_passes, executed_flops
 from launch.planning.compiled.memory import at_peak
 from launch.planning.compiled.traffic import Collective, collectives
 from model.errors import UserError
+from model.vocabulary import num_slices
 from train.devices.memory import placements
 from train.experiment import Experiment, make_experiment
-from train.flops import flops_per_token
+from train.flops import attention_flops_per_token, flops_per_token
 from train.sharding import placed
 
 LABELS = 2  # of a task whose classes only its data know
@@ -65,6 +67,7 @@ def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
         "classes": classes.classes | {"unattributed": memory.peak_memory_in_bytes - classes.bytes},
         "replicated_batches": _whole_batches(text, experiment),
         **_sent(text),
+        **_executed(text, experiment),
     }
 
 
@@ -84,6 +87,7 @@ def _known(experiment: Experiment, where: Slice) -> dict[str, Any]:
         else 0,
         "steps": config.train.steps,
         "flops_per_token": flops_per_token(experiment.model_config),
+        "logits_again_flops_per_token": _logits_again(experiment),
         "cores": {name: [one.choice.name for one in of_layers] for name, of_layers in experiment.attention.items()},
         "replicated_bytes": _replicated(experiment),
         "placements": [one._asdict() | {"spec": [*map(_place, one.spec)]} for one in placements(experiment)],
@@ -182,6 +186,31 @@ def _whole_batches(text: str, experiment: Experiment) -> dict[str, int]:
         if size > LARGE and (shape[:2] == [rows, length] or shape[:1] == [rows * length]):
             found[f"{kind}[{sizes}]"] = size
     return found
+
+
+def _logits_again(experiment: Experiment) -> float:
+    """Of products that make logits a second time, for their gradients, where they are made in slices."""
+    model, (rows, length) = experiment.model_config, experiment.shape[-2:]
+    if "targets" not in experiment.task.ARRAYS:
+        return 0.0
+    with placed(experiment.mesh, experiment.rules):
+        rows //= experiment.config.train.accumulate
+        if num_slices(rows, experiment.task.target_length(length), model.vocab_size) == 1:
+            return 0.0
+    return 2.0 * model.vocab_size * model.width * model.uses(("head",))
+
+
+def _executed(text: str, experiment: Experiment) -> dict[str, Any]:
+    """What is multiplied in a step, per token, with all that is done again; in kernels as many pairs as are seen."""
+    model, config = experiment.model_config, experiment.config
+    layers = sum(site.stack.num_layers for site in model.sites.values()) * config.train.accumulate
+    tokens = config.data.batch_size * config.data.length * config.train.seeds
+    try:
+        flops = executed_flops(text) * experiment.mesh.size / tokens
+        flops += attention_passes(text, layers) * attention_flops_per_token(model)
+    except ValueError as error:
+        return {"executed_flops_per_token": None, "executed_note": str(error)}
+    return {"executed_flops_per_token": flops}
 
 
 def _sent(text: str) -> dict[str, Any]:
