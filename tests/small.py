@@ -93,10 +93,11 @@ def losses(experiment: Experiment, step: Any, batches: Iterable[Batch]) -> np.nd
 
 
 def random_batches(experiment: Experiment, steps: int) -> Iterator[Batch]:
-    """`random_batch` 0, 1, ... on the experiment's mesh; others for each seed that has its own."""
+    """`random_batch` 0, 1, ... on the experiment's mesh, of which each process loads its part; others for each seed
+    that has its own.
+    """
     *lead, rows, length = experiment.shape
     for number in range(steps):
         parts = [random_batch(number + 1000 * seed, rows, length) for seed in range(*lead or [1])]
-        yield experiment.place(
-            {name: np.stack([part[name] for part in parts]).reshape(experiment.shape) for name in parts[0]}
-        )
+        whole = {name: np.stack([part[name] for part in parts]).reshape(experiment.shape) for name in parts[0]}
+        yield experiment.place({name: x[np.ix_(*experiment.local)] for name, x in whole.items()})

@@ -3,17 +3,25 @@
 Run as `python -m tests.train.one_process PORT PROCESSES NUMBER FILE`.
 """
 
+import itertools
+import math
 import os
 import pickle
+import random
 import sys
+from typing import Any
 
 import jax
 import numpy as np
 
-from tests.small import small_experiment, windows
+from tests.small import compiled_step, losses, random_batches, small_experiment, windows
+from train.devices.mesh import AXES
+from train.devices.together import meet
 from train.sharding import placed
 
-DEVICES, STEPS = 4, 3
+DEVICES, STEPS, MORE_STEPS = 8, 3, 20
+DROPOUT = {"model.dropout": 0.1}
+DRAWN = random.Random(0).sample([m for m in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(m) == DEVICES], 4)
 
 
 def main(port: int, processes: int, number: int, result: str) -> None:
@@ -27,10 +35,26 @@ def main(port: int, processes: int, number: int, result: str) -> None:
         f"127.0.0.1:{port}", processes, number, initialization_timeout=60, heartbeat_timeout_seconds=60
     )
     assert (jax.process_count(), len(jax.devices())) == (processes, DEVICES)
-    # Two columns of devices share each row, so with four processes two of them must load the same rows.
-    experiment = small_experiment(**{"mesh.fsdp": 2, "mesh.context": 2, "model.num_layers": 1, "model.dropout": 0.1})
+    read = on_windows()
+    drawn = [trained(shape) for shape in DRAWN if processes > 1]
+    with open(result, "wb") as file:
+        pickle.dump(read | {"drawn": drawn}, file)
+
+
+def trained(shape: tuple[int, ...]) -> np.ndarray:
+    """The losses on a mesh, of random batches."""
+    experiment = small_experiment(**{f"mesh.{axis}": size for axis, size in zip(AXES, shape, strict=True)}, **DROPOUT)
+    step = compiled_step(experiment)
+    meet("compiled")
+    return losses(experiment, step, random_batches(experiment, MORE_STEPS))
+
+
+def on_windows() -> dict[str, Any]:
+    """The rows that this process loads, what its devices see of some batches, and the losses."""
+    # Four columns of devices share each row, so with four processes two of them must load the same rows.
+    experiment = small_experiment(**{"mesh.fsdp": 2, "mesh.context": 4, "model.num_layers": 1}, **DROPOUT)
     batches = experiment.batches(windows(experiment), start=1)
-    losses, seen = [], []
+    values, seen = [], []
     with placed(experiment.mesh, experiment.rules):
         state = experiment.make_state()
         for _, batch in zip(range(STEPS), batches, strict=False):
@@ -41,9 +65,8 @@ def main(port: int, processes: int, number: int, result: str) -> None:
                 }
             )
             state, metrics = experiment.step(state, batch)
-            losses.append(float(metrics["loss"]))
-    with open(result, "wb") as file:
-        pickle.dump({"rows": experiment.rows, "losses": losses, "seen": seen}, file)
+            values.append(float(metrics["loss"]))
+    return {"rows": experiment.rows, "losses": values, "seen": seen}
 
 
 if __name__ == "__main__":

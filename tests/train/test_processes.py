@@ -1,4 +1,4 @@
-"""One, two and four real processes, which share four devices between them, train the same run."""
+"""One, two and four real processes, which share eight devices between them, train the same runs."""
 
 import contextlib
 import pickle
@@ -15,11 +15,13 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.small import SIZES, VOCAB
+from tests.train.one_process import DEVICES, DRAWN, MORE_STEPS, STEPS
+from tests.train.test_sharding import losses_alone
 from train.data import Windows, batches
 
 ROWS, LENGTH = SIZES["data.batch_size"], SIZES["data.length"]
 pytestmark = pytest.mark.rest
-STEPS, DEADLINE = 3, 180  # seconds, on a machine that does much else
+DEADLINE = 300  # seconds, on a machine that does much else
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,15 @@ def test_the_losses_do_not_depend_on_the_number_of_processes(runs: dict[int, Any
     assert len(set(alone["losses"])) == STEPS
 
 
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("number", range(len(DRAWN)), ids=[str(shape) for shape in DRAWN])
+def test_the_losses_are_those_of_one_device_on_every_mesh(runs: dict[int, Any], number: int, processes: int) -> None:
+    """Which this process has; meshes of replica x fsdp x tensor x context, whose axes lie across the processes."""
+    assert len(losses_alone()) == MORE_STEPS
+    for result in runs[processes]:
+        np.testing.assert_allclose(result["drawn"][number], losses_alone(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_the_global_batches_do_not_depend_on_the_number_of_processes(runs: dict[int, Any], processes: int) -> None:
     """What the devices hold, put together, is what `batches` gives to one process that loads every row."""
@@ -45,10 +56,10 @@ def test_the_global_batches_do_not_depend_on_the_number_of_processes(runs: dict[
     for step in range(STEPS):
         for name, whole_BT in next(expected).items():
             shards = [shard for result in runs[processes] for shard in result["seen"][step][name]]
-            assert len(shards) == 4
+            assert len(shards) == DEVICES
             found_BT = np.full_like(whole_BT, -1)
             for index, part in shards:
-                assert part.shape == (ROWS // 2, LENGTH // 2)
+                assert part.shape == (ROWS // 2, LENGTH // 4)
                 found_BT[index] = part
             np.testing.assert_array_equal(found_BT, whole_BT, err_msg=f"{name} of batch {step}")
 
