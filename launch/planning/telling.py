@@ -14,10 +14,10 @@ def told(found: dict[str, Any]) -> str:
     lines = [
         f"{slices}{found['topology']}, {found['devices']} devices ({mesh}), {found['parameters']:,} parameters, "
         f"{found['tokens_per_step']:,} tokens a step",
-        f"  memory      {_gib(found['needed_bytes'])} of {_gib(found['hbm_bytes'])} a device: {fits}",
+        f"  memory      {gib(found['needed_bytes'])} of {gib(found['hbm_bytes'])} a device: {fits}",
     ]
     if classes := found.get("classes"):
-        lines += [f"    {name.replace('_', ' '):<18} {_gib(size):>10}" for name, size in classes.items() if size > 0]
+        lines += [f"    {name.replace('_', ' '):<18} {gib(size):>10}" for name, size in classes.items() if size > 0]
     lines.append(
         f"  products    {found['flops_per_token']:.4g} FLOPs a token (6 x matrix parameters + 12 x keys seen x H K x "
         "layers; causal once, nothing that is done again)"
@@ -39,9 +39,9 @@ def told(found: dict[str, Any]) -> str:
             f"  sent        unknown: {found.get('collective_note', 'the compiler makes no program that does not fit')}"
         )
     for name, size in found["replicated_bytes"].items():
-        lines.append(f"  replicated  {name}: {_gib(size)} on each device")
+        lines.append(f"  replicated  {name}: {gib(size)} on each device")
     for name, size in found.get("replicated_batches", {}).items():
-        lines.append(f"  whole batch {name}: {_gib(size)} on each device")
+        lines.append(f"  whole batch {name}: {gib(size)} on each device")
     if found["labels"]:
         lines.append(f"  classes     {found['labels']} are taken, as their number is only known from the data")
     if "model" in found:
@@ -50,13 +50,19 @@ def told(found: dict[str, Any]) -> str:
         lines.append(
             f"  a step      {found['model']['seconds_per_step']:.3g} s at least, a model and not measured ({parts})"
         )
-        cost = "unknown (--price)" if found["cost"] is None else f"{found['cost']:,.0f} USD"
-        energy = "unknown (--watts)" if found["energy_kwh"] is None else f"{found['energy_kwh']:,.0f} kWh"
-        lines.append(
-            f"  the run     {found['steps']:,} steps: {found['chip_hours']:,.0f} chip-hours at least; cost {cost}, "
-            f"energy {energy}"
-        )
+        lines.append(f"  the run     {found['steps']:,} steps: {of_run(found)}")
     return "\n".join(lines)
+
+
+def of_run(found: dict[str, Any]) -> str:
+    """Chip-hours, cost and energy in words."""
+    cost = "unknown (--price)" if found["cost"] is None else f"{_number(found['cost'])} USD"
+    energy = "unknown (--watts)" if found["energy_kwh"] is None else f"{_number(found['energy_kwh'])} kWh"
+    return f"{_number(found['chip_hours'])} chip-hours at least; cost {cost}, energy {energy}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.3g}"
 
 
 def shardings(placements: Sequence[dict[str, Any]]) -> str:
@@ -70,7 +76,7 @@ def shardings(placements: Sequence[dict[str, Any]]) -> str:
             f"{axis or 'layers'}={size}" + (f" over {place}" if place != "whole" else "")
             for axis, size, place in zip(one["axes"], one["shape"], places, strict=True)
         )
-        lines.append(f"{one['name']:<{width}}  {_gib(one['bytes']):>11}  {axes}")
+        lines.append(f"{one['name']:<{width}}  {gib(one['bytes']):>11}  {axes}")
     return "\n".join(lines)
 
 
@@ -80,11 +86,12 @@ def table(plans: Sequence[dict[str, Any]]) -> str:
     for one in plans:
         sent = "?" if one.get("collective_bytes") is None else f"{one['collective_bytes'] / 1e9:.1f}"
         lines.append(
-            f"{one['topology']:<16}{'yes' if one['fits'] else 'no':<6}{_gib(one['needed_bytes']):>12}"
-            f"{_gib(one['hbm_bytes']):>12}{sent:>10}{one['model']['seconds_per_step']:>10.3g}{one['chip_hours']:>14,.0f}"
+            f"{one['topology']:<16}{'yes' if one['fits'] else 'no':<6}{gib(one['needed_bytes']):>12}"
+            f"{gib(one['hbm_bytes']):>12}{sent:>10}{one['model']['seconds_per_step']:>10.3g}{one['chip_hours']:>14,.0f}"
         )
     return "\n".join(lines)
 
 
-def _gib(size: float) -> str:
+def gib(size: float) -> str:
+    """Bytes in words."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.2f} MiB"

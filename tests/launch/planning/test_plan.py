@@ -172,6 +172,10 @@ def test_a_kept_plan_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (
+            ["--topology=v5e:4x4", "--plan=configs/ablations/scale.py"],
+            "give one of --config, of which a run is planned,",
+        ),
         (["--topology=v5:4x4"], "'v5' is none of v4, v5e, v5p, v6e, tpu7x"),
         (["--topology=v5e:4x4", "--slices=0"], "--slices=0 must be at least 1."),
         (["--topology=v5e:4x4", "--price=-1"], "--price=-1.0 must be at least 0."),
