@@ -21,7 +21,7 @@ from train.run.checkpoints import Checkpoints
 from train.run.files.format import check_format
 from train.run.files.learned import with_added
 from train.run.files.mending import read_kept
-from train.run.files.naming import UNREADABLE, check_run_name
+from train.run.files.naming import check_length
 from train.run.folder import check_text
 from train.sharding import placed
 
@@ -68,7 +68,7 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
         UserError: the folder is no run's, or one of another format, or holds no checkpoint that can be read.
     """
     folder = Path(workdir)
-    check_run_name(folder.absolute(), UNREADABLE)
+    check_length("--workdir", folder)
     check_format(folder)
     passport, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
     config = ConfigDict(with_added(config))

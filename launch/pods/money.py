@@ -13,7 +13,8 @@ from train.run.command import command
 from train.run.files.json_files import read_checked
 
 _MAY_DELETE = {"roles/owner", "roles/editor", "roles/tpu.admin"}
-_KEYS = ("topology", "fits", "peak_bytes", "hbm_bytes")
+_KEYS = {"topology", "fits"}
+_OF_STEPS = {"peak_bytes", "hbm_bytes"}  # of the plan, or of each program of an ablation's
 
 
 def planned(file: str, topology: str, slices: int) -> tuple[Slice, str]:
@@ -39,7 +40,9 @@ def planned(file: str, topology: str, slices: int) -> tuple[Slice, str]:
             f" --slices, or make a plan of it by {make}."
         )
     plan = plans[names.index(wanted)]
-    peak, limit = plan["peak_bytes"], plan["hbm_bytes"]
+    parts = plan.get("programs", [plan])
+    peaks, limit = [one["peak_bytes"] for one in parts], parts[0]["hbm_bytes"]
+    peak = None if None in peaks else max(peaks)
     memory = f"{'more' if peak is None else f'{peak / 1e9:.2f}'} of {limit / 1e9:.2f} GB on each device"
     if plan["fits"] is not True:
         raise UserError(f"--plan={file} does not fit {wanted} ({memory}): change the config until launch.plan says so.")
@@ -48,9 +51,12 @@ def planned(file: str, topology: str, slices: int) -> tuple[Slice, str]:
 
 def _check(found: Any) -> None:
     for plan in found if isinstance(found, list) else [found]:
-        for key in _KEYS:
-            if key not in plan:
-                raise ValueError(f"it has no {key}")
+        if not isinstance(plan, dict):
+            raise ValueError("it holds what is no object")
+        steps = plan.get("programs") or [plan]
+        for keys, of in ((_KEYS, plan), *((_OF_STEPS, one) for one in steps)):
+            if missing := keys - of.keys():
+                raise ValueError(f"it has no {min(missing)}")
     if not found:
         raise ValueError("it is empty")
 

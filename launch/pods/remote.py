@@ -63,7 +63,8 @@ elif [ ! -e run.pid ]; then echo heed-state not started
 elif kill -0 "$(cat run.pid)" 2>/dev/null; then echo heed-state running
 else echo heed-state lost; fi
 """
-_LOGS = """cd "$HOME/heed/$1" && exec tail -n +1 --pid="$(cat run.pid)" -F run.log"""
+_LOGS = """cd "$HOME/heed/$1" 2>/dev/null && [ -e run.pid ] || { echo "nothing was started here yet" >&2; exit 4; }
+exec tail -n +1 --pid="$(cat run.pid)" -F run.log"""
 
 
 @dataclasses.dataclass(frozen=True)

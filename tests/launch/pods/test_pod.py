@@ -137,6 +137,9 @@ def test_what_is_not_committed_is_sent_only_when_asked(cloud: Cloud) -> None:
         (PLAN, ["--slices=2"], "and v5e:4x4 x 2 is asked for"),
         ({"fits": True}, [], "is no plan (it has no topology)"),
         ([], [], "is no plan (it is empty)"),
+        ([3], [], "is no plan (it holds what is no object)"),
+        ({**PLAN, "programs": [PLAN, {**PLAN, "peak_bytes": None}], "fits": False}, [], "(more of 16.90 GB"),
+        ({**PLAN, "programs": [{"fits": True}]}, [], "is no plan (it has no hbm_bytes)"),
         ([PLAN, {**PLAN, "topology": "v5e:8x8"}], [], "choose by --topology"),
         ({**PLAN, "topology": "tpu7x:4x4x4"}, [], "there are no TPU VMs of tpu7x, which GKE alone serves"),
         (PLAN, ["--max-hours=0"], "--max-hours=0 must be above 0."),
@@ -168,6 +171,13 @@ def test_a_name_leaves_room_for_what_is_added(cloud: Cloud) -> None:
     assert "may have 58 here" in cloud.create("--slices=11", name="a" * 59).err
     assert cloud.create("--slices=11", name="a" * 58).status == 0
     assert len(cloud.state()["nodes"]) == 11
+
+
+def test_an_ablation_needs_what_its_largest_program_does(cloud: Cloud) -> None:
+    whole = {name: PLAN[name] for name in ("topology", "fits")}
+    parts = [PLAN | {"peak_bytes": size} for size in (10**9, 7 * 10**9, 2 * 10**9)]
+    (cloud.folder / "plan.json").write_text(json.dumps(whole | {"programs": parts}))
+    assert "it needs 7.00 of 16.90 GB" in cloud.create("--dry-run").out
 
 
 @pytest.mark.parametrize(

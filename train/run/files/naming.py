@@ -7,7 +7,6 @@ from model.errors import UserError
 
 _PART, _WHOLE = 240, 3500  # bytes; Linux takes 255 and 4095, of which names made from these need some
 _SHOWN = 60  # letters of a name that a sentence repeats
-UNREADABLE = "\\"  # which TensorStore takes for a slash
 _GLOB = "*?["
 
 
@@ -28,21 +27,20 @@ def check_length(flag: str, name: str | Path) -> None:
         raise UserError(f"{shown}... is {whole} bytes long: give a name of at most {_WHOLE}, its folders included.")
 
 
-def check_run_name(path: Path, refused: str = _GLOB + UNREADABLE) -> None:
-    """Refuses an absolute path under which Orbax would lose checkpoints: it looks for them as for a pattern; or, of a
-    run that is only read, one that is `UNREADABLE`.
+def check_run_name(path: Path) -> None:
+    """Refuses an absolute path under which Orbax would lose checkpoints: it looks for them as for a pattern.
 
     Raises:
-        UserError: the path is too long, no UTF-8, or holds a letter that is refused.
+        UserError: the path is too long, no UTF-8, or holds a letter that means something in a pattern.
     """
     check_length("--workdir", path)
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise UserError(f"--workdir={str(path)!r} is not UTF-8, as checkpoints need: give another folder.") from error
-    found = [letter for letter in refused if letter in str(path)]
+    found = [letter for letter in _GLOB if letter in str(path)]
     if found:
         raise UserError(
             f"--workdir={path} holds {' and '.join(found)}, under which checkpoints are not found again: give a folder"
-            f" whose whole path is without {', '.join(refused)}."
+            f" whose whole path is without {', '.join(_GLOB)}."
         )
