@@ -60,5 +60,5 @@ lock:
 	$(PYTHON) -m venv .cache/uv
 	.cache/uv/bin/python -m pip install --quiet 'uv>=0.13,<0.14'
 	$(COMPILE) --group build --output-file requirements-build.txt
-	$(COMPILE) --extra dev --extra plan --output-file requirements.txt pyproject.toml
+	$(COMPILE) --extra dev --extra gcs --extra plan --output-file requirements.txt pyproject.toml
 	$(COMPILE) --no-generate-hashes --group oracle --output-file requirements-oracle.txt

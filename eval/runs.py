@@ -17,6 +17,8 @@ from model.attention.cores.table import anywhere
 from model.families.family import Model
 from train.data import Data, Tokenizer, tokenizer_of
 from train.experiment import Experiment, bind, make_experiment
+from train.run.bucket.address import checkpoints_of
+from train.run.bucket.run import folder_of
 from train.run.checkpoints import Checkpoints
 from train.run.files.format import check_format
 from train.run.files.learned import with_added
@@ -67,8 +69,8 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
     Raises:
         UserError: the folder is no run's, or one of another format, or holds no checkpoint that can be read.
     """
-    folder = Path(workdir)
-    check_length("--workdir", folder)
+    check_length("--workdir", workdir)
+    folder = folder_of(workdir)
     check_format(folder)
     passport, config, state = (read_kept(folder, name) for name in ("passport.json", "config.json", "tokenizer.json"))
     config = ConfigDict(with_added(config))
@@ -80,7 +82,7 @@ def open_run(workdir: str | Path, places: Mapping[str, str] = MappingProxyType({
     experiment = _experiment(config, tokenizer.vocab_size, len(passport["data"].get("names", ())))
     found = None
     if (folder / "checkpoints").is_dir():
-        with Checkpoints(folder / "checkpoints") as checkpoints:
+        with Checkpoints(checkpoints_of(folder)) as checkpoints:
             found = checkpoints.restore({"params": experiment.abstract.params})
     if found is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint yet: give the folder of a run that has saved one.")

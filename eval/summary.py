@@ -15,6 +15,8 @@ from eval.prompting import WRITING
 from eval.runs import Run, open_run
 from model.errors import UserError
 from train.devices.placing import on_host
+from train.run.bucket.address import called
+from train.run.bucket.run import published
 from train.run.command import command
 from train.run.files.json_files import read_lines
 from train.run.files.mending import read_kept
@@ -23,7 +25,7 @@ from train.state import State
 SAMPLE_TOKENS = 96
 
 
-def summarize(config: ConfigDict, state: State, folder: Path, again: str, more: str) -> str:
+def summarize(config: ConfigDict, state: State, workdir: str, again: str, more: str) -> str:
     """The closing words of a run; writes attention.png into its folder. All of its processes must call this.
 
     again, more: the commands that go on with it, and to more steps.
@@ -31,13 +33,13 @@ def summarize(config: ConfigDict, state: State, folder: Path, again: str, more: 
     step = int(np.ravel(on_host(state.step))[0])
     if step < config.train.steps:
         return f"stopped at step {step} of {config.train.steps}; the same command goes on from there:\n  {again}"
-    run = open_run(folder)
+    run = open_run(workdir)
     prompt = config.train.prompt
     try:
-        sample = _sample(run, prompt, folder)
+        sample = _sample(run, prompt)
     except UserError as error:  # the run itself has ended well
         sample, prompt = f"no sample of --config.train.prompt: {error}", "TEXT"
-    parts = [_comparison(config.task, folder, step, again), sample, _places(run, prompt, more)]
+    parts = [_comparison(config.task, run.folder, step, again), sample, _places(run, prompt, more)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -50,7 +52,7 @@ def _comparison(task: str, folder: Path, step: int, again: str) -> str:
     if windows == of:
         return table
     few = f"this model is measured on {windows} of {of} rows, the others on all of them"
-    return f"{table}\n{few}; of all of it:\n  {command('evaluate', f'--workdir={folder}')}"
+    return f"{table}\n{few}; of all of it:\n  {command('evaluate', f'--workdir={called(folder)}')}"
 
 
 def last_score(folder: Path, step: int) -> dict[str, Any] | None:
@@ -60,7 +62,7 @@ def last_score(folder: Path, step: int) -> dict[str, Any] | None:
     return scores[-1] if scores else None
 
 
-def _sample(run: Run, prompt: str, folder: Path) -> str:
+def _sample(run: Run, prompt: str) -> str:
     if not prompt or not _writes(run):
         return ""
     of_pairs = "target" in run.model.config.HEADS
@@ -68,7 +70,8 @@ def _sample(run: Run, prompt: str, folder: Path) -> str:
         with run.placed():
             figure = attention_figure(run.model, run.tokenizer, prompt)
         if jax.process_index() == 0:
-            figure.savefig(folder / "attention.png", dpi=120)
+            figure.savefig(run.folder / "attention.png", dpi=120)
+            published(run.folder / "attention.png")
     if of_pairs:
         with run.placed():
             return f"{prompt}\n> {generate(run.model, run.tokenizer, prompt, temperature=0.0)[0]}"
@@ -80,11 +83,11 @@ def _sample(run: Run, prompt: str, folder: Path) -> str:
 
 
 def _places(run: Run, prompt: str, more: str) -> str:
-    folder, prompt = run.folder, prompt or "def main("
+    folder, prompt = called(run.folder), prompt or "def main("
     rows = {
         "everything": f"{folder}",
         "curves": f"{folder}/metrics.jsonl, tensorboard --logdir={shlex.quote(f'{folder}/tensorboard')}",
-        "attention": f"{folder}/attention.png" if (folder / "attention.png").exists() else "",
+        "attention": f"{folder}/attention.png" if (run.folder / "attention.png").exists() else "",
         "more text": command("generate", f"--workdir={folder}", f"--prompt={prompt}") if _writes(run) else "",
         "go on": more,
     }

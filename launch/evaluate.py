@@ -21,6 +21,7 @@ from model.beam import Beam
 from model.errors import UserError
 from train.data import Rows
 from train.devices.together import compiled_together
+from train.run.bucket.run import published
 from train.run.files.json_files import write_lines
 from train.run.files.learned import PLACES
 
@@ -98,7 +99,7 @@ def _write(run: Run, records: list[dict[str, Any]], beam: Beam | None) -> str:
                 f"{file} cannot be written ({error.strerror}): the scores are above; let this command write there, or "
                 "give --workdir a copy."
             ) from None
-    return f"predictions: {file}"
+    return f"predictions: {published(file) if jax.process_index() == 0 else file}"
 
 
 def evaluate(run: Run) -> dict[str, Value]:

@@ -5,7 +5,6 @@ From a notebook: `state, history = fit(config)`.
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -119,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
     with hosts.joined(flags), stop_signals(command=True) as stop:
         state, _ = fit(config, flags.workdir, **free)
         stop.doing("the closing words (all is saved)")
-        closing = summarize(config, state, Path(flags.workdir), *cli.again(parser(), flags, overrides))
+        closing = summarize(config, state, flags.workdir, *cli.again(parser(), flags, overrides))
         with output.unheard():
             cli.say(closing)
 

@@ -15,6 +15,7 @@ from launch.configs import load
 from tests.tiny import CONFIG, Outcome, call, end, metrics, saved, start, words, write_text
 from train.data import open_data
 from train.experiment import make_experiment
+from train.run.bucket.address import checkpoints_of
 from train.run.checkpoints import Checkpoints
 from train.run.command import interpreter
 from train.run.report import Report
@@ -51,7 +52,7 @@ def whole(keys: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def final_state(workdir: Path, keys: dict[str, Any]) -> State:
     abstract = make_experiment(load(CONFIG, **keys), keys.get("data.vocab_size", 256)).abstract
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(checkpoints_of(workdir)) as checkpoints:
         state, extra, step = checkpoints.restore(abstract)
     assert extra["batches"] == step
     return state

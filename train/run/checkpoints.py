@@ -1,7 +1,8 @@
 """Checkpoints: a state and its data position in one atomic step of Orbax, the newest and the best kept.
 
 A step is a folder `<step>/` that appears by one rename. Before that rename, `files.json` in it lists size and checksum
-of every file: a step that lost some of its bytes is told from a good one without reading its arrays.
+of every file: a step that lost some of its bytes is told from a good one without reading its arrays. In a
+bucket nothing is renamed: a step is there once Orbax's mark is.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from model.errors import UserError
 from train.devices.together import agree, meet
+from train.run.bucket.address import absolute, in_bucket
 from train.run.files.disk import full_disk
 from train.run.files.json_files import finite, free_name
 from train.run.files.named_arrays import difference, plain, typed
@@ -69,7 +71,7 @@ class Checkpoints:
             )
         if keep_best < 0:
             raise UserError(f"--config.train.keep_best={keep_best} is negative; 0 keeps no best one.")
-        self.folder = Path(folder).absolute()
+        self.folder = absolute(folder)
         self._writes, self._saving = keep_last is not None, 0
         if self._writes:
             self._set_aside_damaged()
@@ -221,7 +223,8 @@ class Checkpoints:
 
     def _write_sizes(self) -> None:
         """Lists the files of the step that is about to be renamed to its final name."""
-        for folder in self.folder.glob(f"{self._saving}.*"):
+        found = self.folder.glob(f"{self._saving}.*")
+        for folder in [self.folder / str(self._saving)] if in_bucket(self.folder) else found:
             write_sizes(folder)
 
 

@@ -1,5 +1,6 @@
 """A run's folder: one owner at a time, one config, and a passport that says what made it."""
 
+import contextlib
 import importlib.metadata
 import logging
 import os
@@ -17,6 +18,8 @@ from ml_collections import ConfigDict
 from model.errors import UserError
 from train.data import Tokenizer, load_tokenizer
 from train.devices.together import check_shared, meet
+from train.run.bucket.address import called, in_bucket
+from train.run.bucket.run import RunInBucket
 from train.run.files.disk import full_disk
 from train.run.files.format import FORMAT, check_format
 from train.run.files.json_files import dumps, loads
@@ -54,19 +57,22 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, config: ConfigDict, extend: bool = False):
-        self.path = Path(path).absolute()
-        check_run_name(self.path)
         self._owner = jax.process_index() == 0
+        self._bucket = RunInBucket(str(path), self._owner) if in_bucket(path) else None
+        self.path = self._bucket.folder if self._bucket else Path(path).absolute()
+        self.name = called(self.path)
+        check_run_name(self.path)
         self._lock = self._take() if self._owner else None
         try:
-            if self._has_begun():
-                check_format(self.path)
             if self._owner:
-                mend(self.path, self._has_begun())
+                self._prepare()
             meet("damaged files are mended")  # before anybody reads them
+            if self._bucket and not self._owner:
+                self._bucket.open()
             self._config = config.to_dict()
             self._check_config(extend)
-            check_shared(self.path)
+            if not self._bucket:
+                check_shared(self.path)
         except BaseException:
             self.close()
             raise
@@ -77,13 +83,29 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # The error that has ended a run is the one to tell.
+        with contextlib.suppress(UserError) if kind else contextlib.nullcontext():
+            self.close()
 
     def close(self) -> None:
-        """Gives the lock back."""
-        if self._lock is not None:
+        """Gives the lock back, and the run in its bucket."""
+        if self._lock is None:
+            return
+        try:
+            if self._bucket:
+                self._bucket.close()
+        finally:
             self._lock.release(undo=not (self.path / "passport.json").exists())
             self._lock = None
+
+    def publish(self) -> None:
+        """Before a step is saved: copies the small files to the bucket in which the run lies, if it lies in one.
+
+        Raises:
+            UserError: another process has taken it, or it cannot be written.
+        """
+        if self._bucket:
+            self._bucket.publish()
 
     def write_passport(self, values: Mapping[str, Any]) -> None:
         """Writes passport.json, what this start of the run was made of, and config.json, which may say another place.
@@ -95,7 +117,7 @@ class RunFolder:
         if self._has_begun() and file.is_file():
             before = loads(file.read_bytes())
             old, new = before["data"]["fingerprint"], values["data"]["fingerprint"]
-            check_text(self.path, old, new)
+            check_text(self.name, old, new)
             if before.get("evaluation") != values.get("evaluation"):
                 log.warning(
                     "--config.train.evaluate_windows: scores are of %s, and were of %s: they do not compare, and"
@@ -116,10 +138,24 @@ class RunFolder:
         return copies(self.path) if self._owner else {}
 
     def _take(self) -> FolderLock:
-        ours = any((self.path / name).exists() for name in (".lock", "passport.json", "checkpoints"))
-        if (self.path / "config.json").exists() and not ours:
-            raise UserError(f"--workdir={self.path} holds a config.json that heed did not write: give another folder.")
+        if not self._bucket:
+            self._check_ours(".lock")
         return FolderLock(self.path)
+
+    def _prepare(self) -> None:
+        """What the first process does to the folder before any other looks at it."""
+        if self._bucket:
+            self._bucket.open()
+            self._check_ours()
+        if self._has_begun():
+            check_format(self.path)
+        mend(self.path, self._has_begun())
+        self.publish()
+
+    def _check_ours(self, *names: str) -> None:
+        ours = any((self.path / name).exists() for name in ("passport.json", "checkpoints", *names))
+        if (self.path / "config.json").exists() and not ours:
+            raise UserError(f"--workdir={self.name} holds a config.json that heed did not write: give another folder.")
 
     def _check_config(self, extend: bool) -> None:
         file = self.path / "config.json"
@@ -130,7 +166,7 @@ class RunFolder:
                 text = ", ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changes.items())
                 more = ", --extend for more train.steps," if more_steps else ""
                 raise UserError(
-                    f"--workdir={self.path} holds a run that learns something else ({text}): "
+                    f"--workdir={self.name} holds a run that learns something else ({text}): "
                     f"give its --config again{more} or another --workdir."
                 )
 
@@ -153,7 +189,7 @@ class RunFolder:
             new.replace(self.path / name)
 
 
-def check_text(run: Path, learned: str, found: str) -> None:
+def check_text(run: str | Path, learned: str, found: str) -> None:
     """Compares the fingerprints of a run's data, then and now.
 
     Raises:

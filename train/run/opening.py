@@ -1,7 +1,7 @@
 """Opening a run: what it writes of itself, the state that it begins or goes on with, and what shows it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from train.devices.together import agree, compiled_together
 from train.experiment import Experiment
 from train.flops import flops_per_token
 from train.run import extension
+from train.run.bucket.address import checkpoints_of
 from train.run.checkpoints import Checkpoints
 from train.run.files.json_files import read_lines
 from train.run.folder import RunFolder, passport
@@ -27,7 +28,8 @@ class Opened:
     """A run that is ready to learn: its state after `start` updates, and what takes and shows what it does.
 
     `evaluated`: the state was evaluated, if that was due; `windows`: on how many the next ones are. `stable` is the
-    last step before a wsd schedule's decay, whose checkpoint is kept. A notebook's run has no checkpoints.
+    last step before a wsd schedule's decay, whose checkpoint is kept. A notebook's run has no checkpoints. `publish`
+    is called before each save.
     """
 
     state: State
@@ -37,6 +39,7 @@ class Opened:
     stable: int | None
     checkpoints: Checkpoints | None
     report: Report
+    publish: Callable[[], None]
 
 
 def open_run(
@@ -67,7 +70,7 @@ def open_run(
         folder.write("baselines.json", baselines)
         folder.write_with("tokenizer.json", data.tokenizer.save)
         keep, metric = (config.train.keep_last, config.train.keep_best), f"val/loss of {windows} windows"
-        checkpoints = Checkpoints(folder.path / "checkpoints", *keep, metric, folder.copies(), stable)
+        checkpoints = Checkpoints(checkpoints_of(folder.path), *keep, metric, folder.copies(), stable)
         stack.enter_context(checkpoints)
         found = extension.restore(checkpoints, experiment.abstract, folder.path, config)
     first = experiment.make_state
@@ -92,7 +95,13 @@ def open_run(
         report.say(line)
     if stable:
         report.say(f"wsd decays after step {stable}: its checkpoint is kept, and --extend goes on smoothly from there")
-    return Opened(state, start, evaluated, windows, stable, checkpoints, report)
+
+    def publish() -> None:
+        report.flush()
+        if folder is not None:
+            folder.publish()
+
+    return Opened(state, start, evaluated, windows, stable, checkpoints, report, publish)
 
 
 def _is_evaluated(folder: Path, step: int) -> bool:

@@ -90,6 +90,12 @@ class Report:
         if self._screen is not None:
             self._screen.say(text)
 
+    def flush(self) -> None:
+        """Writes what it holds back to the files."""
+        if self._folder is not None and self._board is not None:
+            with full_disk(self._folder):
+                self._board.flush()
+
     def close(self) -> None:
         """Ends the bar and closes the files."""
         if self._screen is not None:

@@ -50,6 +50,7 @@ class Session:
         """
         if self.opened.checkpoints is not None:
             self.stop.doing(f"the save of step {step}")
+            self.opened.publish()
             sound = bool(values) and self.watch.collapsed_at != step
             metric = float(np.mean(values["val/loss"])) if sound else None
             self.opened.checkpoints.save(step, state, extra(step, self.experiment.config), metric)

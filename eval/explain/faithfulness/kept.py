@@ -24,6 +24,7 @@ from eval.runs import Run
 from eval.verdict import pvalues
 from model.errors import UserError
 from train import tasks
+from train.run.bucket.run import published
 from train.run.files.json_files import read_cache, write
 from train.run.files.mending import read_kept
 
@@ -88,6 +89,7 @@ def table(run: Run, say: Say = log.info, parameters: str = "", kind: str = "", c
     if jax.process_index() == 0:
         try:
             write(file, dataclasses.asdict(made) | {"rows": {name: row._asdict() for name, row in made.rows.items()}})
+            published(file)
         except OSError as error:
             log.warning("%s cannot be written (%s): the table is measured anew each time.", file.name, error.strerror)
     return made

@@ -5,6 +5,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from train.run.bucket.address import in_bucket
+from train.run.bucket.objects import objects_of
 from train.run.files.json_files import check_numbers, dumps, read_checked
 
 log = logging.getLogger("heed")
@@ -13,13 +15,18 @@ ITEM, SCORE = (
     "run",
     "score",
 )  # an item of the checkpoint, {name of a file of the run: its value}, and what it holds besides
+COMMITTED = "commit_success.txt"  # Orbax's mark of a step, or of an item, that is whole
+_NEEDED = "state/", "extra/"
 _SUMMED = 2**16  # bytes of a file that are summed up: all of what Orbax notes down, of which one may be altered unseen
 NOTES = f"{ITEM}/metadata"  # where Orbax writes that item
 
 
 def saved_steps(folder: Path) -> list[int]:
     """The steps in a folder of checkpoints, oldest first."""
-    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit())
+    found = [path for path in folder.glob("[0-9]*") if path.name.isdigit()]
+    if in_bucket(folder):
+        found = [path for path in found if (path / COMMITTED).exists()]
+    return sorted(int(path.name) for path in found)
 
 
 def score_of(folder: Path) -> dict[str, float]:
@@ -31,13 +38,21 @@ def score_of(folder: Path) -> dict[str, float]:
 
 
 def _sizes(folder: Path) -> dict[str, list[int]]:
-    """Bytes, and CRC-32 of the first `_SUMMED`, of each file without which a run cannot go on.
+    """Bytes, and CRC-32 of the first `_SUMMED`, of each file without which a run cannot go on; in a bucket, its own
+    CRC-32C of the whole.
 
     Scores, copies, and what Orbax notes down of the whole step are not among them.
     """
-    files = [path for item in ("state", "extra") for path in (folder / item).rglob("*") if path.is_file()]
-    files = [path for path in files if path.name != "commit_success.txt"]
-    return {path.relative_to(folder).as_posix(): _size_and_sum(path) for path in files}
+    if in_bucket(folder):
+        listed = objects_of(str(folder)).listed()
+        return {name: [one.size, one.checksum] for name, one in listed.items() if _needed(name)}
+    files = [path for item in _NEEDED for path in (folder / item).rglob("*") if path.is_file()]
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: _size_and_sum(path) for name, path in named.items() if _needed(name)}
+
+
+def _needed(name: str) -> bool:
+    return name.startswith(_NEEDED) and not name.endswith(COMMITTED)
 
 
 def _size_and_sum(file: Path) -> list[int]:
