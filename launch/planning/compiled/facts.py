@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from launch.planning.chips import Slice, parse_topology
 from launch.planning.compiled.flops import attention_passes, executed_flops
 from launch.planning.compiled.memory import at_peak
-from launch.planning.compiled.traffic import Collective, collectives
+from launch.planning.compiled.traffic import Collective, collectives, has_whole_logits
 from model.errors import UserError
 from model.vocabulary import num_slices
 from train.devices.memory import placements
@@ -37,7 +37,7 @@ def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
         UserError: a config that cannot be trained on these devices.
     """
     config, where = ConfigDict(job["config"]), parse_topology(job["topology"], job["slices"])
-    devices = _devices(where)
+    devices = slice_devices(where)
     if config.mesh.replica % where.slices:
         raise UserError(
             f"--slices={where.slices}: between slices only replica goes, and --config.mesh.replica="
@@ -66,6 +66,7 @@ def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
         "argument_bytes": memory.argument_size_in_bytes,
         "classes": classes.classes | {"unattributed": memory.peak_memory_in_bytes - classes.bytes},
         "replicated_batches": _whole_batches(text, experiment),
+        "whole_logits": has_whole_logits(text, _targets(experiment), model.vocab_size),
         **_sent(text),
         **_executed(text, experiment),
     }
@@ -94,7 +95,8 @@ def _known(experiment: Experiment, where: Slice) -> dict[str, Any]:
     }
 
 
-def _devices(where: Slice) -> list[Any]:
+def slice_devices(where: Slice) -> list[Any]:
+    """The devices of a slice that is not here, in the order of its slices."""
     more: dict[str, Any] = {"num_slices": where.slices} if where.slices > 1 else {}
     if where.name == "v4":
         more["chip_config_name"] = "megacore"  # as jobs use it: both cores of a chip are one device
@@ -186,6 +188,12 @@ def _whole_batches(text: str, experiment: Experiment) -> dict[str, int]:
         if size > LARGE and (shape[:2] == [rows, length] or shape[:1] == [rows * length]):
             found[f"{kind}[{sizes}]"] = size
     return found
+
+
+def _targets(experiment: Experiment) -> int:
+    """How many places a device scores at once, of those that its task writes."""
+    rows, length = experiment.sharding.shard_shape(experiment.shape)[-2:]
+    return rows // experiment.config.train.accumulate * experiment.task.target_length(length)
 
 
 def _logits_again(experiment: Experiment) -> float:

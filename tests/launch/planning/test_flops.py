@@ -1,12 +1,15 @@
 """The products of compiled programs: in a text by hand, as each compiler writes it, and in real ones."""
 
 import importlib.util
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from launch.planning.compiled.flops import attention_passes, executed_flops, kernels
+from tests.conftest import ROOT
 from tests.small import QUICK
 
 needs_compiler = pytest.mark.skipif(
@@ -111,3 +114,29 @@ def test_a_program_for_cpus_says_what_it_multiplies() -> None:
 
     shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((53, 67), (67, 67)))
     assert executed_flops(jax.jit(function).lower(*shapes).compile(QUICK).as_text()) == 2 * 8 * 53 * 67 * 67
+
+
+@pytest.mark.rest
+@needs_compiler
+def test_a_step_multiplies_what_its_model_needs() -> None:
+    """`dense`, layers unrolled: all of 6 x parameters and the full square, 2 V D where logits are made again, and no
+    more; where each layer is done again a third more.
+    """
+    T, D, tokens, cases = (
+        1024,
+        512,
+        32 * 1024,
+        [(2, "none", 131072), (4, "none", 131072), (2, "full", 512), (4, "full", 512)],
+    )
+    words = [",".join(map(str, case)) for case in cases]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.launch.planning.tpu_products", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for (L, remat, V), line in zip(cases, done.stdout.splitlines(), strict=True):
+        needed = tokens * (6 * (12 * L * D * D + V * D) + 12 * L * T * D)
+        again = 2 * V * D * tokens if V == 131072 else 0
+        share = float(line) / (needed + again)
+        print(f"{L} layers, remat {remat}, {V} tokens: {share:.4f}")
+        assert 0.999 < share <= 1.02 if remat == "none" else 1.2 < share <= 1.35
