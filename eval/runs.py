@@ -99,12 +99,15 @@ def bound(config: ConfigDict) -> Callable[[Any], dict[int, Model]]:
 def _experiment(config: ConfigDict, vocab_size: int, labels: int) -> Experiment:
     """The run as it lies on the devices that read it, with batches that divide over them.
 
-    As many devices as divide its width share the parameters, the others hold copies.
+    As many devices as divide its width share the parameters, the others hold copies; all do, where seeds do not divide
+    over the copies.
     """
-    devices = jax.devices()
-    fsdp = math.gcd(len(devices), config.model.width)
+    devices, seeds = jax.devices(), config.train.seeds
+    fsdp, rules = math.gcd(len(devices), config.model.width), "fsdp"
+    if seeds > 1 and seeds % (len(devices) // fsdp):
+        fsdp, rules = len(devices), "replicated"
     here = ConfigDict(config.to_dict())
-    mesh = {"replica": len(devices) // fsdp, "fsdp": fsdp, "tensor": 1, "context": 1, "rules": "fsdp", "place": ""}
+    mesh = {"replica": len(devices) // fsdp, "fsdp": fsdp, "tensor": 1, "context": 1, "rules": rules, "place": ""}
     here.mesh, here.train.step = ConfigDict(mesh), "partitioned"
     here.train.accumulate = 1
     here.data.batch_size = -(-config.data.batch_size // len(devices)) * len(devices)
