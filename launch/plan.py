@@ -6,10 +6,14 @@ The step itself is compiled, by the real compiler for TPUs, which needs none; no
 one device. What is known once of a step is kept, and told again at once. Of an ablation, each program is compiled once:
 
 .venv/bin/python -m launch.plan --plan=configs/ablations/scale.py --topology=v5e:2x2
+
+--search tries meshes, what is computed again and accumulations (with --batches batches, too, by which it is learned
+otherwise) and ends with the fastest by the model of time; started again it goes on.
 """
 
 import argparse
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +28,13 @@ from launch.planning import rates
 from launch.planning.ablation import ablation
 from launch.planning.changes import changed, largest_batch, tries
 from launch.planning.chips import Slice, parse_topology
-from launch.planning.running import placed_on, planned
+from launch.planning.running import before, planned
+from launch.planning.search import Search
 from launch.planning.telling import shardings, table, told
 from model.errors import UserError
 from train.run.files.json_files import write
+
+MINUTES = 15.0
 
 
 def parser() -> cli.Parser:
@@ -43,6 +50,10 @@ def parser() -> cli.Parser:
     made.add_argument("--watts", type=float, help="of a chip, for the run's energy")
     made.add_argument("--shardings", action="store_true", help="list where each parameter lies, and end")
     made.add_argument("--no-tries", action="store_true", help="do not try what to change where it does not fit")
+    made.add_argument("--effort", choices=("default", "low"), default="default", help="low: a quick answer, not kept")
+    made.add_argument("--search", action="store_true", help="look for the fastest plan on this slice")
+    made.add_argument("--minutes", type=float, default=MINUTES, help=f"of a search, at most; by default {MINUTES:g}")
+    made.add_argument("--batches", default="", help="data.batch_size of a search, by commas: none but the config's")
     return made
 
 
@@ -51,14 +62,21 @@ def main(argv: Sequence[str]) -> int:
     flags, overrides = cli.parse(parser(), argv)
     places = [parse_topology(one, flags.slices) for one in flags.topology.split(",")]
     _check(flags)
+    if flags.search:
+        return _search(flags, overrides, places[0])
     plans = _ablations(flags, overrides, places) if flags.plan else _plans(flags, overrides, places)
+    _write(flags, plans)
+    return 0 if all(one["fits"] for one in plans) else 1
+
+
+def _write(flags: argparse.Namespace, plans: Sequence[dict[str, Any]]) -> None:
+    """Writes what --json asks for."""
     if flags.json and plans:
         try:
-            write(Path(flags.json), plans[0] if len(plans) == 1 else plans)
+            write(Path(flags.json), plans[0] if len(plans) == 1 else [*plans])
         except OSError as error:
             raise UserError(f"--json={flags.json} cannot be written ({error.strerror}); give another place.") from None
         cli.say(f"plan: {flags.json}")
-    return 0 if all(one["fits"] for one in plans) else 1
 
 
 def _check(flags: argparse.Namespace) -> None:
@@ -69,8 +87,20 @@ def _check(flags: argparse.Namespace) -> None:
     """
     if bool(flags.config) == bool(flags.plan):
         raise UserError("give one of --config, of which a run is planned, and --plan, of which an ablation is.")
-    if flags.plan and flags.shardings:
-        raise UserError("--shardings is of one run, and --plan of many: give the --config of an arm.")
+    made = parser()
+    given = {name for name, value in vars(flags).items() if value != made.get_default(name)}
+    for name, others in _APART.items():
+        if name in given and (other := [one for one in others if one in given]):
+            one, two = (f"--{word.replace('_', '-')}" for word in (name, other[0]))
+            raise UserError(f"{one} and {two} do not go together: leave one of them out.")
+    for name in ("minutes", "batches"):
+        if name in given and not flags.search:
+            raise UserError(f"--{name} is of a search: add --search, or leave it out.")
+    if flags.search and "," in flags.topology:
+        raise UserError(f"--topology={flags.topology}: a search is on one slice; give one, or leave out --search.")
+    if not 0 < flags.minutes < math.inf:
+        raise UserError(f"--minutes={flags.minutes} must be above 0.")
+    _batches(flags)
     for name in ("price", "watts"):
         if (value := getattr(flags, name)) is not None and value < 0:
             raise UserError(f"--{name}={value} must be at least 0.")
@@ -78,16 +108,46 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError(f"--json={flags.json} must be a .json file in a folder that exists.")
 
 
+# Of a search, a quick answer would be none: it tells too much of what is sent, by which plans are ranked.
+_APART: dict[str, tuple[str, ...]] = {
+    "plan": ("shardings", "search", "no_tries"),
+    "search": ("shardings", "no_tries", "effort"),
+}
+_APART |= {"shardings": ("effort", "json")}
+
+
+def _batches(flags: argparse.Namespace) -> list[int]:
+    words = [word.strip() for word in flags.batches.split(",") if flags.batches]
+    if not all(word.isascii() and word.isdecimal() and int(word) for word in words):
+        raise UserError(f"--batches={flags.batches} must be whole numbers above 0, by commas, such as 128,256.")
+    return sorted({*map(int, words)})
+
+
+def _search(flags: argparse.Namespace, overrides: Mapping[str, str], where: Slice) -> int:
+    """The fastest plan, told and written however the search ends."""
+    config = load(flags.config, **overrides)
+    search = Search(config, where, functools.partial(before, where=where), _batches(flags))
+    of_one = functools.partial(plan, where=where, price=flags.price, watts=flags.watts)
+    try:
+        search.run(lambda config, seconds: of_one(config, seconds=seconds), 60 * flags.minutes, cli.say)
+    finally:
+        cli.say(search.told())
+        _write(flags, [found := search.resolved()])
+    if search.best:
+        cli.say(told(found))
+    return 0 if search.best else 1
+
+
 def _plans(flags: argparse.Namespace, overrides: Mapping[str, str], places: Sequence[Slice]) -> list[dict[str, Any]]:
     """A run's plan for each slice; none where only placements are asked for."""
     config, plans = load(flags.config, **overrides), list[dict[str, Any]]()
     for where in places:
         if flags.shardings:
-            cli.say(shardings(placed_on(config, where)))
+            cli.say(shardings(before(config, where)["placements"]))
             continue
-        plans.append(plan(config, where, flags.price, flags.watts))
+        plans.append(plan(config, where, flags.price, flags.watts, effort=flags.effort))
         cli.say(told(plans[-1]))
-        if not plans[-1]["fits"] and not flags.no_tries:
+        if not plans[-1]["fits"] and not flags.no_tries and "effort" not in plans[-1]:
             plans[-1]["tried"] = _try(config, where)
     if len(plans) > 1:
         cli.say(table(plans))
@@ -100,18 +160,27 @@ def _ablations(
     """An ablation's plan for each slice."""
     asked = matched(load_plan(flags.plan, **overrides))
     return [
-        ablation(asked, where, functools.partial(plan, where=where, price=flags.price, watts=flags.watts), cli.say)
+        ablation(
+            asked,
+            where,
+            functools.partial(plan, where=where, price=flags.price, watts=flags.watts, effort=flags.effort),
+            cli.say,
+        )
         for where in places
     ]
 
 
-def plan(config: ConfigDict, where: Slice, price: float | None = None, watts: float | None = None) -> dict[str, Any]:
+def plan(
+    config: ConfigDict, where: Slice, price: float | None = None, watts: float | None = None, **how: Any
+) -> dict[str, Any]:
     """All that is known of a config on a slice before it runs, by name, in bytes of a device, FLOPs and seconds.
+
+    how: the `seconds` and the `effort` of the compiler (`planning/running.py`).
 
     Raises:
         UserError: it cannot be trained there.
     """
-    found = planned(config, where)
+    found = planned(config, where, **how)
     seconds = rates.step(found, where, config.model.get("remat", "none"))
     found["model"] = seconds._asdict() | {"seconds_per_step": seconds.seconds}
     return found | rates.totals(found, seconds.seconds, where, price, watts)

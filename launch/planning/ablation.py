@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from launch.ablation.plan import Plan, config_of, digest, learned, packs
 from launch.ablation.reading import RATE
 from launch.planning.chips import Slice
-from launch.planning.telling import gib, of_run
+from launch.planning.telling import QUICK, gib, of_run
 
 _NUMBERS = RATE, "train.seed", "data.seed"  # which change neither the time nor the memory of a program
 
@@ -63,6 +63,8 @@ def ablation(
         say(_line(found[-1]))
     sums = {name: _sum(found, name) for name in ("chip_hours", "cost", "energy_kwh")}
     runs = sum(one.runs for one in every)
+    if any("effort" in one for one in found):
+        say(f"  QUICK       {QUICK}")
     say(f"  all         {runs:,} runs: {of_run(sums)}; evaluations, and rates beyond the edge of a grid, not counted")
     return {
         "plan": plan.name,

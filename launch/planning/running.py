@@ -25,44 +25,56 @@ log = logging.getLogger("heed")
 FREE = ("evaluate_every", "evaluate_windows", "log_every", "checkpoint_every", "keep_last", "keep_best", "prompt")
 
 
-def planned(config: ConfigDict, where: Slice) -> dict[str, Any]:
+def planned(config: ConfigDict, where: Slice, seconds: float | None = None, effort: str = "default") -> dict[str, Any]:
     """The facts of a config on a slice (`compiled/facts.py`): kept ones, if they are of the same step, compiler and
-    code, else new ones.
+    code, else new ones, asked for in so many seconds.
+
+    At low effort the compiler takes half the time and less; what it says then is no final answer: `effort` is in it,
+    and it is not kept.
 
     Raises:
         UserError: the config cannot be trained there, or the compiler is not installed here.
+        subprocess.TimeoutExpired: the time is over.
     """
-    job = {"config": config.to_dict(), "topology": where.topology, "slices": where.slices}
-    file = cache_folder() / "plans" / f"{_key(job)}.json"
-    kept = read_cache(file, _check)
-    if kept is None:
-        kept = _compiled(job)
-        if "refused" in kept:
-            raise UserError(kept["refused"])
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write(file, kept)
-        except OSError as error:
-            log.warning("%s cannot be written (%s): this is compiled anew each time.", file, error.strerror)
-    return kept | {"steps": config.train.steps}
+    found = _known(_job(config, where), seconds, {} if effort == "default" else {"effort": effort})
+    return found | {"steps": config.train.steps}
 
 
-def placed_on(config: ConfigDict, where: Slice) -> list[dict[str, Any]]:
-    """Where each parameter of a config lies on a slice, without compiling anything.
+def before(config: ConfigDict, where: Slice) -> dict[str, Any]:
+    """What of these facts is known before anything is compiled, such as `placements`.
 
     Raises:
         UserError: as `planned`.
     """
-    found = _compiled(
-        {"config": config.to_dict(), "topology": where.topology, "slices": where.slices, "compile": False}
-    )
-    if "refused" in found:
-        raise UserError(found["refused"])
-    placements: list[dict[str, Any]] = found["placements"]
-    return placements
+    return _known(_job(config, where) | {"compile": False})
 
 
-def _compiled(job: dict[str, Any]) -> dict[str, Any]:
+def _job(config: ConfigDict, where: Slice) -> dict[str, Any]:
+    return {"config": config.to_dict(), "topology": where.topology, "slices": where.slices}
+
+
+def _known(job: dict[str, Any], seconds: float | None = None, quick: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What is kept of a job, or else what the compiler says, which is kept; of a quick one it is not."""
+    file = cache_folder() / "plans" / f"{_key(job)}.json"
+    kept: dict[str, Any] | None = read_cache(file, _check)
+    if kept is None:
+        kept = _compiled(job | (quick or {}), seconds)
+        if not quick:
+            _keep(file, kept)
+    if "refused" in kept:
+        raise UserError(kept["refused"])
+    return kept
+
+
+def _keep(file: Path, found: dict[str, Any]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, found)
+    except OSError as error:
+        log.warning("%s cannot be written (%s): this is compiled anew each time.", file, error.strerror)
+
+
+def _compiled(job: dict[str, Any], seconds: float | None = None) -> dict[str, Any]:
     try:
         importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
@@ -74,7 +86,7 @@ def _compiled(job: dict[str, Any]) -> dict[str, Any]:
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        out, errors = child.communicate(dumps(job))
+        out, errors = child.communicate(dumps(job), timeout=seconds)
     finally:
         if child.poll() is None:
             with contextlib.suppress(ProcessLookupError):
@@ -108,5 +120,5 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 
 def _check(value: Any) -> None:
-    if not isinstance(value, dict) or not {"peak_bytes", "hbm_bytes", "fits"} <= value.keys():
+    if not isinstance(value, dict) or not value.keys() & {"hbm_bytes", "refused"}:
         raise ValueError("it is no plan")

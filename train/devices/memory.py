@@ -1,14 +1,18 @@
 """Whether a run fits the memory of the machine on which it begins: known from shapes, before any array is made."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
 
 from model.errors import UserError
+from model.families.family import Family
 from train.devices.machine import device_memory, host_memory
 from train.experiment import Experiment
 
@@ -37,13 +41,27 @@ def check_memory(experiment: Experiment) -> None:
 
 def device_bytes(experiment: Experiment) -> tuple[int, int]:
     """What it certainly takes of a device's memory: (parameters, optimizer and gradients; the layers' inputs)."""
-    mesh, data, train = experiment.mesh, experiment.config.data, experiment.config.train
+    mesh = experiment.mesh
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     sharers = mesh.local_mesh.size if on_cpu else 1  # the devices of a CPU lie in one memory
     state = sharers * (_bytes(experiment.abstract) + _bytes(experiment.abstract.params))
-    tokens = train.seeds * data.batch_size // train.accumulate * data.length
-    model, ways = experiment.model_config, mesh.size // mesh.shape["tensor"]  # which share the tokens
-    return state, sharers * tokens * model.num_layers * model.width * jnp.dtype(model.dtype).itemsize // ways
+    return state, sharers * inputs_bytes(experiment.config, experiment.model_config, dict(mesh.shape))
+
+
+def inputs_bytes(config: ConfigDict, model: Family, mesh: Mapping[str, int]) -> int:
+    """What the layers' inputs for a micro-batch take on a device of such a mesh."""
+    tokens = config.train.seeds * config.data.batch_size // config.train.accumulate * config.data.length
+    ways = math.prod(size for axis, size in mesh.items() if axis != "tensor")  # which share the tokens
+    return int(tokens * model.num_layers * model.width * jnp.dtype(model.dtype).itemsize // ways)
+
+
+def state_bytes(experiment: Experiment) -> dict[str, int]:
+    """The bytes of the whole state, by the axes of the mesh that share them: 'fsdp+tensor'; '' of what none shares."""
+    found: Counter[str] = Counter()
+    for leaf in jax.tree.leaves(experiment.abstract):
+        axes = [axis for entry in leaf.sharding.spec for axis in ([entry] if isinstance(entry, str) else entry or ())]
+        found["+".join(sorted(axes))] += leaf.size * leaf.dtype.itemsize
+    return dict(found)
 
 
 class Placement(NamedTuple):

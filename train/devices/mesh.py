@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 from ml_collections import ConfigDict
 
 from model.errors import UserError
@@ -61,7 +61,7 @@ def make_rules(seeds: int, name: str = "fsdp") -> Rules:
     return (("batch", "fsdp" if seeds > 1 else ("replica", "fsdp")), *choose(RULES, name, "mesh.rules"))
 
 
-def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds: int) -> None:
+def check_fit(mesh: Mesh | AbstractMesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds: int) -> None:
     """Refuses sizes that the mesh does not divide; `sizes` maps a logical axis to its size and its config key.
 
     Raises:
@@ -80,7 +80,7 @@ def check_fit(mesh: Mesh, rules: Rules, sizes: dict[str, tuple[int, str]], seeds
             )
 
 
-def sizes(config: ConfigDict, model: Family, mesh: Mesh) -> dict[str, tuple[int, str]]:
+def sizes(config: ConfigDict, model: Family, mesh: Mesh | AbstractMesh) -> dict[str, tuple[int, str]]:
     """Logical axis to its size and the key that sets it; a batch must divide also after it is split into micro-
     batches.
 

@@ -72,7 +72,7 @@ def test_all_runs_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     asked = []
 
-    def compiled(job: dict[str, Any]) -> dict[str, Any]:
+    def compiled(job: dict[str, Any], _: float | None) -> dict[str, Any]:
         seeds = job["config"]["train"]["seeds"]
         asked.append(seeds)
         known = {"peak_bytes": 1, "needed_bytes": seeds * 2**30, "hbm_bytes": 4 * 2**30, "fits": seeds < 5}
@@ -112,7 +112,10 @@ def test_an_ablation_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("words", "sentence"),
     [
         ([], "give one of --config, of which a run is planned, and --plan, of which an ablation is."),
-        (["--plan=configs/ablations/scale.py", "--shardings"], "--shardings is of one run, and --plan of many: "),
+        (
+            ["--plan=configs/ablations/scale.py", "--shardings"],
+            "--plan and --shardings do not go together: leave one of them out.",
+        ),
         (["--plan=configs/none.py"], "--plan=configs/none.py: there is no such Python file; "),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_kept_plan_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler is asked once for a step; what does not change it asks for none, what does for another."""
     asked = list[Any]()
 
-    def compiled(job: dict[str, Any]) -> dict[str, Any]:
+    def compiled(job: dict[str, Any], _: float | None) -> dict[str, Any]:
         asked.append(job)
         return {"peak_bytes": 1, "hbm_bytes": 2, "fits": True, "steps": 0}
 
@@ -186,7 +186,7 @@ def test_a_kept_plan_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_makes_no_sense_is_refused_before_the_compiler_is_asked(
     words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "_compiled", lambda job: pytest.fail("asked"))
+    monkeypatch.setattr(running, "_compiled", lambda *job: pytest.fail("asked"))
     outcome = call(plan.main, ["--config=configs/base.py", *words])
     assert outcome.status == 2
     assert sentence in outcome.err.splitlines()[-1]
