@@ -43,7 +43,7 @@ def parser() -> cli.Parser:
     made.epilog = configs.help_text()
     made.add_argument("--config", help=cli.CONFIG_HELP)
     made.add_argument("--plan", help="an ablation instead, planned whole: such as configs/ablations/scale.py")
-    made.add_argument("--topology", required=True, help="chip and grid, such as v5e:16x16; several by commas: a table")
+    made.add_argument("--topology", required=True, help="chip and grid, v5e:16x16, or cpu:8, here; several by commas")
     made.add_argument("--slices", type=int, default=1, help="how many such slices, between which only replica goes")
     made.add_argument("--json", metavar="FILE.json", default="", help="write the plan, or a list of several")
     made.add_argument("--price", type=float, metavar="USD", help="of a chip-hour, as you pay it: for the run's cost")
@@ -60,7 +60,7 @@ def parser() -> cli.Parser:
 def main(argv: Sequence[str]) -> int:
     """Prints the plan for each topology; the status is 1 where one does not fit."""
     flags, overrides = cli.parse(parser(), argv)
-    places = [parse_topology(one, flags.slices) for one in flags.topology.split(",")]
+    places = [parse_topology(one, flags.slices, here=True) for one in flags.topology.split(",")]
     _check(flags)
     if flags.search:
         return _search(flags, overrides, places[0])
@@ -182,7 +182,7 @@ def plan(
     """
     found = planned(config, where, **how)
     seconds = rates.step(found, where, config.model.get("remat", "none"))
-    found["model"] = seconds._asdict() | {"seconds_per_step": seconds.seconds}
+    found["model"] = dict(zip(rates.PARTS, seconds, strict=False)) | {"seconds_per_step": seconds.seconds}
     return found | rates.totals(found, seconds.seconds, where, price, watts)
 
 

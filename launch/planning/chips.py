@@ -17,7 +17,8 @@ class Chip:
     `devices` are those that jax sees of a chip, `dims` the axes of a slice. A machine holds `per_host` chips, or up
     to `alone` if it is a slice by itself. `runtime` and `kind` are the words of TPU VMs, whose types count cores (two a
     chip) or chips; `gke` is that of GKE. (Google Cloud's pages of each TPU; for links, "How to Scale Your Model",
-    part 2.)
+    part 2.) The devices of a CPU are parts of one machine, which is the chip: they share what it can do, one thing is
+    done after the other, and each collective costs each of them `call` seconds of meeting the others.
     """
 
     flops: float
@@ -33,6 +34,8 @@ class Chip:
     counts_cores: bool = False
     runtime: str = ""
     gke: str = ""
+    shared: bool = False
+    call: float = 0
 
 
 CHIPS = {
@@ -56,6 +59,9 @@ CHIPS = {
         2.307e15, 206e9, 7.38e12, 1200 * GB, 12.5 * GB, 3, devices=2, gke="tpu7x"
     ),
 }  # fmt: skip
+# This machine: fitted (`rates.fitted`) to steps of tests/launch/planning/test_here.py on two cores of an AMD EPYC at
+# which others were at work, 2026-11-27. How many times slower another one is, `--against` tells.
+HERE = {"cpu": Chip(5.6e10, 0, 1.9e9, 4.8e9, math.inf, 1, shared=True, call=8e-4)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +75,22 @@ class Slice:
     @property
     def chip(self) -> Chip:
         """Its kind."""
-        return CHIPS[self.name]
+        return (CHIPS | HERE)[self.name]
 
     @property
     def chips(self) -> int:
         """Those of all slices."""
-        return math.prod(self.grid) * self.slices
+        return self.slices * (1 if self.chip.shared else math.prod(self.grid))
 
     @property
     def devices(self) -> int:
         """Those that jax sees in all slices."""
-        return self.chips * self.chip.devices
+        return math.prod(self.grid) * self.slices * self.chip.devices
+
+    @property
+    def sharing(self) -> int:
+        """How many of them share what a chip can do."""
+        return self.devices // self.chips
 
     @property
     def hosts(self) -> int:
@@ -107,27 +118,32 @@ class Slice:
         return f"{self.chip.kind}-{math.prod(self.grid) * (2 if self.chip.counts_cores else 1)}"
 
 
-def parse_topology(text: str, slices: int = 1) -> Slice:
-    """`v5e:16x16` as a slice.
+def parse_topology(text: str, slices: int = 1, here: bool = False) -> Slice:
+    """`v5e:16x16` as a slice; `cpu:8` too, as eight devices of this machine, if it may be `here`.
 
     Raises:
         UserError: there is no such chip, or it is no grid of it; with the nearest that is.
     """
     name, _, sizes = text.partition(":")
-    grid = sizes.split("x")
-    if name not in CHIPS:
-        near = difflib.get_close_matches(name, CHIPS, 1, cutoff=0)[0]
+    grid, known = sizes.split("x"), CHIPS | (HERE if here else {})
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
         raise UserError(
-            f"--topology={text}: {name!r} is none of {', '.join(CHIPS)}; the nearest is {near}:{example(near)}."
+            f"--topology={text}: {name!r} is none of {', '.join(known)}; the nearest is {near}:{example(near)}."
         )
-    dims = CHIPS[name].dims
+    dims = known[name].dims
     if len(grid) != dims or not all(one.isascii() and one.isdecimal() and int(one) for one in grid):
-        raise UserError(f"--topology={text}: slices of {name} have {dims} sizes, such as {name}:{example(name)}.")
+        raise UserError(f"--topology={text}: slices of {name} have {_SIZES[dims]}, such as {name}:{example(name)}.")
     if slices < 1:
         raise UserError(f"--slices={slices} must be at least 1.")
+    if slices > 1 and known[name].shared:
+        raise UserError(f"--slices={slices}: {text} is one machine; set it to 1.")
     return Slice(name, tuple(map(int, grid)), slices)
+
+
+_SIZES = {1: "one size", 2: "2 sizes", 3: "3 sizes"}
 
 
 def example(name: str) -> str:
     """A grid of a chip."""
-    return "x".join(["4"] * CHIPS[name].dims)
+    return "x".join(["4"] * (CHIPS | HERE)[name].dims)

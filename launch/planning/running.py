@@ -76,7 +76,8 @@ def _keep(file: Path, found: dict[str, Any]) -> None:
 
 def _compiled(job: dict[str, Any], seconds: float | None = None) -> dict[str, Any]:
     try:
-        importlib.metadata.version("libtpu")
+        if not job["topology"].startswith("cpu:"):
+            importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
         raise UserError(
             "the compiler for TPUs (libtpu, of jax[tpu]) is not installed here; it is for Linux on x86_64: make .venv."
@@ -107,6 +108,8 @@ def _key(job: dict[str, Any]) -> str:
     for name in ("jax", "jaxlib", "libtpu", "flax", "optax"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.update(f"{name} {importlib.metadata.version(name)}".encode())
+    if job["topology"].startswith("cpu:"):
+        found.update(os.environ.get("XLA_FLAGS", "").encode())
     for room in (model.__path__[0], train.__path__[0], Path(launch.__path__[0]) / "planning"):
         for file in sorted(Path(room).rglob("*.py")):
             found.update(file.read_bytes())

@@ -52,8 +52,8 @@ def told(found: dict[str, Any]) -> str:
     if "effort" in found:
         lines.append(f"  QUICK       {QUICK}")
     if "model" in found:
-        known = rates.Step._fields if found.get("collective_bytes") is not None else ("products", "memory")
-        parts = ", ".join(f"{name} {found['model'][name]:.3g}" for name in known)
+        known = rates.PARTS if found.get("collective_bytes") is not None else ("products", "memory")
+        parts = ", ".join(f"{name} {found['model'][name]:.3g}" for name in known if found["model"][name])
         lines.append(
             f"  a step      {found['model']['seconds_per_step']:.3g} s at least, a model and not measured ({parts})"
         )

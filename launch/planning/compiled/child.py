@@ -9,8 +9,14 @@ import sys
 import tempfile
 
 
-def prepare(folder: str) -> None:
-    """Sets what jax and its compiler read once: there is no TPU to ask about itself, and programs are dumped."""
+def prepare(folder: str, devices: int = 0) -> None:
+    """Sets what jax and its compiler read once: there is no TPU to ask about itself, and programs are dumped; or this
+    machine has so many devices, and compiles as it does for a run.
+    """
+    if devices:
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        os.environ.update(JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
+        return
     os.environ.update(
         JAX_PLATFORMS="cpu",
         TPU_SKIP_MDS_QUERY="1",
@@ -26,13 +32,16 @@ def prepare(folder: str) -> None:
 def main() -> None:
     """Prints the facts of the job, or `{"refused": sentence}`."""
     with tempfile.TemporaryDirectory() as folder:
-        prepare(folder)
-        from launch.planning.compiled.facts import facts
-        from model.errors import UserError
         from train.run.files.json_files import dumps, loads
 
+        job = loads(sys.stdin.read())
+        name, _, devices = job["topology"].partition(":")
+        prepare(folder, int(devices) if name == "cpu" else 0)
+        from launch.planning.compiled.facts import facts
+        from model.errors import UserError
+
         try:
-            found = facts(loads(sys.stdin.read()), folder)
+            found = facts(job, folder)
         except UserError as error:
             found = {"refused": str(error)}
     print(dumps(found), flush=True)

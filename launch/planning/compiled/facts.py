@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from launch.planning.chips import Slice, parse_topology
+from launch.planning.compiled.devices import GIB, limit, peak_bytes, slice_devices
 from launch.planning.compiled.flops import attention_passes, executed_flops
 from launch.planning.compiled.memory import at_peak
 from launch.planning.compiled.traffic import Collective, collectives, has_whole_logits
@@ -24,7 +24,6 @@ from train.sharding import placed
 
 LABELS = 2  # of a task whose classes only its data know
 LARGE = 2**20  # bytes of what is whole on each device, above which it is told
-_GIB = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
     Raises:
         UserError: a config that cannot be trained on these devices.
     """
-    config, where = ConfigDict(job["config"]), parse_topology(job["topology"], job["slices"])
+    config, where = ConfigDict(job["config"]), parse_topology(job["topology"], job["slices"], here=True)
     devices = slice_devices(where)
     if config.mesh.replica % where.slices:
         raise UserError(
@@ -45,7 +44,7 @@ def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
             f"{config.mesh.replica} does not divide over them; set it to {where.slices}."
         )
     experiment = make_experiment(config, devices=devices, labels=LABELS)
-    model, found = experiment.model_config, _known(experiment, where) | {"hbm_bytes": limit(devices[0])}
+    found = known(experiment, where) | {"hbm_bytes": limit(devices[0])}
     if not job.get("compile", True):
         return found
     quick = job.get("effort") == "low"
@@ -60,22 +59,29 @@ def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
         if needed is None:
             raise
         return found | {"fits": False, "peak_bytes": None, "needed_bytes": needed}
+    found |= of_program(program, experiment)
+    if not where.chip.shared:
+        classes = at_peak(Path(folder), experiment.model_config.vocab_size, _shapes(experiment), _others(experiment))
+        found["classes"] = classes.classes | {"unattributed": found["peak_bytes"] - classes.bytes}
+    return found | {"fits": found["peak_bytes"] <= found["hbm_bytes"]}
+
+
+def of_program(program: Any, experiment: Experiment) -> dict[str, Any]:
+    """What a compiled step says of itself."""
     memory, text = program.memory_analysis(), program.as_text()
-    classes = at_peak(Path(folder), model.vocab_size, _shapes(experiment), _others(experiment))
-    return found | {
-        "fits": memory.peak_memory_in_bytes <= found["hbm_bytes"],
-        "peak_bytes": memory.peak_memory_in_bytes,
-        "needed_bytes": memory.peak_memory_in_bytes,
+    peak = peak_bytes(memory, experiment.mesh.devices.flat[0])
+    return {
+        "peak_bytes": peak,
+        "needed_bytes": peak,
         "argument_bytes": memory.argument_size_in_bytes,
-        "classes": classes.classes | {"unattributed": memory.peak_memory_in_bytes - classes.bytes},
         "replicated_batches": _whole_batches(text, experiment),
-        "whole_logits": has_whole_logits(text, _targets(experiment), model.vocab_size),
+        "whole_logits": has_whole_logits(text, _targets(experiment), experiment.model_config.vocab_size),
         **_sent(text),
         **_executed(text, experiment),
     }
 
 
-def _known(experiment: Experiment, where: Slice) -> dict[str, Any]:
+def known(experiment: Experiment, where: Slice) -> dict[str, Any]:
     """What is known before anything is compiled."""
     config = experiment.config
     return {
@@ -83,6 +89,7 @@ def _known(experiment: Experiment, where: Slice) -> dict[str, Any]:
         "slices": where.slices,
         "chips": where.chips,
         "devices": experiment.mesh.size,
+        "device_kind": experiment.mesh.devices.flat[0].device_kind,
         "mesh": dict(experiment.mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract.params)) // config.train.seeds,
         "tokens_per_step": config.data.batch_size * config.data.length * config.train.seeds,
@@ -91,6 +98,7 @@ def _known(experiment: Experiment, where: Slice) -> dict[str, Any]:
         else 0,
         "steps": config.train.steps,
         "flops_per_token": flops_per_token(experiment.model_config),
+        "attention_flops_per_token": attention_flops_per_token(experiment.model_config),
         "logits_again_flops_per_token": _logits_again(experiment),
         "cores": {name: [one.choice.name for one in of_layers] for name, of_layers in experiment.attention.items()},
         "replicated_bytes": _replicated(experiment),
@@ -99,39 +107,11 @@ def _known(experiment: Experiment, where: Slice) -> dict[str, Any]:
     }
 
 
-def slice_devices(where: Slice) -> list[Any]:
-    """The devices of a slice that is not here, in the order of its slices."""
-    more: dict[str, Any] = {"num_slices": where.slices} if where.slices > 1 else {}
-    if where.name == "v4":
-        more["chip_config_name"] = "megacore"  # as jobs use it: both cores of a chip are one device
-    try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=where.topology, **more).devices
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        reason = str(error).partition(": ")[2] or str(error)
-        raise UserError(f"--topology={where.topology} is no slice that the compiler knows ({reason}).") from None
-    return sorted(devices, key=lambda one: one.slice_index) if where.slices > 1 else list(devices)
-
-
-def limit(device: Any) -> int:
-    """The bytes of a device that the compiler lets a program use: it says so of one that takes far too many."""
-    far = jax.ShapeDtypeStruct((2**40,), jnp.int8, sharding=SingleDeviceSharding(device))
-    try:
-        jax.jit(lambda x: x + 1).lower(far).compile()
-    except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"available HBM \(([\d.]+)([KMGT])\)", str(error)) or re.search(
-            r"of ([\d.]+)([KMGT]) hbm", str(error)
-        )
-        if found:
-            return int(float(found[1]) * _GIB[found[2]])
-        raise
-    raise AssertionError("a terabyte fits")
-
-
 def _needed(text: str) -> int | None:
     """What a program needs that does not fit, as the compiler says; None where it says something else."""
     used = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", text)
     used = used or re.search(r"required for .*?\(([\d.]+)([KMGT])\) exceeds", text)
-    return int(float(used[1]) * _GIB[used[2]]) if used else None
+    return int(float(used[1]) * GIB[used[2]]) if used else None
 
 
 def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
@@ -239,6 +219,7 @@ def _sent(text: str) -> dict[str, Any]:
     return {
         "collective_bytes": sum(one.bytes for one in near),
         "collective_bytes_by_kind": by_kind(near),
+        "collective_calls": sum(one.times for one in near),
         "wire_bytes": round(sum(one.wire for one in near)),
         "asynchronous_bytes": sum(one.bytes for one in near if one.together),
         "slow_bytes": sum(one.bytes for one in far),

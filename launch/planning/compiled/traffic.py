@@ -13,8 +13,8 @@ _BITS = {"pred": 8, "bf16": 16} | {f"{kind}{bits}": bits for kind in "fsu" for b
 
 class Collective(NamedTuple):
     """What one collective of a program sends in a step: the bytes of its results on a device, each as often as the
-    loops around it run; among how many devices it goes (slices, over the slow network between them); and whether other
-    work may go on meanwhile.
+    loops around it run (`times`); among how many devices it goes (slices, over the slow network between them); and
+    whether other work may go on meanwhile.
     """
 
     kind: str
@@ -22,6 +22,7 @@ class Collective(NamedTuple):
     among: int
     together: bool
     slow: bool = False
+    times: int = 1
 
     @property
     def wire(self) -> float:
@@ -65,9 +66,10 @@ def collectives(hlo: str) -> list[Collective]:
         times = 0 if apart else trips[name]
         if times == math.inf:
             raise ValueError(f"{one.kind} of %{name} is in a loop of which the program does not say how often it runs.")
-        one = one._replace(bytes=int(times) * one.bytes, together=one.together or apart)
+        one = one._replace(bytes=int(times) * one.bytes, times=int(times), together=one.together or apart)
         old = found.get(key, one)
-        found[key] = one._replace(bytes=max(one.bytes, old.bytes), together=one.together or old.together)
+        most = max(one, old, key=lambda one: one.bytes)
+        found[key] = most._replace(together=one.together or old.together)
 
     for name, body in bodies.items():
         for shape, kind, begun, rest in re.findall(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$", body, re.MULTILINE):

@@ -54,4 +54,10 @@ def test_what_is_no_slice_is_refused(text: str, sentence: str) -> None:
 def test_there_is_at_least_one_slice() -> None:
     with pytest.raises(UserError, match=r"^--slices=0 must be at least 1"):
         parse_topology("v5e:4x4", 0)
+    with pytest.raises(UserError, match=r"^--slices=2: cpu:8 is one machine; set it to 1"):
+        parse_topology("cpu:8", 2, here=True)
+    with pytest.raises(UserError, match=r"^--topology=cpu:2x4: slices of cpu have one size, such as cpu:4"):
+        parse_topology("cpu:2x4", here=True)
+    with pytest.raises(UserError, match="'cpu' is none of v4, v5e, v5p, v6e, tpu7x; "):  # no launcher makes one
+        parse_topology("cpu:8")
     assert all(parse_topology(f"{name}:{example(name)}").chips for name in CHIPS)

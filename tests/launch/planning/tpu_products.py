@@ -18,7 +18,8 @@ def main() -> None:
     """Each case: so many unrolled layers, what is done again, and so many tokens."""
     from launch.configs import load
     from launch.planning.chips import parse_topology
-    from launch.planning.compiled.facts import abstract_batch, slice_devices
+    from launch.planning.compiled.devices import slice_devices
+    from launch.planning.compiled.facts import abstract_batch
     from launch.planning.compiled.flops import executed_flops
     from train.experiment import make_experiment
     from train.sharding import placed
