@@ -107,6 +107,7 @@ def candidate(one: Allowed, where: Slice, known: dict[str, Any], model: Family) 
         size / math.prod(mesh[axis] for axis in axes.split("+") if axis) for axes, size in known["state_bytes"].items()
     )
     inputs = inputs_bytes(config, model, mesh)
+    # What a policy does again is known at most, and not at least: a bound is of what is done once.
     facts = known | {"tokens_per_step": tokens, "devices": where.devices, "needed_bytes": state}
     kept = _kept(known, model, remat) * tokens / config.train.accumulate / where.devices
     guessed = {"needed_bytes": state * 4 / 3 + inputs + kept, "wire_bytes": _wire(config, mesh, known, model, tokens)}
@@ -117,9 +118,9 @@ def candidate(one: Allowed, where: Slice, known: dict[str, Any], model: Family) 
         changes=changes,
         mesh=mesh,
         least_bytes=state + inputs,
-        least=rates.step(facts, where, remat).seconds / tokens,
+        least=rates.step(facts, where, "none").seconds / tokens,
         guess_bytes=guessed["needed_bytes"],
-        guess=(step.seconds / tokens, sum(step) / tokens),
+        guess=(step.seconds / tokens, sum(step[: len(rates.PARTS)]) / tokens),
     )
 
 

@@ -46,7 +46,8 @@ class Search:
         self.where, self.hbm, self.tried, self.ended = where, facts["hbm_bytes"], list[Tried](), ""
         self.nearest = min(those, key=lambda one: one.least_bytes)
         small = [one for one in those if one.least_bytes <= self.hbm]
-        self.counts = {"candidates": len(those), "too_large": len(those) - len(small), "keep_more": 0, "slower": 0}
+        self.counts = {"candidates": len(those), "too_large": len(those) - len(small)}
+        self.counts |= {"refused": 0, "keep_more": 0, "slower": 0}
         # As it is, it is a measure for all others; then in the order of a guess, for bounds alone drop a candidate.
         self.left = sorted(
             small, key=lambda one: (bool(one.changes), one.guess_bytes > self.hbm, one.guess, len(one.changes))
@@ -73,6 +74,7 @@ class Search:
                 break
             except UserError as error:
                 say(f"  refused {flags(one)}: {error}")
+                self.counts["refused"] += 1
                 continue
             self.tried.append((one, found))
             say(_line(one, found))
@@ -82,7 +84,7 @@ class Search:
     def _drop(self, one: Candidate, found: dict[str, Any]) -> None:
         if not found["fits"]:
             self._keep("keep_more", [other for other in self.left if not other.keeps_more(one)])
-        elif _a_token(found) == _a_token(self.best[0][1]):
+        else:
             self._keep("slower", [other for other in self.left if other.least < _a_token(found)])
 
     def _keep(self, reason: str, left: list[Candidate]) -> None:

@@ -76,7 +76,8 @@ def test_all_runs_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         seeds = job["config"]["train"]["seeds"]
         asked.append(seeds)
         known = {"peak_bytes": 1, "needed_bytes": seeds * 2**30, "hbm_bytes": 4 * 2**30, "fits": seeds < 5}
-        return known | {"devices": 4, "flops_per_token": 1.97e14, "tokens_per_step": 4 * seeds, "steps": 0}
+        flops = {"flops_per_token": 1.97e14, "attention_flops_per_token": 0.0}
+        return known | flops | {"devices": 4, "tokens_per_step": 4 * seeds, "steps": 0}
 
     monkeypatch.setattr(running, "_compiled", compiled)
     found, out, status = told(tmp_path, "--price=3", "--watts=100", "--config.train.steps=36")

@@ -216,11 +216,12 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused_in_a_sentence() -> Non
 
 @pytest.mark.rest
 @needs_compiler
-def test_ctrl_c_ends_the_compiler_too() -> None:
+@pytest.mark.parametrize("more", [[], ["--search"]], ids=["plan", "search"])
+def test_ctrl_c_ends_the_compiler_too(more: list[str]) -> None:
     """Within two seconds, with status 130, and no process is left behind."""
     words = ["-m", "launch.plan", "--config=configs/gpt.py:llama_1b", "--topology=v5e:4x4", "--config.train.seed=5"]
     child = subprocess.Popen(
-        [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *words, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
     compilers: list[int] = []
