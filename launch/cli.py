@@ -19,11 +19,13 @@ import jax
 import launch
 from launch import configs, output
 from model.errors import UserError
+from train.run.bucket.address import in_bucket, local_only
 from train.run.command import command, interpreter
 from train.run.files.disk import FullDisk
 from train.run.files.naming import check_length
 
 _PREFIX = "--config."
+_OF_A_RUN = "train", "evaluate", "generate", "explain"  # the commands on a run, which may lie in a bucket
 CONFIG_HELP = "file and variant, such as configs/gpt.py:quickstart; configs/gpt.py alone is its first variant, the same"
 
 
@@ -79,6 +81,9 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
     if (folder := getattr(flags, "workdir", None)) is not None:
         if not folder:
             raise UserError("--workdir is empty: give the run's folder, such as --workdir=runs/try.")
+        verb = parser.prog.rpartition(".")[2]
+        if not (verb in _OF_A_RUN and in_bucket(folder)):
+            local_only("--workdir", folder, verb)
         if Path(folder).is_file():
             raise UserError(f"--workdir={folder} is a file: give the run's folder.")
     return flags, overrides

@@ -16,6 +16,7 @@ from launch.ablation.programs import Store
 from launch.ablation.reading import nearest
 from model.errors import UserError
 from train.devices.machine import use_compilation_cache
+from train.run.bucket.address import local_only
 from train.run.files.json_files import read_checked
 from train.run.files.naming import check_length
 from train.run.signals import stop_signals
@@ -29,6 +30,7 @@ def verify(run: str | Path, row: str) -> dict[str, list[str]]:
     Raises:
         UserError: there is no such row, a program has not ended, or the code, the packages or the text are others now.
     """
+    local_only("RUN", run, "verify")
     place = _place(Path(run))
     store, found = Store(place.parents[1] / "store"), {}
     use_compilation_cache()

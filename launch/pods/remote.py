@@ -31,6 +31,7 @@ uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation 
 echo heed-installed
 """
 # A secret's value is never a word of a process: `export` is bash's own. The port is one that networks let through.
+# An attempt is known by when it began: the one before has ended by then.
 _START = """cd "$HOME/heed/$1" || exit 4
 rm -f run.status
 setsid nohup bash -c '
@@ -40,7 +41,7 @@ setsid nohup bash -c '
       export "$name=$value"
     done
     shift
-    export JAX_COORDINATOR_PORT=8476
+    export JAX_COORDINATOR_PORT=8476 HEED_ATTEMPT=$(date +%s)
     exec "$@"
   )
   echo $? > run.status.new && mv run.status.new run.status
@@ -147,7 +148,7 @@ class Machines:
         Raises:
             UserError: it did not start on all of them, and runs on none.
         """
-        argv = [".venv/bin/python", "-m", *words]
+        argv = ["env", f"HEED_RUN={self.tpus.zone}/{self.name}", ".venv/bin/python", "-m", *words]
         self.must("heed-started", "the start", _START, " ".join(secrets), *argv)
 
     def states(self) -> list[str]:

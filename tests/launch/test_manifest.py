@@ -189,6 +189,8 @@ def test_a_whole_manifest(tmp_path: Path) -> None:
     assert {8471, 8080, 8482} <= {port["containerPort"] for port in container(made)["ports"]}
     told = {one["name"]: one.get("value", one.get("valueFrom")) for one in container(made)["env"]}
     assert told == {
+        "HEED_RUN": "llama",
+        "HEED_ATTEMPT": {"fieldRef": {"fieldPath": "metadata.annotations['jobset.sigs.k8s.io/restart-attempt']"}},
         "MEGASCALE_NUM_SLICES": "2",
         "MEGASCALE_COORDINATOR_ADDRESS": "llama-slice-0-0.llama",
         "MEGASCALE_SLICE_ID": {"fieldRef": {"fieldPath": "metadata.labels['jobset.sigs.k8s.io/job-index']"}},

@@ -167,7 +167,10 @@ def data_folder(folder: str) -> Path:
         UserError: `folder` is a URL.
     """
     if "://" in folder:
-        raise UserError(f"--config.data.dir={folder!r} is no folder of this machine: mount it, and give its path.")
+        raise UserError(
+            f"--config.data.dir={folder!r} is no folder of this machine: give one; what is prepared in a bucket "
+            "is --config.data.name=gs://BUCKET/FOLDER."
+        )
     return Path(os.path.expanduser(folder or tfds.core.constants.DATA_DIR)).absolute()
 
 

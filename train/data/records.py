@@ -16,6 +16,8 @@ from model.errors import UserError
 from train.data.files import quiet
 from train.data.overlap import Overlap, Range, ranges_overlap
 from train.data.stdlib import stdlib_builder
+from train.run.bucket.address import bucket_path, in_bucket
+from train.run.bucket.objects import objects_of
 from train.run.command import interpreter
 
 SAMPLED = 256  # records that are read to tell one prepared data set from another of the same name and version
@@ -138,13 +140,18 @@ def sampled(length: int) -> list[int]:
 def find_builder(name: str, folder: Path) -> tfds.core.DatasetBuilder:
     """Returns the builder of the TFDS data set `name`: `python_stdlib`, a name that TFDS knows, or a prepared folder.
 
-    A prepared folder is given by its path, or as it lies below `folder`, where a builder also finds its data.
+    A prepared folder is given by its path, by its address in a bucket, or as it lies below `folder`, where a builder
+    also finds its data.
 
     Raises:
         UserError: it cannot be had.
     """
     if name == "python_stdlib":
         return stdlib_builder(folder)
+    if in_bucket(name, "--config.data.name"):
+        if objects_of(name, "--config.data.name").read("dataset_info.json") is None:
+            raise UserError(f"--config.data.name={name}: no prepared data set is there (no dataset_info.json).")
+        return _builder_of(bucket_path(name))
     # By os.path: a Path raises for a name that is no file's, where this is False.
     for place in (Path(os.path.expanduser(name)), folder / name):
         if os.path.isfile(place / "dataset_info.json"):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import jax
 
 from model.errors import UserError
+from train.run.bucket.address import in_bucket, mirror_of
 
 
 @contextlib.contextmanager
@@ -21,6 +22,7 @@ def profiler(steps: str, workdir: str | None) -> Iterator[Callable[[int], None]]
         UserError: the text is not FIRST:LAST with 2 < FIRST <= LAST, or there is no folder to write to.
     """
     first, last = _parse(steps) if steps else (0, -1)
+    folder = mirror_of(workdir, owned=True) if workdir and in_bucket(workdir) else workdir
     if steps and workdir is None:
         raise UserError(f"--profile_steps={steps} needs a --workdir to write the trace to.")
     running = traced = False
@@ -28,7 +30,7 @@ def profiler(steps: str, workdir: str | None) -> Iterator[Callable[[int], None]]
     def recorded(step: int) -> None:
         nonlocal running, traced
         if not running and first <= step + 2 <= last:
-            jax.profiler.start_trace(f"{workdir}/profile")
+            jax.profiler.start_trace(f"{folder}/profile")
             running = traced = True
         elif running and step >= last:
             jax.profiler.stop_trace()

@@ -27,6 +27,7 @@ PLAN = {"topology": "v5e:4x4", "fits": True, "peak_bytes": 7_000_000_000, "hbm_b
 _PYTHON = r"""#!/bin/bash
 printf '%s\0' "$@" > "$HOME/argv"
 printf '%s' "$TOKEN" > "$HOME/token"
+printf '%s %s\n' "$HEED_RUN" "$HEED_ATTEMPT" >> "$HOME/attempts"
 mkdir -p runs/try && echo '{}' > runs/try/config.json
 echo "step 1"
 while [ -e "$HOME/wait" ]; do sleep 0.05; done

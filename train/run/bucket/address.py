@@ -12,20 +12,21 @@ from model.errors import UserError
 from train.devices.machine import cache_folder
 
 _SCHEME = "gs://"
-_FORM = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+(/[-\w.]+)+", re.ASCII)
+MISSING = "what buckets need is not installed; run pip install -e '.[gcs]'"
+_FORM = re.compile(r"gs://[a-z0-9][-_.a-z0-9]*(/[-\w.]+)+", re.ASCII)
 
 
-def in_bucket(workdir: str | Path) -> bool:
-    """Whether a run's folder is a bucket's.
+def in_bucket(folder: str | Path, flag: str = "--workdir") -> bool:
+    """Whether a folder is a bucket's; `flag` is what chose it.
 
     Raises:
-        UserError: it is that of another store, or no address of a run.
+        UserError: it is that of another store, or no address of a folder.
     """
-    text = str(workdir)
+    text = str(folder)
     if not re.match("[a-z0-9]+://", text):
         return False
     if not _FORM.fullmatch(text) or {".", ".."} & {*text.split("/")}:
-        raise UserError(f"--workdir={text} is no folder of a run: give one of this machine, or gs://BUCKET/RUN.")
+        raise UserError(f"{flag}={text} is no folder: give one of this machine, or gs://BUCKET/FOLDER.")
     return True
 
 
@@ -41,6 +42,18 @@ def address_of(path: Path) -> str | None:
         if path.is_relative_to(root.absolute()):
             return _SCHEME + path.relative_to(root.absolute()).as_posix()
     return None
+
+
+def local_only(flag: str, folder: str | Path, verb: str) -> None:
+    """Refuses a folder that is not on this machine, for a command that writes more than a run there.
+
+    Raises:
+        UserError: it is a bucket's, or another store's.
+    """
+    if "://" in str(folder):
+        raise UserError(
+            f"{flag}={folder}: launch.{verb} needs a folder of this machine; a bucket may hold single runs."
+        )
 
 
 def checkpoints_of(folder: Path) -> Path:
@@ -70,15 +83,10 @@ def bucket_path(address: str) -> Any:
         import gcsfs  # noqa: F401
         from etils import epath
     except ImportError as error:
-        raise not_installed(address) from error
+        raise UserError(f"{address}: {MISSING}.") from error
     # Arrays are written past gcsfs, which would go on to list what it once saw.
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
     return epath.Path(address)
-
-
-def not_installed(address: str) -> UserError:
-    """The sentence for packages that are missing."""
-    return UserError(f"{address}: what buckets need is not installed; install the gcs extra: pip install -e '.[gcs]'.")
 
 
 @functools.cache

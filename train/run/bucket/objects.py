@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from model.errors import UserError
-from train.run.bucket.address import not_installed
+from train.run.bucket.address import MISSING
 
 _PATIENCE = 60  # seconds of trying again, where the network or the service fails for a moment
 
@@ -54,13 +54,13 @@ class GoogleObjects:
             may not be used, or does not answer.
     """
 
-    def __init__(self, address: str):
-        self.address = address
+    def __init__(self, address: str, flag: str = "--workdir"):
+        self.address, self._called = address, f"{flag}={address}"
         name, _, self._folder = address.removeprefix("gs://").partition("/")
         try:
             from google.cloud import storage
         except ImportError as error:
-            raise not_installed(address) from error
+            raise UserError(f"{self._called}: {MISSING}.") from error
         with self._telling():
             self._bucket = storage.Client(project="none").bucket(name)  # no request of ours is of a project
 
@@ -73,11 +73,16 @@ class GoogleObjects:
 
     def read(self, name: str) -> tuple[bytes, Stored] | None:
         """As `Objects`."""
+        from google.api_core.exceptions import NotFound
+
         with self._telling():
             blob = self._bucket.get_blob(f"{self._folder}/{name}", retry=_patient())
             if blob is None:
                 return None
-            return blob.download_as_bytes(if_generation_match=blob.generation, retry=_patient()), _stored(blob)
+            try:
+                return blob.download_as_bytes(if_generation_match=blob.generation, retry=_patient()), _stored(blob)
+            except NotFound as error:
+                raise Refused(str(error)) from error
 
     def write(self, name: str, data: bytes, generation: int | None = None) -> Stored:
         """As `Objects`."""
@@ -98,7 +103,7 @@ class GoogleObjects:
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        from google.api_core.exceptions import GoogleAPIError, NotFound, PreconditionFailed
+        from google.api_core.exceptions import GoogleAPIError, PreconditionFailed
         from google.auth.exceptions import GoogleAuthError
         from requests import RequestException
 
@@ -107,33 +112,31 @@ class GoogleObjects:
         except PreconditionFailed as error:
             raise Refused(str(error)) from error
         except (GoogleAPIError, GoogleAuthError, RequestException) as error:
-            if isinstance(error, NotFound) and self._bucket.exists():
-                raise Refused(str(error)) from error  # an object that went while it was read
-            raise UserError(_sentence(self.address, error)) from error
+            raise UserError(_sentence(self._called, error)) from error
 
 
-def objects_of(address: str) -> Objects:
-    """The objects below gs://BUCKET/FOLDER."""
-    return GoogleObjects(address)
+def objects_of(address: str, flag: str = "--workdir") -> Objects:
+    """The objects below gs://BUCKET/FOLDER, which a flag has chosen."""
+    return GoogleObjects(address, flag)
 
 
-def _sentence(address: str, error: Exception) -> str:
+def _sentence(called: str, error: Exception) -> str:
     from google.auth.exceptions import GoogleAuthError
 
-    bucket, code = address.split("/")[2], int(getattr(error, "code", None) or 0)
+    bucket, code, flag = called.split("/")[2], int(getattr(error, "code", None) or 0), called.partition("=")[0]
     if isinstance(error, GoogleAuthError) or code == 401:
         return (
-            f"{address}: this machine is not logged in ({_short(error)}): run gcloud auth application-default login, or"
+            f"{called}: this machine is not logged in ({_short(error)}): run gcloud auth application-default login, or"
             " give the machine a service account."
         )
     if code == 404:
-        return f"{address}: there is no bucket {bucket}: make it, or give another one."
+        return f"{called}: there is no bucket {bucket}: make it, or give another {flag}."
     if code == 403:
         return (
-            f"{address}: this account may not use the bucket ({_short(error)}): grant it roles/storage.objectUser on"
-            f" {bucket}, or give another one."
+            f"{called} cannot be used by this account ({_short(error)}): grant it roles/storage.objectUser and"
+            f" roles/storage.legacyBucketReader on {bucket}, or give another {flag}."
         )
-    return f"{address} does not answer ({_short(error)}): what was saved before is intact; try again."
+    return f"{called} does not answer ({_short(error)}): try again; what was saved before is intact."
 
 
 def _short(error: Exception) -> str:

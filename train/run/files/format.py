@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
+from train.run.bucket.address import called
 from train.run.files.json_files import read_checked
 from train.run.files.mending import newest_copy
 
@@ -31,8 +32,8 @@ def check_format(folder: Path) -> None:
         return  # no run
     if passport is None:
         raise UserError(
-            f"--workdir={folder} holds a run whose passport.json is lost, and no checkpoint keeps a copy of it, so "
-            f"its format is unknown, and this code is of format {FORMAT}, which may give "
+            f"--workdir={called(folder)} holds a run whose passport.json is lost, and no checkpoint keeps a copy of it,"
+            f" so its format is unknown, and this code is of format {FORMAT}, which may give "
             "other meanings to keys and numbers: bring it back, or give another --workdir."
         )
     found, git = passport.get("format", 1), passport.get("git")
@@ -40,8 +41,8 @@ def check_format(folder: Path) -> None:
         return
     commit = f"commit {git['commit']}" if isinstance(git, dict) and "commit" in git else "an unknown commit"
     raise UserError(
-        f"--workdir={folder} holds a run of format {found}, made by {commit}, and this code is of format {FORMAT}, "
-        "which gives other meanings to keys and numbers: go back to that commit, or give another --workdir."
+        f"--workdir={called(folder)} holds a run of format {found}, made by {commit}, and this code is of format "
+        f"{FORMAT}, which gives other meanings to keys and numbers: go back to that commit, or give another --workdir."
     )
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from model.errors import UserError
+from train.run.bucket.address import called
 from train.run.files.disk import NO_SPACE, make_folders, remove_empty
 
 
@@ -72,7 +73,8 @@ def _refusal(path: Path, error: OSError) -> UserError:
     ):
         owner = (path / ".lock").read_text() or "unknown"
         return UserError(
-            f"--workdir={path} is in use by another process (number {owner}): wait for it, or give another folder."
+            f"--workdir={called(path)} is in use by another process (number {owner}): wait for it, or give another"
+            " folder."
         )
     if error.errno in NO_SPACE:
         return UserError(f"--workdir={path}: the disk is full: make room, or give a folder on another disk.")

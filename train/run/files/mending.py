@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
+from train.run.bucket.address import called
 from train.run.files.json_files import check_numbers, dumps, read_checked, read_lines, set_aside, write
 from train.run.files.learned import altered
 from train.run.files.step_files import NOTES, saved_steps
@@ -94,9 +95,11 @@ def read_kept(folder: Path, name: str) -> Any:
         found = newest_copy(folder, name)
         if found is None:
             lacks = f"a damaged {name} ({error}) and no copy" if (folder / name).exists() else f"no {name}"
-            raise UserError(f"--workdir={folder} holds {lacks}: give the folder of a run.") from error
+            raise UserError(f"--workdir={called(folder)} holds {lacks}: give the folder of a run.") from error
         step, value = found
-        log.warning("%s of %s is %s: that of checkpoint %d is taken.", name, folder, _state(folder / name, error), step)
+        log.warning(
+            "%s of %s is %s: that of checkpoint %d is taken.", name, called(folder), _state(folder / name, error), step
+        )
         return value
 
 

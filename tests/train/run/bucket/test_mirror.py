@@ -99,7 +99,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monk
     "wrong", ["gs://mine", "gs://mine/", "gs://Mine/a", "gs://mine/a b", "gs://mine/../a", "s3://b/a"]
 )
 def test_what_is_no_folder_of_a_run_is_refused(wrong: str) -> None:
-    with pytest.raises(UserError, match="is no folder of a run: give one of this machine, or gs://BUCKET/RUN."):
+    with pytest.raises(UserError, match="is no folder: give one of this machine, or gs://BUCKET/FOLDER."):
         address.in_bucket(wrong)
 
 
