@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from launch.planning.chips import Slice, parse_topology
 from launch.planning.compiled.devices import GIB, limit, peak_bytes, slice_devices
 from launch.planning.compiled.flops import attention_passes, executed_flops
-from launch.planning.compiled.memory import at_peak
+from launch.planning.compiled.memory import at_peak, main_memory
 from launch.planning.compiled.traffic import Collective, collectives, has_whole_logits
 from model.errors import UserError
 from model.vocabulary import num_slices
@@ -61,6 +61,8 @@ def facts(job: dict[str, Any], folder: str) -> dict[str, Any]:
         return found | {"fits": False, "peak_bytes": None, "needed_bytes": needed}
     found |= of_program(program, experiment)
     if not where.chip.shared:
+        # The compiler's peak is of the memory where most lies, which of a tiny step is not the device's main one.
+        found["peak_bytes"] = found["needed_bytes"] = min(found["peak_bytes"], main_memory(Path(folder)))
         classes = at_peak(Path(folder), experiment.model_config.vocab_size, _shapes(experiment), _others(experiment))
         found["classes"] = classes.classes | {"unattributed": found["peak_bytes"] - classes.bytes}
     return found | {"fits": found["peak_bytes"] <= found["hbm_bytes"]}

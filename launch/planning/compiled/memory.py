@@ -64,6 +64,18 @@ def at_peak(folder: Path, vocab_size: int, parameters: Sequence[tuple[int, ...]]
     return Peak(classes, sum(classes.values()))
 
 
+def main_memory(folder: Path) -> int:
+    """The bytes of HBM that a dumped program is given, at most: what is never there together may share them.
+
+    Raises:
+        ValueError: the dump does not say.
+    """
+    for file in folder.glob("*after_optimizations-memory-usage-report.txt"):
+        if told := re.search(r"^Memory Space: default .*\nTotal bytes: (\d+)", file.read_text(), re.MULTILINE):
+            return int(told[1])
+    raise ValueError("the compiler has dumped no report of its memory")
+
+
 _PARTS = "", "-buffer-assignment", "-live-range"
 
 

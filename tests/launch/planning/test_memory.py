@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.planning.compiled.memory import CLASSES, at_peak
+from launch.planning.compiled.memory import CLASSES, at_peak, main_memory
 
 V, D, F = 96, 10, 14
 OTHERS = {3, 8, D, F}
@@ -90,3 +90,14 @@ def test_a_gradient_has_the_shape_of_a_parameter(tmp_path: Path) -> None:
 def test_another_dump_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^the compiler has dumped \[\]"):
         at_peak(tmp_path, V, [])
+
+
+def test_what_lies_in_other_memories_is_none_of_the_main_one(tmp_path: Path) -> None:
+    report = tmp_path / "module.after_optimizations-memory-usage-report.txt"
+    with pytest.raises(ValueError, match="no report"):
+        main_memory(tmp_path)
+    report.write_text("Memory Space: vmem (color=1)\nTotal bytes: 99 (99B)\n")
+    with pytest.raises(ValueError, match="no report"):
+        main_memory(tmp_path)
+    report.write_text(f"{report.read_text()}\nMemory Space: default (color=0)\nTotal bytes: 4112 (4.0KiB)\n")
+    assert main_memory(tmp_path) == 4112

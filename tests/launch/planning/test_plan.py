@@ -78,6 +78,10 @@ def test_the_classes_are_what_a_step_holds() -> None:
         assert plan_of["wire_bytes"] > 0
     assert one["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract.params))
     assert one["cores"]["self"] == ["splash"]
+    # Nearly all of a tiny step lies in the vector memory, of which 50 MB are no need of HBM.
+    tiny = planned(load("gpt:ablation"), parse_topology(WHERE))
+    assert 0.5 * tiny["peak_bytes"] < sum(tiny["classes"].values()) - tiny["classes"]["unattributed"]
+    assert tiny["peak_bytes"] < 2**23
 
 
 @pytest.mark.rest
