@@ -9,6 +9,8 @@ one device. What is known once of a step is kept, and told again at once. Of an 
 
 --search tries meshes, what is computed again and accumulations (with --batches batches, too, by which it is learned
 otherwise) and ends with the fastest by the model of time; started again it goes on.
+
+A run that was planned says by how much the model of time is too fast, for later plans of its chip: `--against=runs/it`.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from launch import cli, configs
 from launch.ablation.gates.matching import matched
 from launch.ablation.plan import load_plan
 from launch.configs import load
-from launch.planning import rates
+from launch.planning import against, rates
 from launch.planning.ablation import ablation
 from launch.planning.changes import changed, largest_batch, tries
 from launch.planning.chips import Slice, parse_topology
@@ -48,6 +50,7 @@ def parser() -> cli.Parser:
     made.add_argument("--json", metavar="FILE.json", default="", help="write the plan, or a list of several")
     made.add_argument("--price", type=float, metavar="USD", help="of a chip-hour, as you pay it: for the run's cost")
     made.add_argument("--watts", type=float, help="of a chip, for the run's energy")
+    made.add_argument("--against", metavar="RUN", default="", help="a run of this: what it took, by which plans mend")
     made.add_argument("--shardings", action="store_true", help="list where each parameter lies, and end")
     made.add_argument("--no-tries", action="store_true", help="do not try what to change where it does not fit")
     made.add_argument("--effort", choices=("default", "low"), default="default", help="low: a quick answer, not kept")
@@ -96,8 +99,9 @@ def _check(flags: argparse.Namespace) -> None:
     for name in ("minutes", "batches"):
         if name in given and not flags.search:
             raise UserError(f"--{name} is of a search: add --search, or leave it out.")
-    if flags.search and "," in flags.topology:
-        raise UserError(f"--topology={flags.topology}: a search is on one slice; give one, or leave out --search.")
+    for name, what in (("search", "a search"), ("against", "a run")):
+        if name in given and "," in flags.topology:
+            raise UserError(f"--topology={flags.topology}: {what} is on one slice; give one, or leave out --{name}.")
     if not 0 < flags.minutes < math.inf:
         raise UserError(f"--minutes={flags.minutes} must be above 0.")
     _batches(flags)
@@ -112,6 +116,7 @@ def _check(flags: argparse.Namespace) -> None:
 _APART: dict[str, tuple[str, ...]] = {
     "plan": ("shardings", "search", "no_tries"),
     "search": ("shardings", "no_tries", "effort"),
+    "against": ("plan", "search", "shardings", "effort", "slices"),
 }
 _APART |= {"shardings": ("effort", "json")}
 
@@ -141,11 +146,13 @@ def _search(flags: argparse.Namespace, overrides: Mapping[str, str], where: Slic
 def _plans(flags: argparse.Namespace, overrides: Mapping[str, str], places: Sequence[Slice]) -> list[dict[str, Any]]:
     """A run's plan for each slice; none where only placements are asked for."""
     config, plans = load(flags.config, **overrides), list[dict[str, Any]]()
+    run = against.measured(flags.against, config, places[0]) if flags.against else None
     for where in places:
         if flags.shardings:
             cli.say(shardings(before(config, where)["placements"]))
             continue
-        plans.append(plan(config, where, flags.price, flags.watts, effort=flags.effort))
+        both = {"against": against.learn(run, plan(config, where), where)} if run else {}
+        plans.append(plan(config, where, flags.price, flags.watts, effort=flags.effort) | both)
         cli.say(told(plans[-1]))
         if not plans[-1]["fits"] and not flags.no_tries and "effort" not in plans[-1]:
             plans[-1]["tried"] = _try(config, where)
@@ -181,9 +188,10 @@ def plan(
         UserError: it cannot be trained there.
     """
     found = planned(config, where, **how)
-    seconds = rates.step(found, where, config.model.get("remat", "none"))
-    found["model"] = dict(zip(rates.PARTS, seconds, strict=False)) | {"seconds_per_step": seconds.seconds}
-    return found | rates.totals(found, seconds.seconds, where, price, watts)
+    step, mended = rates.step(found, where, config.model.get("remat", "none")), against.correction(where)
+    seconds = step.seconds * mended["factor"]
+    found["model"] = dict(zip(rates.PARTS, step, strict=False)) | mended | {"seconds_per_step": seconds}
+    return found | rates.totals(found, seconds, where, price, watts)
 
 
 def _try(config: ConfigDict, where: Slice) -> list[dict[str, Any]]:

@@ -33,7 +33,13 @@ from train.run.signals import Stopped, stop_signals
 from train.state import State
 
 # What says how fast a run was, or is the same for all seeds: no result.
-_NO_RESULTS = ("train/tokens_per_second", "train/matrix_share", "train/wait_share", "train/learning_rate")
+_NO_RESULTS = (
+    "train/tokens_per_second",
+    "train/matrix_share",
+    "train/wait_share",
+    "train/peak_bytes",
+    "train/learning_rate",
+)
 # The judge reads what is finished: its words may change without a run being another.
 _CODE, _NO_CODE = ("model", "train", "eval", "launch/train.py"), "eval/verdict"
 

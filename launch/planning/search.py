@@ -85,7 +85,8 @@ class Search:
         if not found["fits"]:
             self._keep("keep_more", [other for other in self.left if not other.keeps_more(one)])
         else:
-            self._keep("slower", [other for other in self.left if other.least < _a_token(found)])
+            most = _a_token(found) / found["model"].get("factor", 1)  # which bounds do not have
+            self._keep("slower", [other for other in self.left if other.least < most])
 
     def _keep(self, reason: str, left: list[Candidate]) -> None:
         self.counts[reason] += len(self.left) - len(left)

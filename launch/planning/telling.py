@@ -54,9 +54,9 @@ def told(found: dict[str, Any]) -> str:
     if "model" in found:
         known = rates.PARTS if found.get("collective_bytes") is not None else ("products", "memory")
         parts = ", ".join(f"{name} {found['model'][name]:.3g}" for name in known if found["model"][name])
-        lines.append(
-            f"  a step      {found['model']['seconds_per_step']:.3g} s at least, a model and not measured ({parts})"
-        )
+        lines.append(f"  a step      {found['model']['seconds_per_step']:.3g} s{_mended(found['model'])} ({parts})")
+        if "against" in found:
+            lines.append(f"  against     {_beside(found['against'])}")
         lines.append(f"  the run     {found['steps']:,} steps: {of_run(found)}")
     return "\n".join(lines)
 
@@ -66,6 +66,23 @@ def of_run(found: dict[str, Any]) -> str:
     cost = "unknown (--price)" if found["cost"] is None else f"{_number(found['cost'])} USD"
     energy = "unknown (--watts)" if found["energy_kwh"] is None else f"{_number(found['energy_kwh'])} kWh"
     return f"{_number(found['chip_hours'])} chip-hours at least; cost {cost}, energy {energy}"
+
+
+def _mended(model: dict[str, Any]) -> str:
+    """What a step's seconds are."""
+    if not (origin := model.get("factor_origin")):
+        return " at least, a model and not measured"
+    return f", a model and not measured, x{model['factor']:.3g} by {origin['run']} ({origin['date']})"
+
+
+def _beside(one: dict[str, Any]) -> str:
+    """What a run took beside what its plan said before."""
+    sizes = ("unknown" if size is None else gib(size) for size in (one["predicted_peak_bytes"], one["peak_bytes"]))
+    return (
+        f"{one['run']} ({one['date']}, {one['steps']} steps on {one['devices']} x {one['device_kind']}): a step "
+        f"{one['predicted_seconds']:.3g} s predicted and {one['measured_seconds']:.3g} s measured; memory "
+        f"{' predicted and '.join(sizes)} measured"
+    )
 
 
 def _number(value: float) -> str:

@@ -42,6 +42,12 @@ def device_memory(device: jax.Device) -> int:
     return stats["bytes_limit"] if stats else host_memory()
 
 
+def peak_memory() -> int | None:
+    """Returns the bytes of the fullest device of this process when most was there, None where it does not tell."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max((one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one), default=None)
+
+
 def host_memory() -> int:
     """Returns the bytes of the machine's memory, or of the part of it that this container may use."""
     whole, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), Path("/sys/fs/cgroup/memory.max")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
+from train.devices.machine import peak_memory
 from train.run.files.disk import full_disk
 from train.run.files.json_files import dumps, finite
 from train.run.files.mending import mend_lines
@@ -129,7 +130,8 @@ class Report:
     def _speed(self) -> dict[str, float]:
         """Of the steps since the last line, by their median time, which an evaluation in between does not change.
 
-        wait_share is the 99th percentile, over all steps so far, of the wait for a batch, over the median step.
+        wait_share is the 99th percentile, over all steps so far, of the wait for a batch, over the median step;
+        peak_bytes is there where the device tells it.
         """
         if not self._times:
             return {}
@@ -140,6 +142,7 @@ class Report:
             "train/tokens_per_second": self._tokens / seconds,
             "train/matrix_share": self._flops * self._tokens / seconds / self._rate,
             "train/wait_share": float(np.percentile(self._waits, 99)) / statistics.median(self._seconds),
+            **({} if (peak := peak_memory()) is None else {"train/peak_bytes": peak}),
         }
 
     def _seconds_left(self, step: int) -> float | None:
