@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import gc
 import importlib
 import logging
 import os
@@ -224,6 +225,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             status = main(sys.argv[1:])
             sys.stdout.flush()
     except KeyboardInterrupt:
+        gc.freeze()  # else Python's exit looks through all that jax has made, for most of a second of a processor
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one, during Python's exit, ends it without a traceback
         sys.exit(130)
     except output.ClosedOutput:
