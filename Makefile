@@ -6,7 +6,7 @@ RUN = .venv/bin/python -m
 COMPILE = .cache/uv/bin/uv pip compile --quiet --no-config --universal --upgrade --generate-hashes --no-emit-index-url \
   --custom-compile-command 'make lock'
 
-.PHONY: .venv quickstart scores test test-rest test-all lint format lock
+.PHONY: .venv quickstart scores test test-rest test-all test-tpu lint format lock
 
 .venv: .venv/ready
 
@@ -39,11 +39,18 @@ scores: .venv
 	done
 
 # One case of each kind, for a developer who runs it ten times a day; what takes long is in test-rest; test-all is both.
+# test-tpu, by hand: every full-size config by the compiler for TPUs, for the slices that its story names. What is kept
+# of the same code, in .cache/heed/plans, is not compiled again.
 test: TIER = -m 'not rest'
-test-rest: TIER = -m rest
+test-rest: TIER = -m 'rest and not tpu'
+test-all: TIER = -m 'not tpu'
+test-tpu: TIER = -m tpu --capture=no
+test-tpu: TESTS = tests/launch/planning/test_full_size.py
+test-tpu: BY = load
+BY ?= loadfile
 test-rest test-all: .cache/oracle/ready
-test test-rest test-all: .venv
-	$(RUN) pytest --numprocesses=$(WORKERS) --dist=loadfile --durations=10 $(TIER) $(TESTS)
+test test-rest test-all test-tpu: .venv
+	$(RUN) pytest --numprocesses=$(WORKERS) --dist=$(BY) --durations=10 $(TIER) $(TESTS)
 
 lint: .venv
 	$(RUN) ruff format --check .

@@ -120,10 +120,11 @@ def rationale(config: ConfigDict) -> None:
 def bert_base(config: ConfigDict) -> None:
     """BERT base, uncased, for masked tokens (Devlin et al. 2019, section 3): 109,514,298 parameters, T=512. With heed's
     first values and optimizer, and without the pooler and next sentences, which --config.task=next_sentence
-    --config.data.vocab_size=30519 adds: 110,106,428 parameters. Not yet run.
+    --config.data.vocab_size=30519 adds: 110,106,428 parameters.
 
-    Compiled for a v5e:4x4, 16 rows a device (tests/train/tpu_compile.py), 2026-11-26: a peak of 2.2 of its 16 GB, 0.68
-    GB sent in a step, and never the logits of all tokens at once.
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v5e:4x4: 256 rows, 2.23 of 16.91 GB a device, 0.68 GB sent
 
     .venv/bin/python -m launch.train --config=configs/bert.py:base --workdir=runs/bert_base \\
       --config.data.name=wikipedia --config.data.validation_split='train[99%:]' --config.data.train_split='train[:99%]'
@@ -133,9 +134,10 @@ def bert_base(config: ConfigDict) -> None:
 
 def large(config: ConfigDict) -> None:
     """BERT large, uncased, for masked tokens (Devlin et al. 2019, section 3): 335,174,458 parameters, T=512. As `base`.
-    Not yet run.
 
-    Compiled for a v5e:4x4, 16 rows a device, 2026-11-26: a peak of 5.1 of its 16 GB, and 2.0 GB sent in a step.
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v5e:4x4: 256 rows, 5.06 of 16.91 GB a device, 2.04 GB sent
 
     .venv/bin/python -m launch.train --config=configs/bert.py:large --workdir=runs/bert_large \\
       --config.data.name=wikipedia --config.data.validation_split='train[99%:]' --config.data.train_split='train[:99%]'

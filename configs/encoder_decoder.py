@@ -62,7 +62,11 @@ def denoising(config: ConfigDict) -> None:
 
 
 def t5_small(config: ConfigDict) -> None:
-    """T5 v1.0 small (Raffel et al. 2020, section 3.1.1 and table 14): 60,506,624 parameters, S=T=512. Not yet run.
+    """T5 v1.0 small (Raffel et al. 2020, section 3.1.1 and table 14): 60,506,624 parameters, S=T=512.
+
+    Not yet run, and not yet compiled for TPUs, as `make test-tpu` does:
+
+    --topology=v5e:4x4: 128 rows
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_small --workdir=runs/t5_small
     """
@@ -71,10 +75,11 @@ def t5_small(config: ConfigDict) -> None:
 
 
 def t5_base(config: ConfigDict) -> None:
-    """T5 v1.0 base (Raffel et al. 2020, section 3.1.1): 222,903,552 parameters, S=T=512. Not yet run.
+    """T5 v1.0 base (Raffel et al. 2020, section 3.1.1): 222,903,552 parameters, S=T=512.
 
-    Compiled for a v5e:4x4, 8 pairs a device (tests/train/tpu_compile.py), 2026-11-26: a peak of 6.3 of its 16 GB, and
-    1.8 GB sent in a step.
+    Not yet run, and not yet compiled for TPUs, as `make test-tpu` does:
+
+    --topology=v5e:4x4: 128 rows
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_base --workdir=runs/t5_base
     """
@@ -83,7 +88,11 @@ def t5_base(config: ConfigDict) -> None:
 
 
 def t5_large(config: ConfigDict) -> None:
-    """T5 v1.0 large (Raffel et al. 2020, table 14): 737,668,096 parameters, S=T=512. Not yet run.
+    """T5 v1.0 large (Raffel et al. 2020, table 14): 737,668,096 parameters, S=T=512.
+
+    Not yet run, and not yet compiled for TPUs, as `make test-tpu` does:
+
+    --topology=v6e:4x4: 128 rows
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_large --workdir=runs/t5_large
     """
@@ -93,7 +102,11 @@ def t5_large(config: ConfigDict) -> None:
 
 def t5_v1_1_small(config: ConfigDict) -> None:
     """T5 v1.1 small (Raffel et al., the list of released checkpoints): 76,961,152 parameters, S=T=512, a gated MLP, a
-    head of its own, and 6 heads of 64. Not yet run.
+    head of its own, and 6 heads of 64.
+
+    Not yet run, and not yet compiled for TPUs, as `make test-tpu` does:
+
+    --topology=v5e:4x4: 128 rows
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_v1_1_small --workdir=runs/t5_v1_1_small
     """
@@ -102,7 +115,11 @@ def t5_v1_1_small(config: ConfigDict) -> None:
 
 
 def t5_v1_1_base(config: ConfigDict) -> None:
-    """T5 v1.1 base: 247,577,856 parameters, S=T=512. Not yet run.
+    """T5 v1.1 base: 247,577,856 parameters, S=T=512.
+
+    Not yet run, and not yet compiled for TPUs, as `make test-tpu` does:
+
+    --topology=v5e:4x4: 128 rows
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_v1_1_base --workdir=runs/t5_v1_1_base
     """
@@ -111,7 +128,11 @@ def t5_v1_1_base(config: ConfigDict) -> None:
 
 
 def t5_v1_1_large(config: ConfigDict) -> None:
-    """T5 v1.1 large: 783,150,080 parameters, S=T=512. Not yet run.
+    """T5 v1.1 large: 783,150,080 parameters, S=T=512.
+
+    Not yet run, and not yet compiled for TPUs, as `make test-tpu` does:
+
+    --topology=v6e:4x4: 128 rows
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:t5_v1_1_large --workdir=runs/t5_v1_1_large
     """
@@ -121,7 +142,11 @@ def t5_v1_1_large(config: ConfigDict) -> None:
 
 def transformer_base(config: ConfigDict) -> None:
     """The original Transformer, base (Vaswani et al. 2017, table 3): 63,045,632 parameters with 37,000 tokens and
-    without biases in attention (the paper counts 65M), post-norm. Not yet run.
+    without biases in attention (the paper counts 65M), post-norm.
+
+    Not yet run, and not yet compiled for TPUs, as `make test-tpu` does:
+
+    --topology=v5e:4x4: 128 rows
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:transformer_base --workdir=runs/base
     """
@@ -131,9 +156,11 @@ def transformer_base(config: ConfigDict) -> None:
 
 def transformer_big(config: ConfigDict) -> None:
     """The original Transformer, big (Vaswani et al. 2017, table 3): 214,171,648 parameters with 37,000 tokens (the
-    paper counts 213M). Not yet run.
+    paper counts 213M).
 
-    Compiled for a v5e:4x4, 8 pairs a device, 2026-11-26: a peak of 2.6 of its 16 GB, and 1.7 GB sent in a step.
+    Not yet run, and not yet compiled for TPUs, as `make test-tpu` does:
+
+    --topology=v5e:4x4: 128 rows
 
     .venv/bin/python -m launch.train --config=configs/encoder_decoder.py:transformer_big --workdir=runs/big
     """

@@ -1,7 +1,8 @@
 """The shapes of published decoders, variants of `configs/gpt.py`: the numbers that a checkpoint of theirs needs.
 
 Each has the number of parameters that its story names, and the logits, loss and gradients of its namesake in
-`transformers` (tests/model/test_published.py). How they are trained here is a start, not what their authors did. A
+`transformers` (tests/model/test_published.py). How they are trained here is a start, not what their authors did. What a
+story says of slices is told by launch.plan with these flags: of a device at the peak, and sent by it in a step. A
 sliding window of W, which sees W keys, is `window(W - 1)` here.
 """
 
@@ -9,8 +10,11 @@ from ml_collections import ConfigDict
 
 
 def gpt2(config: ConfigDict) -> None:
-    """GPT-2 small (Radford et al. 2019): 124,439,808 parameters, T=1024, bfloat16, for one pod slice such as v5e:4x4.
-    Compiled for it, not yet run.
+    """GPT-2 small (Radford et al. 2019): 124,439,808 parameters, T=1024, bfloat16.
+
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v5e:4x4: 512 rows, 6.55 of 16.91 GB a device, 0.85 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:gpt2 --workdir=runs/gpt2 \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -26,7 +30,11 @@ def gpt2(config: ConfigDict) -> None:
 
 def gptj_6b(config: ConfigDict) -> None:
     """GPT-J (Wang and Komatsuzaki 2021): 6,050,882,784 parameters, T=2048: attention and MLP side by side behind one
-    norm, and neighbouring columns turned, the first 64 of each head's 256. Not yet run.
+    norm, and neighbouring columns turned, the first 64 of each head's 256.
+
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v6e:8x8: 256 rows, 5.09 of 33.55 GB a device, 35.20 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:gptj_6b --workdir=runs/gptj_6b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -41,7 +49,11 @@ def gptj_6b(config: ConfigDict) -> None:
 
 def gptneox_20b(config: ConfigDict) -> None:
     """GPT-NeoX-20B (Black et al. 2022): 20,554,567,680 parameters, T=2048: attention and MLP side by side, each behind
-    a norm of its own, and a quarter of the columns turned. Not yet run.
+    a norm of its own, and a quarter of the columns turned.
+
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v5p:4x4x4: 512 rows, 19.40 of 102.80 GB a device, 121.25 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:gptneox_20b --workdir=runs/gptneox_20b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -55,8 +67,11 @@ def gptneox_20b(config: ConfigDict) -> None:
 
 
 def llama_1b(config: ConfigDict) -> None:
-    """Llama 3.2 1B (Grattafiori et al. 2024): 1,235,814,400 parameters, T=2048, bfloat16, for a slice such as v5e:4x4,
-    4 sequences a device. Compiled for it (tests/train/tpu_compile.py), not yet run.
+    """Llama 3.2 1B (Grattafiori et al. 2024): 1,235,814,400 parameters, T=2048, bfloat16.
+
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v5e:4x4: 64 rows, 2.70 of 16.91 GB a device, 7.48 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:llama_1b --workdir=runs/llama_1b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -68,8 +83,16 @@ def llama_1b(config: ConfigDict) -> None:
 
 
 def llama_8b(config: ConfigDict) -> None:
-    """Llama 3.1 8B (Grattafiori et al. 2024, table 3): 8,030,261,248 parameters, T=8192, bfloat16, for a pod such as
-    v5e:16x16, one sequence a device. Compiled for it (tests/train/tpu_compile.py), not yet run.
+    """Llama 3.1 8B (Grattafiori et al. 2024, table 3): 8,030,261,248 parameters, T=8192, bfloat16.
+
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v5e:16x16: 256 rows, 4.35 of 16.91 GB a device, 45.17 GB sent
+    --topology=v6e:16x16 --config.data.batch_size=512: 512 rows, 8.41 of 33.55 GB a device, 45.31 GB sent
+    --topology=v5p:4x4x4 --config.data.batch_size=128: 128 rows, 10.10 of 102.80 GB a device, 44.25 GB sent
+    --topology=tpu7x:4x4x4: 256 rows, 8.77 of 101.74 GB a device, 29.35 GB sent
+    --topology=v5e:16x16 --slices=2 --config.mesh.replica=2 --config.data.batch_size=512:
+      512 rows, 4.52 of 16.91 GB a device, 41.38 GB sent, 0.07 between slices
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:llama_8b --workdir=runs/llama_8b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -83,7 +106,11 @@ def llama_8b(config: ConfigDict) -> None:
 
 def mistral_7b(config: ConfigDict) -> None:
     """Mistral 7B v0.1 (Jiang et al. 2023, table 1): 7,241,732,096 parameters, T=8192, a sliding window of 4096 in every
-    layer. Not yet run.
+    layer.
+
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v6e:8x8: 256 rows, 17.20 of 33.55 GB a device, 43.21 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:mistral_7b --workdir=runs/mistral_7b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -97,7 +124,11 @@ def mistral_7b(config: ConfigDict) -> None:
 
 def qwen2_7b(config: ConfigDict) -> None:
     """Qwen 2 7B (Yang et al. 2024, table 1): 7,615,616,512 parameters, T=8192, biases in queries, keys and values
-    alone. Not yet run.
+    alone.
+
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=tpu7x:4x4x4: 256 rows, 8.49 of 101.74 GB a device, 41.57 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:qwen2_7b --workdir=runs/qwen2_7b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -110,8 +141,11 @@ def qwen2_7b(config: ConfigDict) -> None:
 
 
 def qwen3_8b(config: ConfigDict) -> None:
-    """Qwen 3 8B (Yang et al. 2025, table 1): 8,190,735,360 parameters, T=8192, queries and keys normalised. Not yet
-    run.
+    """Qwen 3 8B (Yang et al. 2025, table 1): 8,190,735,360 parameters, T=8192, queries and keys normalised.
+
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v5p:4x4x4: 256 rows, 18.34 of 102.80 GB a device, 44.70 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:qwen3_8b --workdir=runs/qwen3_8b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -125,7 +159,11 @@ def qwen3_8b(config: ConfigDict) -> None:
 
 def gemma2_9b(config: ConfigDict) -> None:
     """Gemma 2 9B (Gemma Team 2024, table 1): 9,241,705,984 parameters, T=8192, every other layer with a sliding window
-    of 4096, norms before and after each branch, and soft caps of scores and logits. Not yet run.
+    of 4096, norms before and after each branch, and soft caps of scores and logits.
+
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v5p:4x4x4: 256 rows, 20.14 of 102.80 GB a device, 54.08 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:gemma2_9b --workdir=runs/gemma2_9b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -139,7 +177,11 @@ def gemma2_9b(config: ConfigDict) -> None:
 
 def gemma3_1b(config: ConfigDict) -> None:
     """Gemma 3 1B (Gemma Team 2025, table 1): 999,885,952 parameters, T=8192, five layers with a sliding window of 512
-    and one without, which turns a hundred times slower; queries and keys normalised. Not yet run.
+    and one without, which turns a hundred times slower; queries and keys normalised.
+
+    By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
+
+    --topology=v6e:4x4: 256 rows, 20.01 of 33.55 GB a device, 6.61 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:gemma3_1b --workdir=runs/gemma3_1b \\
       --config.data.name=lm1b --config.data.validation_split=test

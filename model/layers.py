@@ -74,7 +74,7 @@ def gathered(x: jax.Array, kernel: jax.Array, axes: tuple[str, ...], dtype: DTyp
 
     Then the gradient of x also waits until that of the kernel is summed over the devices: else XLA keeps the gradients
     of several whole kernels, and what they are made of, until a layer's end. (Llama 3.1 8B on 256 v5e: see
-    tests/train/tpu_compile.py.)
+    configs/published.py.)
     """
     if mesh_axes("embed")[1] == 1:
         return x, kernel.astype(dtype)
