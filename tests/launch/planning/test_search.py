@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from launch import plan as command
 from launch.configs import load
-from launch.planning import rates, running
+from launch.planning import against, rates, running
 from launch.planning.candidates import allowed, candidate, meshes
 from launch.planning.chips import parse_topology
 from launch.planning.running import before
@@ -111,7 +111,8 @@ def test_what_is_too_large_is_not_compiled(tmp_path: Path, monkeypatch: pytest.M
     assert "the search is complete" in out
 
 
-def test_the_fastest_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_the_fastest_is_found(factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by force of all: of two copies, whose 870 s to send are less than the 1000 of the products of `full`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
@@ -119,6 +120,7 @@ def test_the_fastest_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         more = 0.2 * mesh["tensor"] + 0.05 * config.train.accumulate - 0.1 * (mesh["replica"] == 2)
         return {"wire_bytes": 1.2e14 * (1.15 + more)}
 
+    monkeypatch.setattr(against, "correction", lambda where: {"factor": factor, "factor_origin": None})
     compiler = Compiler(monkeypatch, answer)
     found, out, _ = searched(tmp_path)
     every = allowed(load("base", **KEYS), WHERE, make_model_config(load("base", **KEYS), 256), [12])
@@ -126,7 +128,7 @@ def test_the_fastest_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def seconds(config: ConfigDict) -> float:
         facts = compiler(running._job(config, WHERE))
-        return rates.step(facts, WHERE, config.model.remat).seconds
+        return factor * rates.step(facts, WHERE, config.model.remat).seconds
 
     asked = [*compiler.asked]
     best = min(seconds(one.config) for one in those if one.least_bytes <= KNOWN["hbm_bytes"])
@@ -212,7 +214,12 @@ def test_a_search_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def compiled(config: ConfigDict, seconds: float) -> dict[str, Any]:
         given.append(seconds)
-        return KNOWN | {"needed_bytes": 1, "fits": True, "tokens_per_step": 1, "model": {"seconds_per_step": 1e9}}
+        return KNOWN | {
+            "needed_bytes": 1,
+            "fits": True,
+            "tokens_per_step": 1,
+            "model": {"seconds_per_step": 1e9, "factor": 1.0},
+        }
 
     search = Search(load("base", **KEYS), WHERE, lambda config: KNOWN)
     search.run(compiled, 90, lambda text: None)
