@@ -122,6 +122,7 @@ def test_a_run_goes_on_bit_for_bit_on_another_machine(
     assert killed.status == -signal.SIGKILL, killed.err
     objects = GoogleObjects("gs://mine/try")
     assert {NAME, "metrics.jsonl.00001", "checkpoints/3/commit_success.txt"} <= objects.listed().keys()
+    assert [one.size > 500 for one in objects.listed("tensorboard/events").values()] == [True]
 
     local = next(machines) / "mine/try"
     again = call(train.main, words("gs://mine/try", keys))

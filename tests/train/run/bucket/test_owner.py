@@ -8,6 +8,8 @@ import logging
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -44,16 +46,21 @@ def test_an_owner_says_who_it_is_lives_and_leaves_nothing() -> None:
     assert not store.data
 
 
+def until(met: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_a_thread_renews(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, "EVERY", 0.01)
     store = Store()
     lease = Lease(store, one())
     lease.take()
-    while len(store.written) < 4:
-        pass
+    until(lambda: len(store.written) >= 4)
     store.put(NAME, said(OTHER))
-    while not lease.lost:
-        pass
+    until(lambda: lease.lost)
     with pytest.raises(UserError, match="has been taken over by process 11 of far: this one saves no more"):
         lease.renew()
     lease.release()
@@ -142,6 +149,15 @@ def test_an_answer_that_gets_lost_loses_nothing() -> None:
     lease.renew()
     lease.release()
     assert not store.data
+
+
+def test_one_that_is_taken_unseen_is_left_to_the_other() -> None:
+    store = Store()
+    lease = Lease(store, one())
+    lease.take()
+    store.put(NAME, said(OTHER))
+    lease.release()
+    assert loads(store.data[NAME][0])["id"] == "other"
 
 
 def test_one_that_was_deleted_is_lost() -> None:

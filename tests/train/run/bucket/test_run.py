@@ -48,6 +48,21 @@ def test_an_owner_that_has_lost_the_run_writes_nothing(store: Store) -> None:
     assert store.data.keys() == {NAME}
 
 
+def test_what_an_earlier_start_left_here_never_goes_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (left := mirror_of(ADDRESS, owned=True)).mkdir(parents=True)
+    (left / "config.json").write_text("old")
+    own = RunInBucket(ADDRESS, owner=True)
+
+    def fails(below: str = "") -> None:
+        raise UserError("no answer.")
+
+    monkeypatch.setattr(store, "listed", fails)
+    with pytest.raises(UserError, match="no answer"):
+        own.open()
+    own.close()
+    assert not store.data
+
+
 def test_others_read_a_copy_and_write_nothing(store: Store) -> None:
     store.put("passport.json", b"{}")
     store.put("metrics.jsonl.00001", b"a\n")
