@@ -61,7 +61,9 @@ def get_config() -> ConfigDict:
     train.checkpoint_every = 200  # steps between two checkpoints
     train.keep_last = 2  # newest checkpoints kept
     train.keep_best = 1  # checkpoints of lowest validation loss kept besides
-    train.step = "partitioned"  # who says what devices send each other: partitioned (the compiler) or explicit (we)
+    train.step = (
+        "partitioned"  # what devices send: partitioned, partitioned_float32 (which adds gradients so) or explicit
+    )
     train.prompt = "def main("  # prompt of the sample printed at the end
 
     mesh.replica = 1  # copies of the parameters, across the slow network; also carries train.seeds

@@ -1,5 +1,6 @@
 """The small layers that every family shares: linear maps, MLPs and dropout."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from model import sums
 from model.axes import mesh_axes, on_one_cpu, pin
 from model.errors import UserError
 from model.parameters import Module, parameter
@@ -63,8 +65,7 @@ class Linear(Module):
             y = product(x.astype(self.dtype), kernel, self.num_inputs, result)
             if self.bias is None:
                 return y
-            bias = self.bias[...].astype(self.dtype)
-            return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+            return y + jnp.broadcast_to(sums.cast(self.bias[...], self.dtype), y.shape).astype(y.dtype)
 
         return x, apply
 
@@ -77,9 +78,10 @@ def gathered(x: jax.Array, kernel: jax.Array, axes: tuple[str, ...], dtype: DTyp
     configs/published.py.)
     """
     if mesh_axes("embed")[1] == 1:
-        return x, kernel.astype(dtype)
+        return x, sums.cast(kernel, dtype)
     x, kernel = jax.lax.optimization_barrier((x, kernel))
-    return x, pin(kernel.astype(dtype), *(None if name == "embed" else name for name in axes[-kernel.ndim :]))
+    names = [None if name == "embed" else name for name in axes[-kernel.ndim :]]
+    return x, sums.cast(kernel, dtype, lambda whole: pin(whole, *names))
 
 
 def product(x: jax.Array, kernel: jax.Array, inputs: int, result: DTypeLike | None = None) -> jax.Array:
@@ -89,6 +91,8 @@ def product(x: jax.Array, kernel: jax.Array, inputs: int, result: DTypeLike | No
     length, XLA would first write x or its gradient out transposed, which takes as long as the product, over one not.
     Elsewhere the axes stay as they are: a TPU would copy what is merged, and a mesh gather what is split.
     """
+    if kernel.dtype != x.dtype:  # see `model.sums`
+        return sums.wide(functools.partial(product, inputs=inputs, result=result), inputs, x, kernel)
     if not on_one_cpu():
         axes = tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))
         return jax.lax.dot_general(x, kernel, (axes, ((), ())), preferred_element_type=result)

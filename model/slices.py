@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from model import sums
 from model.axes import Names, mesh_axes, on_each_device, on_one_cpu
 
 Weights = tuple[jax.Array, ...]  # a kernel, or a kernel and a bias
@@ -39,13 +40,20 @@ class Terms(NamedTuple):
 
 def logits(x: jax.Array, kernel: jax.Array, form: Form, bias: jax.Array | None = None) -> jax.Array:
     """soft_cap(x @ kernel + bias) in float32: the last axis of x, D, becomes V."""
-    # On one CPU as a product of matrices: see `model.layers.product`.
-    rows = x.reshape(-1, x.shape[-1]) if on_one_cpu() else x
-    axes = ((rows.ndim - 1,), (1 - form.vocab_axis,)), ((), ())
-    y = jax.lax.dot_general(rows, kernel, axes, preferred_element_type=jnp.float32)
-    y = y.reshape(*x.shape[:-1], y.shape[-1])
+    y = _multiplied(x, kernel, form.vocab_axis)
     y = y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
     return form.soft_cap * jnp.tanh(y / form.soft_cap) if form.soft_cap else y
+
+
+def _multiplied(x: jax.Array, kernel: jax.Array, vocab_axis: int) -> jax.Array:
+    if kernel.dtype != x.dtype:  # see `model.sums`
+        multiply = functools.partial(_multiplied, vocab_axis=1)
+        return sums.wide(multiply, 1, x, kernel if vocab_axis else kernel.T)
+    # On one CPU as a product of matrices: see `model.layers.product`.
+    rows = x.reshape(-1, x.shape[-1]) if on_one_cpu() else x
+    axes = ((rows.ndim - 1,), (1 - vocab_axis,)), ((), ())
+    y = jax.lax.dot_general(rows, kernel, axes, preferred_element_type=jnp.float32)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def sliced_terms(x_BTD: jax.Array, weights: Weights, targets_BT: jax.Array, form: Form, slices: int) -> Terms:
@@ -123,7 +131,7 @@ class _Slices:
         """The gradients of this part of the kernel and of the bias, with those of one slice, of this device's tokens,
         in them.
         """
-        dkernel = dkernel.astype(self.form.dtype)  # as autodiff rounds it before it is summed over devices
+        dkernel = sums.rounded(dkernel, self.form.dtype)  # as autodiff does before it is summed over devices
         if self.owners:
             dkernel = jax.lax.psum_scatter(dkernel, self.owners, scatter_dimension=1 - self.axis, tiled=True)
         every = mesh_axes(*_TOKENS)[0]

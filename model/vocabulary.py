@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from model import sums
 from model.axes import mesh_axes, on_each_device, pin
 from model.bounds import rows_of
 from model.parameters import Module, parameter
@@ -78,7 +79,7 @@ class Readout:
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Scores of each token of the vocabulary, (B, T, V) in float32."""
-        logits_BTV = logits(x_BTD.astype(self.dtype), self.kernel.astype(self.dtype), self.form, self.bias)
+        logits_BTV = logits(x_BTD.astype(self.dtype), sums.cast(self.kernel, self.dtype), self.form, self.bias)
         return pin(logits_BTV, "batch", "length", "vocab")
 
     @property

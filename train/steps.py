@@ -6,6 +6,7 @@ from typing import NamedTuple
 import optax
 from jax.sharding import Mesh
 
+from model import sums
 from model.layers import choose
 from train.explicit import check_explicit, make_explicit_step
 from train.state import State
@@ -22,7 +23,16 @@ class Kind(NamedTuple):
     check: Callable[[Mesh, State, int], None] = lambda mesh, abstract, seeds: None
 
 
-STEPS = {"partitioned": Kind(make_step), "explicit": Kind(make_explicit_step, check_explicit)}
+def make_wide_step(loss: Carried, optimizer: optax.GradientTransformation, accumulate: int = 1) -> Step:
+    """`make_step`, whose gradients devices add in float32 though they compute in bfloat16: sums of twice the bytes."""
+    return sums.in_float32()(make_step(loss, optimizer, accumulate))
+
+
+STEPS = {
+    "partitioned": Kind(make_step),
+    "partitioned_float32": Kind(make_wide_step),
+    "explicit": Kind(make_explicit_step, check_explicit),
+}
 
 
 def choose_step(name: str, mesh: Mesh, abstract: State, seeds: int) -> Maker:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model import sums
 from model.axes import pin
 from model.bounds import rows_of, without_padding
 from model.cycles import Cycle
@@ -99,7 +100,8 @@ class Types(Module):
 
     def __call__(self, x_BTD: jax.Array, types_BT: jax.Array) -> jax.Array:
         """(B, T, D) to (B, T, D); NaN for a type that there is not."""
-        return x_BTD + rows_of(pin(self.table[...].astype(x_BTD.dtype), None, None), types_BT)
+        table = sums.cast(self.table[...], x_BTD.dtype, lambda table: pin(table, None, None))
+        return x_BTD + rows_of(table, types_BT).astype(x_BTD.dtype)
 
 
 class BERT(Trunk):

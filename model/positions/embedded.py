@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model import sums
 from model.axes import pin
 from model.bounds import rows_of
 from model.errors import Range, UserError, check_range
@@ -45,8 +46,8 @@ class Learned(NoPosition):
 
     def add(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """The embeddings plus the learned rows; NaN at a position below 0 or from max_length on."""
-        table_TD = pin(self.table[...].astype(x_BTD.dtype), None, None)[self.offset :]
-        return x_BTD + rows_of(table_TD, positions_BT)
+        table_TD = sums.cast(self.table[...], x_BTD.dtype, lambda table: pin(table, None, None))[self.offset :]
+        return x_BTD + rows_of(table_TD, positions_BT).astype(x_BTD.dtype)
 
 
 def none() -> PositionMaker:

@@ -136,7 +136,10 @@ def test_devices_send_each_other_one_sum_a_step() -> None:
             "--config.train.step=explicit splits nothing but rows, and the mesh splits parameters; set "
             "--config.mesh.rules=replicated, with no --config.mesh.place, or --config.train.step=partitioned.",
         ),
-        ({"train.step": "pmap"}, "--config.train.step='pmap' is not one of: partitioned, explicit."),
+        (
+            {"train.step": "pmap"},
+            "--config.train.step='pmap' is not one of: partitioned, partitioned_float32, explicit.",
+        ),
         ({"mesh.rules": "zero"}, "--config.mesh.rules='zero' is not one of: fsdp, replicated."),
     ],
 )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model import sums
 from model.attention.edits.base import Edit, Edits, Handed, edit, pinned
 from model.errors import Range, check_range
 from model.parameters import parameter
@@ -33,7 +34,8 @@ class ValueResidual(Edit):
         """Values mixed with the first ones, and those for the next layer."""
         later = handed["has_first_values"] != 0
         first_BSGK = pinned(jnp.where(later, handed["first_values"], v_BSGK), self.hands["first_values"])
-        mixed_BSGK = v_BSGK + self.mix[...].astype(v_BSGK.dtype) * (first_BSGK - v_BSGK)
+        mix_BSGK = jnp.broadcast_to(sums.cast(self.mix[...], v_BSGK.dtype), v_BSGK.shape).astype(v_BSGK.dtype)
+        mixed_BSGK = v_BSGK + mix_BSGK * (first_BSGK - v_BSGK)
         own = {"first_values": first_BSGK, "has_first_values": jnp.ones_like(handed["has_first_values"])}
         return q_BTHK, k_BSGK, mixed_BSGK, {**handed, **own}
 
