@@ -271,6 +271,9 @@ def test_a_step_is_there_once_its_mark_is(emulator: Path) -> None:
     assert saved_steps(steps) == [7]
     objects.delete("7/commit_success.txt")
     assert saved_steps(steps) == []
+    assert {one.name for one in steps.iterdir()} == {"7", "broken-8"}
+    objects.write("9/state/d", b"")  # past the one that lists, as arrays are
+    assert {one.name for one in steps.iterdir()} == {"7", "9", "broken-8"}
 
 
 @pytest.mark.parametrize(
