@@ -45,8 +45,8 @@ GROUPS = [
     (sized(6, 64, 256, 32), [TENSOR | parts(2), FSDP, BOTH | DOTS, REPLICA | parts(4)]),
 ]
 OTHERS = [
-    (sized(3, 192, 32, 64), [TENSOR, FSDP, REPLICA | FULL, FSDP | parts(4)]),
-    (sized(5, 96, 96, 32), [REPLICA, TENSOR | FULL, CONTEXT, BOTH | parts(2)]),
+    (sized(3, 192, 64, 64), [TENSOR, FSDP, REPLICA | FULL, FSDP | parts(4)]),
+    (sized(5, 96, 192, 32), [REPLICA, TENSOR | FULL, CONTEXT, BOTH | parts(2)]),
 ]
 
 

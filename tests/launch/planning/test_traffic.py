@@ -111,6 +111,10 @@ def test_each_collective_counts_once_for_each_trip_of_the_loops_around_it() -> N
         "all-reduce": 7 * (2 * 3 * 4 + 4),
         "collective-permute": 5 * 2,
     }
+    times = sorted((one.kind, one.times) for one in collectives(PROGRAM))
+    assert times == [
+        ("all-gather", 35), ("all-reduce", 7), ("all-to-all", 1), ("all-to-all", 35), ("collective-permute", 1),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,6 +37,26 @@ def run_steps(running: Report, clock: list[float], seconds: list[float], start: 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_how_full_a_device_was_is_told_where_it_says_so(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fullest of them; a CPU's say nothing."""
+
+    class Device(NamedTuple):
+        stats: dict[str, int] | None
+
+        def memory_stats(self) -> dict[str, int] | None:
+            return self.stats
+
+    assert machine.peak_memory() is None
+    told: list[dict[str, int] | None] = [None, {"bytes_in_use": 9}, {"peak_bytes_in_use": 7}, {"peak_bytes_in_use": 5}]
+    devices = [*map(Device, told)]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    with make(tmp_path) as running:
+        run_steps(running, clock, [60, 1, 3, 2, 2, 50, 5])
+    assert [line.get("train/peak_bytes") for line in lines(tmp_path)] == [None, 7, 7, None]
 
 
 def board(folder: Path) -> dict[tuple[str, int], float]:
