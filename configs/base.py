@@ -70,7 +70,9 @@ def get_config() -> ConfigDict:
     mesh.fsdp = -1  # devices that share parameters and batch; -1: all that remain
     mesh.tensor = 1  # devices that share heads, MLP and vocabulary
     mesh.context = 1  # devices that share the sequence
-    mesh.rules = "fsdp"  # parameters: fsdp (split over mesh.fsdp), replicated (there, too, whole on each device)
+    mesh.rules = (
+        "fsdp"  # over mesh.fsdp are split: fsdp (parameters, their moments), optimizer (moments), replicated (nothing)
+    )
     mesh.place = ""  # of parameters that lie elsewhere: head.kernel=vocab:fsdp+tensor & embed:context, norm.*=whole
 
     return config

@@ -140,7 +140,7 @@ def test_devices_send_each_other_one_sum_a_step() -> None:
             {"train.step": "pmap"},
             "--config.train.step='pmap' is not one of: partitioned, partitioned_float32, explicit.",
         ),
-        ({"mesh.rules": "zero"}, "--config.mesh.rules='zero' is not one of: fsdp, replicated."),
+        ({"mesh.rules": "zero"}, "--config.mesh.rules='zero' is not one of: fsdp, optimizer, replicated."),
     ],
 )
 def test_what_it_does_not_serve_is_refused_with_the_fix(changes: dict[str, Any], sentence: str) -> None:

@@ -75,7 +75,7 @@ class Placement(NamedTuple):
 
 
 def placements(experiment: Experiment) -> list[Placement]:
-    """Each parameter, its moments lie alike; with several seeds, `seeds` is an axis in front."""
+    """Each parameter, whose moments lie alike but by rules for them alone; with several seeds, `seeds` is in front."""
     model = nnx.eval_shape(lambda: experiment.model_config.build(nnx.Rngs(0)))
     lead = ("seeds",) * (experiment.config.train.seeds > 1)
     leaves = nnx.traversals.flatten_mapping(experiment.abstract.params)

@@ -22,8 +22,12 @@ _TOGETHER: Rules = (  # what parameters share with activations
     ("mlp", "tensor"),
     ("vocab", "tensor"),
 )
-# Of parameters; 'embed' is of them alone.
-RULES: dict[str, Rules] = {"fsdp": (("embed", "fsdp"), *_TOGETHER), "replicated": _TOGETHER}
+# Of parameters; 'embed' is of them alone, and 'moments' is what the optimizer keeps of that axis.
+RULES: dict[str, Rules] = {
+    "fsdp": (("embed", "fsdp"), ("moments", "fsdp"), *_TOGETHER),
+    "optimizer": (("moments", "fsdp"), *_TOGETHER),
+    "replicated": _TOGETHER,
+}
 
 
 def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -98,6 +102,7 @@ def sizes(config: ConfigDict, model: Family, mesh: Mesh | AbstractMesh) -> dict[
         "batch": (config.data.batch_size // config.train.accumulate, "data.batch_size / train.accumulate"),
         "length": (math.gcd(model.max_length, targets), length),
         "embed": (model.width, "model.width"),
+        "moments": (model.width, "model.width"),
         "vocab": (model.vocab_size, "data.vocab_size"),
         **model.axes,
     }

@@ -15,26 +15,32 @@ from model.errors import UserError
 from train.devices.mesh import AXES
 
 WHOLE = "whole"
+_OF_MOMENTS = {"embed": "moments"}
 _PART = re.compile(r"(\w+):(\w+(?:\+\w+)*)")
 
 
 class Place(NamedTuple):
-    """A parameter's shape, the logical names of its axes, and the mesh axes over which each of them is split."""
+    """A parameter's shape, the logical names of its axes, and the mesh axes over which each of them is split, in itself
+    and in its moments.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     spec: PartitionSpec
+    moments: PartitionSpec
 
 
 Places = Mapping[tuple[Any, ...], Place]
 
 
 def spec_at(places: Places, path: tuple[Any, ...], shape: tuple[int, ...]) -> PartitionSpec:
-    """That of a leaf of a state: moments of an optimizer, whose paths end in their parameter's, lie as it does, and
-    whatever has another shape (counts, factored moments) is not split.
+    """That of a leaf of a state: moments of an optimizer, whose paths end in their parameter's, lie as its place says,
+    and whatever has another shape (counts, factored moments) is not split.
     """
     place = next((places[path[i:]] for i in range(len(path)) if path[i:] in places), None)
-    return place.spec if place is not None and place.shape == shape else PartitionSpec()
+    if place is None or place.shape != shape:
+        return PartitionSpec()
+    return place.spec if path[0] == "params" else place.moments
 
 
 def leaf_places(model: nnx.Module, mesh: Mesh, table: str = "", seeds: int = 1) -> Places:
@@ -47,7 +53,12 @@ def leaf_places(model: nnx.Module, mesh: Mesh, table: str = "", seeds: int = 1) 
         UserError: an entry that cannot be read, matches nothing or splits what it cannot; names it.
     """
     leaves = {path: (leaf.shape, leaf.axes) for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    places = {path: Place(shape, axes, partition_spec(axes)) for path, (shape, axes) in leaves.items()}
+    places = {
+        path: Place(
+            shape, axes, partition_spec(axes), partition_spec(tuple(_OF_MOMENTS.get(axis, axis) for axis in axes))
+        )
+        for path, (shape, axes) in leaves.items()
+    }
     names = {".".join(map(str, path)): path for path in places}
     for entry, pattern, ways in _entries(table):
         begin, matching = f"--config.mesh.place: {entry!r}", fnmatch.filter(names, pattern)
@@ -56,9 +67,10 @@ def leaf_places(model: nnx.Module, mesh: Mesh, table: str = "", seeds: int = 1) 
             raise UserError(f"{begin} matches no parameter; the nearest is {near[0]!r}.")
         _check_axes(begin, ways, [places[names[name]] for name in matching], seeds)
         for name in matching:
-            shape, axes, _ = places[names[name]]
+            shape, axes, *_ = places[names[name]]
             _check_sizes(begin, ways, name, dict(zip(axes, shape, strict=True)), mesh)
-            places[names[name]] = Place(shape, axes, PartitionSpec(*(ways.get(axis) for axis in axes)))
+            spec = PartitionSpec(*(ways.get(axis) for axis in axes))
+            places[names[name]] = Place(shape, axes, spec, spec)
     return places
 
 

@@ -20,6 +20,8 @@ PLACED: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((2, 4, 1, 1), {"mesh.rules": "replicated"}),
     ((2, 2, 2, 1), {"mesh.rules": "replicated"}),
     ((1, 2, 1, 4), {"mesh.rules": "replicated"}),
+    ((2, 2, 2, 1), {"mesh.rules": "optimizer"}),
+    ((1, 8, 1, 1), {"mesh.rules": "optimizer", "train.accumulate": 3}),
 ]
 
 
@@ -69,6 +71,18 @@ def test_parameters_are_whole_by_rules_that_say_so() -> None:
     for shape, ways in (((2, 4, 1, 1), 1), ((1, 2, 4, 1), 4)):
         for one in placements(small_experiment(**mesh_keys(*shape), **{"mesh.rules": "replicated"})):
             assert one.bytes == 4 * np.prod(one.shape) // (1 if "norm" in one.axes else ways), one
+
+
+def test_moments_are_split_where_parameters_are_whole() -> None:
+    """They lie as those of fsdp do, where rules say so (Rajbhandari et al. 2020, section 5.1)."""
+    split, moments, whole = (
+        small_experiment(**mesh_keys(1, 8, 1, 1), **{"mesh.rules": rules}).abstract
+        for rules in ("fsdp", "optimizer", "replicated")
+    )
+    places = [jax.tree.map(lambda leaf: leaf.sharding.spec, one) for one in (split, moments, whole)]
+    assert places[1].params == places[2].params
+    assert places[1].opt_state == places[0].opt_state
+    assert places[0].params != places[2].params
 
 
 def test_seeds_are_an_axis_in_front() -> None:
