@@ -25,12 +25,17 @@ from train.state import State
 SAMPLE_TOKENS = 96
 
 
+def updates(state: State) -> int:
+    """How many updates a state has seen, or each of its seeds."""
+    return int(np.ravel(on_host(state.step))[0])
+
+
 def summarize(config: ConfigDict, state: State, workdir: str, again: str, more: str) -> str:
     """The closing words of a run; writes attention.png into its folder. All of its processes must call this.
 
     again, more: the commands that go on with it, and to more steps.
     """
-    step = int(np.ravel(on_host(state.step))[0])
+    step = updates(state)
     if step < config.train.steps:
         return f"stopped at step {step} of {config.train.steps}; the same command goes on from there:\n  {again}"
     run = open_run(workdir)

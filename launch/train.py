@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from eval.evaluators import MEASURED, Evaluators
 from eval.runs import bound
-from eval.summary import summarize
+from eval.summary import summarize, updates
 from launch import cli, hosts, output
 from launch.configs import load
 from train.attention import check_attention
@@ -110,17 +110,17 @@ def parser() -> cli.Parser:
     return made
 
 
-def main(argv: Sequence[str]) -> None:
-    """Trains, or goes on with, the run of a folder, and tells how it ended."""
+def main(argv: Sequence[str]) -> int:
+    """Trains, or goes on with, the run of a folder, and tells how it ended: by the status too, where it is to go on."""
     flags, overrides = cli.parse(parser(), argv)
     config = load(flags.config, **overrides)
     free = {"extend": flags.extend, "profile_steps": flags.profile_steps, "allow_overlap": flags.allow_overlap}
     with hosts.joined(flags), stop_signals(command=True) as stop:
         state, _ = fit(config, flags.workdir, **free)
         stop.doing("the closing words (all is saved)")
-        closing = summarize(config, state, flags.workdir, *cli.again(parser(), flags, overrides))
         with output.unheard():
-            cli.say(closing)
+            cli.say(summarize(config, state, flags.workdir, *cli.again(parser(), flags, overrides)))
+    return hosts.AGAIN if updates(state) < config.train.steps else 0
 
 
 if __name__ == "__main__":

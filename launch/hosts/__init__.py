@@ -11,6 +11,7 @@ from jax._src.distributed import global_state
 
 from launch.hosts.detect import Place, find_place
 from launch.hosts.relay import Relay
+from launch.hosts.watch import AGAIN as AGAIN
 from launch.hosts.watch import Watch
 from model.errors import UserError
 

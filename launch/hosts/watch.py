@@ -18,7 +18,7 @@ from model.errors import UserError
 from train.run.files.json_files import dumps
 
 _ROOM = "heed/"
-LOST = os.EX_TEMPFAIL  # 75: nothing is wrong with the command, and the same one may be started again
+AGAIN = os.EX_TEMPFAIL  # 75: nothing is wrong with the command, and the same one may be started again
 
 
 @dataclasses.dataclass
@@ -34,7 +34,7 @@ class _Peer:
 class Watch:
     """Threads that write this rank's heartbeat to the coordinator's store, and read those of all others.
 
-    A rank that has not been heard of for `heartbeat` seconds is lost: the process ends with status `LOST`. A rank that
+    A rank that has not been heard of for `heartbeat` seconds is lost: the process ends with status `AGAIN`. A rank that
     fails says so there, and the others end with its words. `relay`: the way to the coordinator, None on rank 0.
     """
 
@@ -130,11 +130,11 @@ class Watch:
             return
         text = f"{self._name(rank)}{', the coordinator,' if rank == 0 else ''} {how}: start all processes again."
         if rank > 0:
-            self._say(LOST, text, caused=True)
+            self._say(AGAIN, text, caused=True)
         _last_words(text)
         if self._rank == 0:
             time.sleep(3 * self._every)  # the store goes with this process: the others read it first
-        _end(LOST)
+        _end(AGAIN)
 
     def _say(self, status: int, text: str, caused: bool) -> None:
         said = dumps({"rank": self._rank, "status": status, "text": text, "caused": caused})

@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 
-from launch.hosts.watch import LOST
+from launch.hosts.watch import AGAIN
 from launch.machines import kueue, names
 from launch.planning.chips import Slice
 from model.errors import UserError
 
-# After these the same command may do: a lost rank, Ctrl-C, an abort of jax, SIGKILL, SIGTERM. All others are bugs.
-RESTARTABLE = (LOST, 130, 134, 137, 143)
+# After these the same command may do: a lost rank, or a run that was told to stop; Ctrl-C before its first step; an
+# abort of jax; SIGKILL; SIGTERM. All others are bugs.
+RESTARTABLE = (AGAIN, 130, 134, 137, 143)
 STOCK = "python:3.12"  # has git, by which a passport names the commit
 _JOB = "slice"
 # libtpu's own, its traffic between slices, its metrics, and jax's coordinator.

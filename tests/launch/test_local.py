@@ -270,7 +270,7 @@ def test_ctrl_c_ends_a_run_at_a_sound_step_and_a_refusal_is_its_status(keys: dic
         done = end(process)
     finally:
         process.kill()
-    assert done.status == 0, done.err
+    assert done.status == 75, done.err
     assert "Ctrl-C: passed on to ranks 0, 1" in done.err
     assert f"stopped at step {saved(tmp_path / 'run')[-1]} of 9000" in done.out
     refused = end(launched(*argv, "--config.model.mask=nonsense"))

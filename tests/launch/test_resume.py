@@ -97,7 +97,7 @@ def test_the_windows_hold_several_documents(keys: dict[str, Any]) -> None:
 
 @pytest.mark.rest
 def test_a_killed_run_goes_on_bit_for_bit(keys: dict[str, Any], whole: Path, tmp_path: Path) -> None:
-    """SIGKILL arrives while a step runs and a checkpoint may be on its way; SIGTERM ends with status 0."""
+    """SIGKILL arrives while a step runs and a checkpoint may be on its way; SIGTERM ends with status 75."""
     killed, told = tmp_path / "killed", tmp_path / "told"
     processes = [
         start("-c", SIGNALLED, *words(killed, keys), "9", "SIGKILL"),
@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_bit_for_bit(keys: dict[str, Any], whole: Path, tmp
     ]
     ends = [end(process) for process in processes]
     assert ends[0].status == -signal.SIGKILL, ends[0].err
-    assert ends[1].status == 0, ends[1].err
+    assert ends[1].status == 75, ends[1].err
     assert "stopped at step 5 of 12" in ends[1].out
     assert saved(told) == [4, 5]
     newest = max(saved(killed))
@@ -121,7 +121,7 @@ def test_a_run_that_is_told_to_stop_goes_on_bit_for_bit(keys: dict[str, Any], wh
     # Step 6 is read before its evaluation, which is owed then and made up for by the next start.
     for number, at, stopped, started in ((signal.SIGTERM, 2, 3, None), (signal.SIGINT, 6, 6, 3)):
         outcome = call_and_signal(argv, number, at)
-        assert outcome.status == 0, outcome.err
+        assert outcome.status == 75, outcome.err
         assert f"stopped at step {stopped} of 12; the same command goes on from there:\n" in outcome.out
         assert saved(tmp_path / "run")[-1] == stopped
         assert started is None or f"resumed from step {started}\n" in outcome.err
