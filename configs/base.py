@@ -61,18 +61,14 @@ def get_config() -> ConfigDict:
     train.checkpoint_every = 200  # steps between two checkpoints
     train.keep_last = 2  # newest checkpoints kept
     train.keep_best = 1  # checkpoints of lowest validation loss kept besides
-    train.step = (
-        "partitioned"  # what devices send: partitioned, partitioned_float32 (which adds gradients so) or explicit
-    )
+    train.step = "partitioned"  # what devices send: partitioned, partitioned_float32 (adds gradients so), explicit
     train.prompt = "def main("  # prompt of the sample printed at the end
 
     mesh.replica = 1  # copies of the parameters, across the slow network; also carries train.seeds
     mesh.fsdp = -1  # devices that share parameters and batch; -1: all that remain
     mesh.tensor = 1  # devices that share heads, MLP and vocabulary
     mesh.context = 1  # devices that share the sequence
-    mesh.rules = (
-        "fsdp"  # over mesh.fsdp are split: fsdp (parameters, their moments), optimizer (moments), replicated (nothing)
-    )
+    mesh.rules = "fsdp"  # over mesh.fsdp: fsdp (parameters, moments), optimizer (moments alone), replicated (nothing)
     mesh.place = ""  # of parameters that lie elsewhere: head.kernel=vocab:fsdp+tensor & embed:context, norm.*=whole
 
     return config

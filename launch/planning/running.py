@@ -82,7 +82,8 @@ def _compiled(job: dict[str, Any], seconds: float | None = None) -> dict[str, An
         raise UserError(
             "the compiler for TPUs (libtpu, of jax[tpu]) is not installed here; it is for Linux on x86_64: make .venv."
         ) from None
-    words = [sys.executable, "-m", "launch.planning.compiled.child"]
+    # Tied to this process, so that a signal which nobody hears here (SIGTERM, SIGKILL) ends it, too.
+    words = [sys.executable, "-m", "launch.machines.tied", str(os.getpid()), "-m", "launch.planning.compiled.child"]
     child = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

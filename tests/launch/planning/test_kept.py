@@ -22,7 +22,9 @@ def test_a_kept_plan_of_8b_parameters_is_told_within_five_seconds(
     where = parse_topology("v5e:16x16")
     job = {"config": load("gpt:llama_8b").to_dict(), "topology": where.topology, "slices": 1}
     kept = {"topology": where.topology, "slices": 1, "chips": 256, "devices": 256, "mesh": {"fsdp": 256}, "labels": 0}
-    kept |= dict.fromkeys(("parameters", "tokens_per_step", "flops_per_token", "peak_bytes", "needed_bytes"), 8_030_000)
+    sizes = "parameters", "tokens_per_step", "peak_bytes", "needed_bytes"
+    flops = "flops_per_token", "attention_flops_per_token", "executed_flops_per_token"
+    kept |= dict.fromkeys((*sizes, *flops), 8_030_000)
     kept |= {"fits": True, "hbm_bytes": 16_000_000, "replicated_bytes": {}, "steps": 1}
     file = tmp_path / "heed" / "plans" / f"{running._key(job)}.json"
     file.parent.mkdir(parents=True)

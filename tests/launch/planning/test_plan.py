@@ -23,6 +23,7 @@ from launch.planning.compiled.facts import LABELS, _needed, abstract_batch
 from launch.planning.running import planned
 from model import UserError
 from tests.conftest import ROOT
+from tests.launch.test_local import all_gone
 from tests.tiny import call
 from tests.train.tasks.every import CASES, FIRST, keys_of
 from train.experiment import make_experiment
@@ -220,9 +221,13 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused_in_a_sentence() -> Non
 
 @pytest.mark.rest
 @needs_compiler
-@pytest.mark.parametrize("more", [[], ["--search"]], ids=["plan", "search"])
-def test_ctrl_c_ends_the_compiler_too(more: list[str]) -> None:
-    """Within two seconds, with status 130, and no process is left behind."""
+@pytest.mark.parametrize(
+    ("more", "number", "status"),
+    [([], signal.SIGINT, 130), (["--search"], signal.SIGINT, 130), ([], signal.SIGTERM, -signal.SIGTERM)],
+    ids=["plan", "search", "terminated"],
+)
+def test_what_ends_a_plan_ends_the_compiler_too(more: list[str], number: signal.Signals, status: int) -> None:
+    """Within two seconds, and no process is left behind."""
     words = ["-m", "launch.plan", "--config=configs/gpt.py:llama_1b", "--topology=v5e:4x4", "--config.train.seed=5"]
     child = subprocess.Popen(
         [sys.executable, *words, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -233,13 +238,13 @@ def test_ctrl_c_ends_the_compiler_too(more: list[str]) -> None:
         time.sleep(0.2)
         compilers = _children(child.pid)
     time.sleep(2)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     start = time.monotonic()
     child.communicate(timeout=60)
-    assert child.returncode == 130
+    assert child.returncode == status
     assert time.monotonic() - start < 2
     assert compilers
-    assert not any(Path(f"/proc/{pid}").exists() for pid in compilers)
+    assert all_gone([*map(str, compilers)])
 
 
 def _children(pid: int) -> list[int]:
