@@ -18,14 +18,14 @@ FULL_SIZE = 10**6  # layers x width^2, from which on nobody trains on two cores
 _MEASURED = r", ([\d.]+) of ([\d.]+) GB a device, ([\d.]+) GB sent(?:, ([\d.]+) between slices)?"
 FIGURES = re.compile(rf"^(--topology=.*):\s+(\d+) rows(?:{_MEASURED})?$", re.MULTILINE)
 CASES = [(config, *figures) for config, story in STORIES.items() for figures in FIGURES.findall(story)]
-# Peak, against MaxText's 6.88, 15.62, 14.75 and 11.45 (0.65 of them, v6e: 0.75), and bytes that are sent, in GB. On v6e
-# the aim is 44.3, which is missed: the head's kernel is gathered for the way back once more (1.05).
+# Peak, against MaxText's 6.88, 15.62, 14.75 and 11.45 (0.65 of them, v6e: 0.75), and bytes that are sent, in GB.
 BARS = {
     "v5e:16x16": (0.65 * 6.88, 45.5),
     "v5p:4x4x4": (0.65 * 15.62, 44.3),
     "tpu7x:4x4x4": (0.65 * 14.75, 32.2),
-    "v6e:16x16": (0.75 * 11.45, 45.5),
+    "v6e:16x16": (0.75 * 11.45, 44.3),
 }
+MISSED = {"v6e:16x16": 45.31}  # as far as it is: the head's kernel is gathered for the way back once more (1.05)
 
 
 def full_size(config: str) -> bool:
@@ -71,4 +71,6 @@ def test_a_full_size_config_fits_its_slice(
     if config == "configs/gpt.py:llama_8b" and flags.slices == 1:
         highest, most = BARS[flags.topology]
         assert found["peak_bytes"] <= highest * 1e9
+        if most < found["collective_bytes"] / 1e9 <= MISSED.get(flags.topology, 0) + 0.01:
+            pytest.xfail(f"{found['collective_bytes'] / 1e9:.2f} GB are sent, above the bar of {most}")
         assert found["collective_bytes"] <= most * 1e9
