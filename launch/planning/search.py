@@ -48,10 +48,8 @@ class Search:
         small = [one for one in those if one.least_bytes <= self.hbm]
         self.counts = {"candidates": len(those), "too_large": len(those) - len(small)}
         self.counts |= {"refused": 0, "keep_more": 0, "slower": 0}
-        # As it is, it is a measure for all others; then in the order of a guess, for bounds alone drop a candidate.
-        self.left = sorted(
-            small, key=lambda one: (bool(one.changes), one.guess_bytes > self.hbm, one.guess, len(one.changes))
-        )
+        self._more = dict[str | None, float]()  # by remat policy, how much more its last try needed than was guessed
+        self.left = sorted(small, key=self._order)
 
     @property
     def best(self) -> Sequence[Tried]:
@@ -81,7 +79,14 @@ class Search:
             self._drop(one, found)
         self.ended = "time" if self.left else "complete"
 
+    def _order(self, one: Candidate) -> tuple[Any, ...]:
+        """As it is, it is a measure for all others; then as they are guessed, for bounds alone drop a candidate."""
+        needed = one.guess_bytes * self._more.get(one.config.model.get("remat"), 1)
+        return bool(one.changes), needed > self.hbm, one.guess, len(one.changes)
+
     def _drop(self, one: Candidate, found: dict[str, Any]) -> None:
+        self._more[one.config.model.get("remat")] = found["needed_bytes"] / one.guess_bytes
+        self.left.sort(key=self._order)
         if not found["fits"]:
             self._keep("keep_more", [other for other in self.left if not other.keeps_more(one)])
         else:

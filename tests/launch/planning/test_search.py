@@ -176,6 +176,19 @@ def test_what_keeps_more_than_one_that_does_not_fit_is_not_compiled(
     assert "nothing fits; the nearest needs 16.25 GiB of 16.00 GiB: --config.mesh." in out
 
 
+def test_what_a_policy_needs_is_learned_from_its_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without remat nothing fits, which the guess does not know: after one try of it others come first."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    needs = {"none": 99 * GIB, "dots": 9 * GIB, "full": 8 * GIB}
+    compiler = Compiler(
+        monkeypatch, lambda config, mesh: {"needed_bytes": needs[config.model.remat], "wire_bytes": 9e14}
+    )
+    searched(tmp_path)
+    remats = [one.model.remat for one in compiler.asked]
+    first = remats.index("none")
+    assert remats.index("none", first + 1) - first > 5  # those of which the guess is that they fit
+
+
 def test_a_second_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first has compiled is not compiled again; one that its time ended is; the last is complete."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
