@@ -5,6 +5,7 @@ All of it is set in the environment before jax is imported, so that the processe
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,9 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     MPLBACKEND="agg",
 )
+# Where the tests were started in the background, all that they start would be deaf to Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # The README's paths are relative to the root.
 os.chdir(ROOT)
 
