@@ -14,6 +14,7 @@ from launch.planning.chips import Slice
 from launch.planning.running import FREE
 from model.errors import UserError
 from train.devices.machine import cache_folder
+from train.run.bucket.address import in_bucket
 from train.run.bucket.run import folder_of
 from train.run.files import learned
 from train.run.files.json_files import read_cache, read_lines, write
@@ -39,7 +40,10 @@ def measured(workdir: str, config: ConfigDict, where: Slice) -> dict[str, Any]:
     Raises:
         UserError: it ran on other devices, with another config or other code, or has no step that was timed.
     """
-    folder, flag = folder_of(workdir), f"--against={workdir}"
+    flag = f"--against={workdir}"
+    if not in_bucket(workdir) and not Path(workdir, "passport.json").is_file():
+        raise UserError(f"{flag} holds no passport.json: give the folder of a run.")
+    folder = folder_of(workdir)
     passport, saved = (read_kept(folder, name) for name in ("passport.json", "config.json"))
     devices = passport["devices"]
     if (devices["platform"] == "cpu") != where.chip.shared or devices["count"] != where.devices:

@@ -105,7 +105,7 @@ def test_a_run_of_other_code_or_another_chip_is_refused(tmp_path: Path, monkeypa
         against.measured(str(tmp_path / "run"), config, HERE)
     monkeypatch.undo()
     assert against._differs("0" * 40)
-    with pytest.raises(UserError, match=r"holds no passport\.json"):
+    with pytest.raises(UserError, match=r"^--against=.* holds no passport\.json: give the folder"):
         against.measured(str(tmp_path), config, HERE)
 
 
