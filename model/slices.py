@@ -14,6 +14,7 @@ from model import sums
 from model.axes import Names, mesh_axes, on_each_device, on_one_cpu
 
 Weights = tuple[jax.Array, ...]  # a kernel, or a kernel and a bias
+Whole = tuple[jax.Array, ...]  # a kernel that was gathered, in its compute dtype, or nothing
 
 
 class Form(NamedTuple):
@@ -56,41 +57,63 @@ def _multiplied(x: jax.Array, kernel: jax.Array, vocab_axis: int) -> jax.Array:
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-def sliced_terms(x_BTD: jax.Array, weights: Weights, targets_BT: jax.Array, form: Form, slices: int) -> Terms:
+def sliced_terms(
+    x_BTD: jax.Array, weights: Weights, targets_BT: jax.Array, form: Form, slices: int, keep: bool = False
+) -> Terms:
     """The terms of logits(x, kernel, bias), of which each device makes this many slices, one after the other.
 
-    Each slice of the kernel is gathered in its compute dtype, forward and backward, and its gradient goes to its owners
-    at once. No forward-mode differentiation.
+    The kernel is gathered in its compute dtype: each slice forward and backward, or with `keep` all of it, once; its
+    gradient goes to its owners slice by slice. No forward-mode differentiation.
     """
     fill = -x_BTD.shape[-1] % mesh_axes("embed")[1]  # as the kernel will be, where the mesh does not divide its width
     x_BTD = jnp.pad(x_BTD.astype(form.dtype), ((0, 0), (0, 0), (0, fill)))
-    return Terms(*_terms(x_BTD, weights, targets_BT, form, slices))
+    whole = _gathered(jax.lax.stop_gradient(weights[0]), form) if keep and mesh_axes("embed")[0] else ()
+    return Terms(*_terms(x_BTD, weights, whole, targets_BT, form, slices))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _terms(x: jax.Array, weights: Weights, targets: jax.Array, form: Form, slices: int) -> tuple[jax.Array, ...]:
-    return _forward(x, weights, targets, form, slices)[0]
+def _gathered(kernel: jax.Array, form: Form) -> Whole:
+    """The kernel in its compute dtype, of which each device has its group's part of the vocabulary."""
+    gather = functools.partial(
+        jax.lax.all_gather, axis_name=mesh_axes("embed")[0], axis=1 - form.vocab_axis, tiled=True
+    )
+    parts = on_each_device(
+        lambda part: (gather(part.astype(form.dtype)),),
+        _names((kernel,), form),
+        _whole_names((kernel,), form),
+        check_vma=False,
+    )
+    return tuple(parts(kernel))
 
 
-def _forward(x: jax.Array, weights: Weights, targets: jax.Array, form: Form, slices: int) -> tuple[Any, Any]:
-    here = functools.partial(_forward_here, form=form, slices=slices)
-    inputs = (_VECTORS, _TOKENS, *_names(weights, form))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _terms(
+    x: jax.Array, weights: Weights, whole: Whole, targets: jax.Array, form: Form, slices: int
+) -> tuple[jax.Array, ...]:
+    return _forward(x, weights, whole, targets, form, slices)[0]
+
+
+def _forward(
+    x: jax.Array, weights: Weights, whole: Whole, targets: jax.Array, form: Form, slices: int
+) -> tuple[Any, Any]:
+    here = functools.partial(_forward_here, form=form, slices=slices, gathered=len(whole))
+    inputs = (_VECTORS, _TOKENS, *_whole_names(whole, form), *_names(weights, form))
     B, T = targets.shape
-    terms = on_each_device(here, inputs, (_TOKENS,) * 4, check_vma=False)(x, targets, *weights)
+    terms = on_each_device(here, inputs, (_TOKENS,) * 4, check_vma=False)(x, targets, *whole, *weights)
     terms = tuple(term[:B, :T] for term in terms)
-    return terms, (x, weights, targets, terms[0])
+    return terms, (x, weights, whole, targets, terms[0])
 
 
 def _backward(form: Form, slices: int, kept: tuple[Any, ...], grads: tuple[jax.Array, ...]) -> tuple[Any, ...]:
-    x, weights, targets, log_z = kept
-    here = functools.partial(_backward_here, form=form, slices=slices)
+    x, weights, whole, targets, log_z = kept
+    here = functools.partial(_backward_here, form=form, slices=slices, gathered=len(whole))
     names = _names(weights, form)
-    run = on_each_device(here, (_VECTORS, *[_TOKENS] * 5, *names), (_VECTORS, *names), check_vma=False)
-    dx, *dweights = run(x, targets, log_z, *grads[:3], *weights)
+    inputs = (_VECTORS, *[_TOKENS] * 5, *_whole_names(whole, form), *names)
+    run = on_each_device(here, inputs, (_VECTORS, *names), check_vma=False)
+    dx, *dweights = run(x, targets, log_z, *grads[:3], *whole, *weights)
     B, T = targets.shape
     # As large as they were before they were filled up.
     cut = [grad[tuple(map(slice, one.shape))] for grad, one in zip(dweights, weights, strict=True)]
-    return dx[:B, :T], tuple(cut), None
+    return dx[:B, :T], tuple(cut), None, None
 
 
 _terms.defvjp(_forward, _backward)
@@ -104,10 +127,15 @@ def _names(weights: Weights, form: Form) -> Names:
     return (("embed", "vocab")[:: 1 if form.vocab_axis else -1], ("vocab",))[: len(weights)]
 
 
+def _whole_names(whole: Whole, form: Form) -> Names:
+    return ((None, "vocab")[:: 1 if form.vocab_axis else -1],)[: len(whole)]
+
+
 class _Slices:
     """The slices of a device's part of a kernel. The last one reaches back over columns that the one before had."""
 
-    def __init__(self, parts: Weights, form: Form, slices: int):
+    def __init__(self, parts: Weights, form: Form, slices: int, gathered: int):
+        self.whole, parts = parts[:gathered], parts[gathered:]
         self.part, self.form, self.axis = parts[0], form, form.vocab_axis
         self.bias = parts[1] if len(parts) > 1 else None
         self.owners, self.others = mesh_axes("embed")[0], mesh_axes("vocab")[0]
@@ -118,8 +146,9 @@ class _Slices:
     def logits(self, x_ND: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """(logits (N, width), their tokens and whether they are new (both (1, width)), the kernel's slice)."""
         start = self._start(number)
-        kernel = jax.lax.dynamic_slice_in_dim(self.part, start, self.width, self.axis).astype(self.form.dtype)
-        if self.owners:
+        (kernel,) = self.whole or (self.part,)
+        kernel = jax.lax.dynamic_slice_in_dim(kernel, start, self.width, self.axis).astype(self.form.dtype)
+        if self.owners and not self.whole:
             kernel = jax.lax.all_gather(kernel, self.owners, axis=1 - self.axis, tiled=True)
         bias = None if self.bias is None else jax.lax.dynamic_slice_in_dim(self.bias, start, self.width)
         columns = start + jnp.arange(self.width)[None]
@@ -153,10 +182,10 @@ class _Slices:
 
 
 def _forward_here(
-    x_BTD: jax.Array, targets_BT: jax.Array, *parts: jax.Array, form: Form, slices: int
+    x_BTD: jax.Array, targets_BT: jax.Array, *parts: jax.Array, form: Form, slices: int, gathered: int
 ) -> tuple[jax.Array, ...]:
     """The terms of a device's tokens."""
-    cut, x_ND, targets_N1 = _Slices(parts, form, slices), _rows(x_BTD), targets_BT.reshape(-1, 1)
+    cut, x_ND, targets_N1 = _Slices(parts, form, slices, gathered), _rows(x_BTD), targets_BT.reshape(-1, 1)
 
     def add(seen: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
         most_N, sum_N, target_N, total_N = seen
@@ -178,13 +207,15 @@ def _forward_here(
     return tuple(term_N.reshape(targets_BT.shape) for term_N in terms)
 
 
-def _backward_here(x_BTD: jax.Array, *of_tokens_and_parts: jax.Array, form: Form, slices: int) -> tuple[jax.Array, ...]:
+def _backward_here(
+    x_BTD: jax.Array, *of_tokens_and_parts: jax.Array, form: Form, slices: int, gathered: int
+) -> tuple[jax.Array, ...]:
     """The gradients of a device's vectors and of its parts of kernel and bias, from those of its tokens' terms.
 
     After the vectors come targets, log_z and the gradients of the first three terms, then those parts.
     """
     of_tokens, parts = of_tokens_and_parts[:5], of_tokens_and_parts[5:]
-    cut, x_ND, (axis, cap) = _Slices(parts, form, slices), _rows(x_BTD), (form.vocab_axis, form.soft_cap)
+    cut, x_ND, (axis, cap) = _Slices(parts, form, slices, gathered), _rows(x_BTD), (form.vocab_axis, form.soft_cap)
     targets_N1, log_z_N1, dlog_z_N1, dtarget_N1, dmean_N1 = (x_BT.reshape(-1, 1) for x_BT in of_tokens)
 
     def add(seen: tuple[jax.Array, Weights], number: jax.Array) -> tuple[tuple[jax.Array, Weights], None]:
@@ -197,7 +228,7 @@ def _backward_here(x_BTD: jax.Array, *of_tokens_and_parts: jax.Array, form: Form
         dkernel = _product(dy_NV, x_ND, 0, 0) if axis == 0 else _product(x_ND, dy_NV, 0, 0)
         return (dx_ND, cut.add(dparts, dkernel, dy_NV, number)), None
 
-    zeros = jnp.zeros(x_ND.shape, jnp.float32), tuple(jnp.zeros_like(part) for part in parts)
+    zeros = jnp.zeros(x_ND.shape, jnp.float32), tuple(jnp.zeros_like(part) for part in parts[gathered:])
     dx_ND, dparts = jax.lax.scan(add, zeros, cut.numbers)[0]
     if cut.others:
         dx_ND = jax.lax.psum(dx_ND, cut.others)

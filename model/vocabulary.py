@@ -16,7 +16,8 @@ from model.bounds import rows_of
 from model.parameters import Module, parameter
 from model.slices import Form, Terms, logits, sliced_terms
 
-SLICE_BYTES = 2**29  # the most that a device's float32 logits of a slice of the vocabulary may take
+SLICE_BYTES = 2**28  # the most that a device's float32 logits of a slice of the vocabulary may take
+KEPT_BYTES = 2**30  # and the most that a kernel may take that was gathered for the loss and is kept for the gradients
 
 
 class Embedded(NamedTuple):
@@ -114,13 +115,18 @@ def token_scores(x_BTD: jax.Array, readout: Readout, targets_BT: jax.Array) -> T
     slices = num_slices(B, T, V)
     if slices > 1:
         weights = (readout.kernel,) if readout.bias is None else (readout.kernel, readout.bias)
-        return sliced_terms(x_BTD, weights, targets_BT, readout.form, slices)
+        return sliced_terms(x_BTD, weights, targets_BT, readout.form, slices, _kept(readout))
     logits_BTV = readout(x_BTD)
     # A negative one would count from the end.
     ids_BT1 = jnp.where(targets_BT < 0, V, targets_BT)[..., None]
     target_BT = jnp.take_along_axis(logits_BTV, ids_BT1, axis=-1, mode="fill")[..., 0]
     largest_BT = jax.lax.stop_gradient(jnp.max(logits_BTV, axis=-1))
     return Terms(jax.nn.logsumexp(logits_BTV, axis=-1), target_BT, jnp.mean(logits_BTV, axis=-1), largest_BT)
+
+
+def _kept(readout: Readout) -> bool:
+    """Whether a device that gathers the kernel for the loss keeps it for the gradients, where it is small enough."""
+    return readout.kernel.size // mesh_axes("vocab")[1] * jnp.dtype(readout.dtype).itemsize <= KEPT_BYTES
 
 
 def num_slices(rows: int, length: int, vocab_size: int) -> int:

@@ -149,11 +149,11 @@ def terms_in(slices: int, case: Case, x_BTD: jax.Array, weights: tuple[jax.Array
 
 def test_slices_are_as_many_as_keep_their_logits_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert num_slices(16, 256, 2048) == 1
-    assert num_slices(1, 8192, 128256) == 8  # 4.2 GB
+    assert num_slices(1, 8192, 128256) == 16  # 4.2 GB
     assert num_slices(2**20, 2**20, 7) == 7
     with placed(make_mesh(dict(zip(AXES, (1, 2, 2, 2), strict=True))), make_rules(1)):
-        assert num_slices(1, 8192, 128256) == 1
-        assert num_slices(8, 8192, 128256) == 8
+        assert num_slices(1, 8192, 128256) == 2
+        assert num_slices(8, 8192, 128256) == 16
     monkeypatch.setattr(vocabulary, "SLICE_BYTES", 4 * 6 * 4)
     case = Case(2, 3, 5, 11)
     program = str(jax.make_jaxpr(functools.partial(terms_in, 1, case))(case.x_BTD, case.weights, case.targets_BT))
@@ -253,15 +253,57 @@ def test_both_ends_are_the_same_on_every_mesh(
     shape: tuple[int, ...], sizes: tuple[int, ...], tied: bool, seeds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a loss in about three slices on each device; no device ever has a table, a kernel or a gradient of all."""
-    known, known_grads = on_one_device(sizes, seeds, tied)
-    (B, T, D, V), (replica, fsdp, tensor, _) = sizes, shape
-    monkeypatch.setattr(vocabulary, "SLICE_BYTES", 4 * B * T * V // (8 // (replica if seeds > 1 else 1)) // 3)
-    (value, grads), text = program(sizes, seeds, tied, shape)
-    np.testing.assert_allclose(value, known, rtol=1e-6)
-    for name, grad in known_grads.items():
-        np.testing.assert_allclose(grads[name], grad, rtol=0, atol=5e-6 * np.abs(grad).max(), err_msg=name)
+    (_, _, D, V), (_, fsdp, tensor, _) = sizes, shape
+    text = same_in_slices(shape, sizes, tied, seeds, 0, monkeypatch)
     if sizes == EVEN and fsdp * tensor > 1:
         made = {tuple(map(int, found.split(","))) for found in re.findall(r"f32\[([\d,]+)\]", text)}
         assert any(one[-2:] == (V // tensor, D // fsdp) for one in made)
         wholes = {(V, D), (D, V)} | ({(V // tensor, D), (D, V // tensor)} if fsdp > 1 else set())
         assert [one for one in made if one[-2:] in wholes] == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "tied", "seeds"),
+    tiered(
+        [
+            *((shape, EVEN, tied, 1) for shape in MESHES if shape[1] > 1 for tied in (True, False)),
+            ((2, 4, 1, 1), EVEN, False, 8),
+            *((shape, UNEVEN, tied, 1) for shape in ((1, 2, 2, 2), (1, 8, 1, 1)) for tied in (True, False)),
+        ],
+        lambda *case: case in [((2, 2, 2, 1), EVEN, True, 1), ((1, 2, 2, 2), UNEVEN, False, 1)],
+    ),
+    ids=str,
+)
+def test_a_kernel_that_is_kept_is_gathered_once_and_gives_the_same(
+    shape: tuple[int, ...], sizes: tuple[int, ...], tied: bool, seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its gradient is never there whole."""
+    kept, sliced = (same_in_slices(shape, sizes, tied, seeds, most, monkeypatch) for most in (2**30, 0))
+    B, T, D, V = sizes
+    part = {D + -D % shape[1], -(-V // shape[2])}  # of a device's vocabulary, all of it
+
+    def gathered(text: str) -> list[bool]:
+        """Of each collective that gathers a kernel or a slice of it, whether it is a whole one."""
+        shapes = re.findall(r"= f32\[([\d,]+)\]\S* all-gather(?:-start)?\(.*shard_map", text)
+        made = [[int(size) for size in one.split(",")][-2:] for one in shapes]
+        return [set(one) == part for one in made if max(part) in one or min(part) in one]
+
+    assert gathered(kept).count(True) == 1
+    assert gathered(sliced).count(True) == 0
+    assert len(gathered(sliced)) == 2
+
+
+def same_in_slices(
+    shape: tuple[int, ...], sizes: tuple[int, ...], tied: bool, seeds: int, kept: int, patch: pytest.MonkeyPatch
+) -> str:
+    """Compares both ends, their loss in about three slices a device, with those of one device; the program's text."""
+    known, known_grads = on_one_device(sizes, seeds, tied)
+    B, T, _, V = sizes
+    patch.setattr(vocabulary, "SLICE_BYTES", 4 * B * T * V // (8 // (shape[0] if seeds > 1 else 1)) // 3)
+    patch.setattr(vocabulary, "KEPT_BYTES", kept)
+    (value, grads), text = program(sizes, seeds, tied, shape)
+    patch.undo()
+    np.testing.assert_allclose(value, known, rtol=1e-6)
+    for name, grad in known_grads.items():
+        np.testing.assert_allclose(grads[name], grad, rtol=0, atol=5e-6 * np.abs(grad).max(), err_msg=name)
+    return text
