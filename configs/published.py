@@ -87,8 +87,8 @@ def llama_8b(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v5e:16x16: 256 rows, 4.35 of 16.91 GB a device, 45.17 GB sent
-    --topology=v6e:16x16 --config.data.batch_size=512: 512 rows, 8.41 of 33.55 GB a device, 45.31 GB sent
+    --topology=v5e:16x16: 256 rows, 4.35 of 16.91 GB a device, 44.12 GB sent
+    --topology=v6e:16x16 --config.data.batch_size=512: 512 rows, 8.41 of 33.55 GB a device, 44.26 GB sent
     --topology=v5p:4x4x4 --config.data.batch_size=128: 128 rows, 10.10 of 102.80 GB a device, 44.25 GB sent
     --topology=tpu7x:4x4x4: 256 rows, 8.77 of 101.74 GB a device, 29.35 GB sent
     --topology=v5e:16x16 --slices=2 --config.mesh.replica=2 --config.data.batch_size=512:

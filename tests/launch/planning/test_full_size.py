@@ -25,7 +25,6 @@ BARS = {
     "tpu7x:4x4x4": (0.65 * 14.75, 32.2),
     "v6e:16x16": (0.75 * 11.45, 44.3),
 }
-MISSED = {"v6e:16x16": 45.31}  # as far as it is: the head's kernel is gathered for the way back once more (1.05)
 
 
 def full_size(config: str) -> bool:
@@ -71,6 +70,4 @@ def test_a_full_size_config_fits_its_slice(
     if config == "configs/gpt.py:llama_8b" and flags.slices == 1:
         highest, most = BARS[flags.topology]
         assert found["peak_bytes"] <= highest * 1e9
-        if most < found["collective_bytes"] / 1e9 <= MISSED.get(flags.topology, 0) + 0.01:
-            pytest.xfail(f"{found['collective_bytes'] / 1e9:.2f} GB are sent, above the bar of {most}")
         assert found["collective_bytes"] <= most * 1e9
