@@ -1,6 +1,7 @@
 """How a run ended: its score beside n-grams and compressors, a sample, a picture, and where everything is."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ SAMPLE_TOKENS = 96
 def updates(state: State) -> int:
     """How many updates a state has seen, or each of its seeds."""
     return int(np.ravel(on_host(state.step))[0])
+
+
+def is_whole(config: ConfigDict, state: State, history: Sequence[Mapping[str, Any]], told: bool) -> bool:
+    """Whether a run has all of its updates, and, if it was told to stop meanwhile, has evaluated the last, too."""
+    step, steps = updates(state), config.train.steps
+    return step >= steps and (not told or any(line["step"] == step and "val/loss" in line for line in history))
 
 
 def summarize(config: ConfigDict, state: State, workdir: str, again: str, more: str) -> str:

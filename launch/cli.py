@@ -213,9 +213,9 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs a command on the words of the command line; a UserError is its last line on stderr, and exit status 2.
+    """Runs a command on the words of the command line; a UserError is its last line on stderr.
 
-    What a command returns is its exit status, where that says something.
+    Its exit status is what it returns, or what a UserError has, 2 for most.
 
     Ctrl-C ends it with status 130, and a reader of its output that has gone with 141, as is usual; both without a word.
     """
@@ -235,8 +235,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             sys.stdout.flush()
         print(error, file=sys.stderr, flush=True)
         if isinstance(error, FullDisk):
-            os._exit(2)  # what is open cannot be flushed, of which Python would tell with tracebacks
-        sys.exit(2)
+            os._exit(error.status)  # what is open cannot be flushed, of which Python would tell with tracebacks
+        sys.exit(error.status)
     if status:
         sys.exit(status)
 

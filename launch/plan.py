@@ -50,7 +50,9 @@ def parser() -> cli.Parser:
     made.add_argument("--json", metavar="FILE.json", default="", help="write the plan, or a list of several")
     made.add_argument("--price", type=float, metavar="USD", help="of a chip-hour, as you pay it: for the run's cost")
     made.add_argument("--watts", type=float, help="of a chip, for the run's energy")
-    made.add_argument("--against", metavar="RUN", default="", help="a run of this: what it took, by which plans mend")
+    made.add_argument(
+        "--against", metavar="RUN", default="", help="a run, of whose config --config may be: what it took mends plans"
+    )
     made.add_argument("--shardings", action="store_true", help="list where each parameter lies, and end")
     made.add_argument("--no-tries", action="store_true", help="do not try what to change where it does not fit")
     made.add_argument("--effort", choices=("default", "low"), default="default", help="low: a quick answer, not kept")
@@ -64,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the plan for each topology; the status is 1 where one does not fit."""
     flags, overrides = cli.parse(parser(), argv)
     places = [parse_topology(one, flags.slices, here=True) for one in flags.topology.split(",")]
-    _check(flags)
+    _check(flags, overrides)
     if flags.search:
         return _search(flags, overrides, places[0])
     plans = _ablations(flags, overrides, places) if flags.plan else _plans(flags, overrides, places)
@@ -82,14 +84,16 @@ def _write(flags: argparse.Namespace, plans: Sequence[dict[str, Any]]) -> None:
         cli.say(f"plan: {flags.json}")
 
 
-def _check(flags: argparse.Namespace) -> None:
+def _check(flags: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     """Refuses flags that do not go together, or make no sense, before anything is compiled.
 
     Raises:
         UserError: names the first of them.
     """
-    if bool(flags.config) == bool(flags.plan):
+    if bool(flags.config) == bool(flags.plan) and not flags.against:
         raise UserError("give one of --config, of which a run is planned, and --plan, of which an ablation is.")
+    if flags.against and overrides and not flags.config:
+        raise UserError(f"--against={flags.against} plans the run's own config: leave --config.{min(overrides)} out.")
     made = parser()
     given = {name for name, value in vars(flags).items() if value != made.get_default(name)}
     for name, others in _APART.items():
@@ -145,7 +149,8 @@ def _search(flags: argparse.Namespace, overrides: Mapping[str, str], where: Slic
 
 def _plans(flags: argparse.Namespace, overrides: Mapping[str, str], places: Sequence[Slice]) -> list[dict[str, Any]]:
     """A run's plan for each slice; none where only placements are asked for."""
-    config, plans = load(flags.config, **overrides), list[dict[str, Any]]()
+    config = load(flags.config, **overrides) if flags.config else against.config_of(flags.against)
+    plans = list[dict[str, Any]]()
     run = against.measured(flags.against, config, places[0]) if flags.against else None
     for where in places:
         if flags.shardings:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from eval.evaluators import MEASURED, Evaluators
 from eval.runs import bound
-from eval.summary import summarize, updates
+from eval.summary import is_whole, summarize
 from launch import cli, hosts, output
 from launch.configs import load
 from train.attention import check_attention
@@ -116,11 +116,11 @@ def main(argv: Sequence[str]) -> int:
     config = load(flags.config, **overrides)
     free = {"extend": flags.extend, "profile_steps": flags.profile_steps, "allow_overlap": flags.allow_overlap}
     with hosts.joined(flags), stop_signals(command=True) as stop:
-        state, _ = fit(config, flags.workdir, **free)
+        state, history = fit(config, flags.workdir, **free)
         stop.doing("the closing words (all is saved)")
         with output.unheard():
             cli.say(summarize(config, state, flags.workdir, *cli.again(parser(), flags, overrides)))
-    return hosts.AGAIN if updates(state) < config.train.steps else 0
+    return 0 if is_whole(config, state, history, stop.told) else hosts.AGAIN
 
 
 if __name__ == "__main__":

@@ -14,9 +14,19 @@ INT32 = 2**31 - 1  # the largest step, index and size: what counts on a device i
 class UserError(ValueError):
     """A refusal in one sentence: the value, the rule, and the flag or argument to change.
 
-    A command prints the sentence as its last line on stderr and exits with status 2; a notebook sees it raised.
+    A command prints the sentence as its last line on stderr and exits with its `status`; a notebook sees it raised.
     Every other exception is a defect of ours and keeps its traceback.
     """
+
+    status = 2
+
+
+class Unanswered(UserError):
+    """A service or another process that did not answer in time: the same command may be started again, which its exit
+    status says to what starts commands (EX_TEMPFAIL of sysexits.h).
+    """
+
+    status = 75
 
 
 class Diverged(UserError):

@@ -13,7 +13,7 @@ from launch.hosts.detect import Place, find_place
 from launch.hosts.relay import Relay
 from launch.hosts.watch import AGAIN as AGAIN
 from launch.hosts.watch import Watch
-from model.errors import UserError
+from model.errors import Unanswered, UserError
 
 _FLAGS = (
     ("coordinator", str, None, "HOST:PORT of rank 0; TPU pods, GKE, SLURM and Open MPI tell it, as the next two"),
@@ -68,7 +68,7 @@ def _join(place: Place, seconds: int, heartbeat: int) -> Watch:
         try:
             relay = Relay(place.coordinator, seconds)
         except TimeoutError as error:
-            raise UserError(
+            raise Unanswered(
                 f"rank {place.rank} of {place.count}: rank 0 does not answer at {place.coordinator} within"
                 f" --join-seconds={seconds}: start it, or give its address with --coordinator."
             ) from error

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jax._src.clusters import GceTpuCluster, GkeTpuCluster, OmpiCluster, SlurmCluster
 from jax._src.clusters.cloud_tpu_cluster import coordinator_port
 
-from model.errors import UserError
+from model.errors import Unanswered, UserError
 
 _FLAGS = "--coordinator=HOST:PORT, --process-id=RANK and --num-processes=N"
 
@@ -150,7 +150,7 @@ def _tpu_vm(seconds: int) -> _Told | None:
             return None
         count = GceTpuCluster.get_process_count()
     except (OSError, RuntimeError) as error:
-        raise UserError(
+        raise Unanswered(
             f"the metadata server of this TPU machine does not answer ({type(error).__name__}): give {_FLAGS}, or"
             " --num-processes=1 for a process alone."
         ) from error

@@ -14,11 +14,11 @@ import jax
 
 from launch.hosts.relay import Relay
 from launch.output import ClosedOutput, unheard
-from model.errors import UserError
+from model.errors import Unanswered, UserError
 from train.run.files.json_files import dumps
 
 _ROOM = "heed/"
-AGAIN = os.EX_TEMPFAIL  # 75: nothing is wrong with the command, and the same one may be started again
+AGAIN = Unanswered.status  # nothing is wrong with the command, and the same one may be started again
 
 
 @dataclasses.dataclass
@@ -55,7 +55,7 @@ class Watch:
         """
         self._failing = True
         if isinstance(error, UserError):
-            status, text = 2, str(error)
+            status, text = error.status, str(error)
             _last_words(text)
         elif isinstance(error, KeyboardInterrupt):
             status, text = 130, "was interrupted"

@@ -4,6 +4,7 @@ import datetime
 import math
 import statistics
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from launch.planning.chips import Slice
 from launch.planning.running import FREE
 from model.errors import UserError
 from train.devices.machine import cache_folder
-from train.run.bucket.address import in_bucket
+from train.devices.mesh import AXES
 from train.run.bucket.run import folder_of
 from train.run.files import learned
 from train.run.files.json_files import read_cache, read_lines, write
@@ -32,6 +33,15 @@ _ANY = {
 }
 
 
+def config_of(workdir: str) -> ConfigDict:
+    """The config of a run.
+
+    Raises:
+        UserError: there is none.
+    """
+    return ConfigDict(learned.with_added(read_kept(_folder(workdir), "config.json")))
+
+
 def measured(workdir: str, config: ConfigDict, where: Slice) -> dict[str, Any]:
     """What a run of this config took there: `run`, `date`, `device_kind`, `devices`, the `steps` that were timed, their
     median `tokens_per_second`, `peak_bytes`, None where the device does not tell it, and whether there were
@@ -40,10 +50,7 @@ def measured(workdir: str, config: ConfigDict, where: Slice) -> dict[str, Any]:
     Raises:
         UserError: it ran on other devices, with another config or other code, or has no step that was timed.
     """
-    flag = f"--against={workdir}"
-    if not in_bucket(workdir) and not Path(workdir, "passport.json").is_file():
-        raise UserError(f"{flag} holds no passport.json: give the folder of a run.")
-    folder = folder_of(workdir)
+    flag, folder = f"--against={workdir}", _folder(workdir)
     passport, saved = (read_kept(folder, name) for name in ("passport.json", "config.json"))
     devices = passport["devices"]
     if (devices["platform"] == "cpu") != where.chip.shared or devices["count"] != where.devices:
@@ -51,9 +58,9 @@ def measured(workdir: str, config: ConfigDict, where: Slice) -> dict[str, Any]:
             f"{flag} ran on {devices['count']} x {devices['kind']}, and --topology={where.topology} is another: plan "
             "for what it ran on."
         )
-    old, new = learned.flatten(learned.with_added(saved)), learned.flatten(config)
+    old, new = (_meant(one, where.devices) for one in (learned.with_added(saved), config))
     for key in sorted(old.keys() | new.keys()):
-        if key not in _ANY and _plain(old.get(key)) != _plain(new.get(key)):
+        if key not in _ANY and old.get(key) != new.get(key):
             raise UserError(
                 f"{flag} ran with {key}={old.get(key)!r}, and {new.get(key)!r} is planned: give --config.{key} of it."
             )
@@ -130,5 +137,16 @@ def _differs(commit: str) -> bool:
     return subprocess.run(words, capture_output=True, check=False).returncode != 0
 
 
-def _plain(value: Any) -> Any:
-    return [*value] if isinstance(value, tuple) else value
+def _folder(workdir: str) -> Path:
+    folder = folder_of(workdir, "--against")
+    if not (folder / "passport.json").is_file():
+        raise UserError(f"--against={workdir} holds no passport.json: give the folder of a run.")
+    return folder
+
+
+def _meant(config: Mapping[str, Any] | ConfigDict, devices: int) -> dict[str, Any]:
+    """Its keys, with what -1 is in a mesh of so many devices."""
+    found = {key: [*value] if isinstance(value, tuple) else value for key, value in learned.flatten(config).items()}
+    mesh: dict[str, Any] = {f"mesh.{axis}": found[f"mesh.{axis}"] for axis in AXES}
+    rest = devices // math.prod(size for size in mesh.values() if size != -1)
+    return found | {key: rest if size == -1 else size for key, size in mesh.items()}

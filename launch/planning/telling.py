@@ -65,7 +65,8 @@ def of_run(found: dict[str, Any]) -> str:
     """Chip-hours, cost and energy in words."""
     cost = "unknown (--price)" if found["cost"] is None else f"{_number(found['cost'])} USD"
     energy = "unknown (--watts)" if found["energy_kwh"] is None else f"{_number(found['energy_kwh'])} kWh"
-    return f"{_number(found['chip_hours'])} chip-hours at least; cost {cost}, energy {energy}"
+    least = "" if found["model"]["factor_origin"] else " at least"
+    return f"{_number(found['chip_hours'])} chip-hours{least}; cost {cost}, energy {energy}"
 
 
 def _mended(model: dict[str, Any]) -> str:
@@ -91,17 +92,22 @@ def _number(value: float) -> str:
 
 def shardings(placements: Sequence[dict[str, Any]]) -> str:
     """Where each parameter lies, a line each: its axes with their sizes, over which axes of the mesh they are spread,
-    and the bytes of a device's part.
+    and the bytes of a device's part; then its moments, where they lie otherwise.
     """
     width, lines = max(len(one["name"]) for one in placements), []
     for one in placements:
-        places = [*one["spec"], *["whole"] * (len(one["shape"]) - len(one["spec"]))]
-        axes = ", ".join(
-            f"{axis or 'layers'}={size}" + (f" over {place}" if place != "whole" else "")
-            for axis, size, place in zip(one["axes"], one["shape"], places, strict=True)
-        )
-        lines.append(f"{one['name']:<{width}}  {gib(one['bytes']):>11}  {axes}")
+        axes, moments = (_axes(one, spec) for spec in (one["spec"], one["moments"]))
+        other = f"; moments {moments}" if moments != axes else ""
+        lines.append(f"{one['name']:<{width}}  {gib(one['bytes']):>11}  {axes}{other}")
     return "\n".join(lines)
+
+
+def _axes(one: dict[str, Any], spec: Sequence[str]) -> str:
+    places = [*spec, *["whole"] * (len(one["shape"]) - len(spec))]
+    return ", ".join(
+        f"{axis or 'layers'}={size}" + (f" over {place}" if place != "whole" else "")
+        for axis, size, place in zip(one["axes"], one["shape"], places, strict=True)
+    )
 
 
 def table(plans: Sequence[dict[str, Any]]) -> str:

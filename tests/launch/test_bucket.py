@@ -298,6 +298,7 @@ def test_each_failure_of_the_service_is_a_sentence(
     with pytest.raises(UserError, match=re.escape(sentence)) as caught:
         RunFolder("gs://mine/try", load(CONFIG))
     assert "\n" not in str(caught.value)
+    assert caught.value.status == (75 if "does not answer" in sentence else 2)  # what passes is tried again
     assert str(caught.value).endswith(".")
 
 

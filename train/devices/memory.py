@@ -65,25 +65,34 @@ def state_bytes(experiment: Experiment) -> dict[str, int]:
 
 
 class Placement(NamedTuple):
-    """A parameter of a run: where it lies, the bytes of it that one device holds, and what its axes are."""
+    """A parameter of a run: where it lies, the bytes of it that one device holds, what its axes are, and where its
+    moments lie: as it, where the optimizer keeps none of its shape.
+    """
 
     name: str
     shape: tuple[int, ...]
     spec: PartitionSpec
     bytes: int
     axes: tuple[str, ...]
+    moments: PartitionSpec
 
 
 def placements(experiment: Experiment) -> list[Placement]:
-    """Each parameter, whose moments lie alike but by rules for them alone; with several seeds, `seeds` is in front."""
+    """Each parameter; with several seeds, `seeds` is in front."""
     model = nnx.eval_shape(lambda: experiment.model_config.build(nnx.Rngs(0)))
     lead = ("seeds",) * (experiment.config.train.seeds > 1)
     leaves = nnx.traversals.flatten_mapping(experiment.abstract.params)
-    return [
-        Placement(".".join(map(str, path)), here.shape, here.sharding.spec, _bytes(here), (*lead, *leaf.axes))
-        for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))
-        for here in [leaves[path]]
-    ]
+    kept = {
+        (jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape): leaf.sharding.spec
+        for path, leaf in jax.tree_util.tree_leaves_with_path(experiment.abstract.opt_state)
+    }
+    found = []
+    for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        name, here = ".".join(map(str, path)), leaves[path]
+        moments = [spec for (of, shape), spec in kept.items() if of.endswith(f".{name}") and shape == here.shape]
+        spec, axes = here.sharding.spec, (*lead, *leaf.axes)
+        found.append(Placement(name, here.shape, spec, _bytes(here), axes, (moments or [spec])[0]))
+    return found
 
 
 def _check(needed: int, there: int, needs: str, place: str, keys: tuple[str, ...]) -> None:

@@ -105,7 +105,10 @@ def known(experiment: Experiment, where: Slice) -> dict[str, Any]:
         "cores": {name: [one.choice.name for one in of_layers] for name, of_layers in experiment.attention.items()},
         "replicated_bytes": _replicated(experiment),
         "state_bytes": state_bytes(experiment),
-        "placements": [one._asdict() | {"spec": [*map(_place, one.spec)]} for one in placements(experiment)],
+        "placements": [
+            one._asdict() | {name: [*map(_place, getattr(one, name))] for name in ("spec", "moments")}
+            for one in placements(experiment)
+        ],
     }
 
 

@@ -84,7 +84,7 @@ def test_a_run_corrects_the_plans_of_its_chip(tmp_path: Path, monkeypatch: pytes
         ({"platform": "tpu", "kind": "TPU v4"}, {5: 1.0}, {}, r"ran on 8 x TPU v4, and --topology=cpu:8 is another"),
         ({}, {}, {}, r"holds no step that was timed: let it run beyond --config\.train\.log_every\."),
         ({}, {5: 1.0}, {"model.width": 32}, r"model\.width=16, and 32 is planned: give --config\.model\.width of it\."),
-        ({}, {5: 1.0}, {"mesh.fsdp": 8}, r"ran with mesh\.fsdp=1, and 8 is planned"),
+        ({}, {5: 1.0}, {"mesh.fsdp": -1}, r"ran with mesh\.fsdp=1, and 8 is planned"),
     ],
 )
 def test_a_run_of_something_else_is_refused(
@@ -107,6 +107,25 @@ def test_a_run_of_other_code_or_another_chip_is_refused(tmp_path: Path, monkeypa
     assert against._differs("0" * 40)
     with pytest.raises(UserError, match=r"^--against=.* holds no passport\.json: give the folder"):
         against.measured(str(tmp_path), config, HERE)
+
+
+def test_the_run_says_what_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --config it is its own; of a mesh, -1 is what remains."""
+    monkeypatch.setattr(running, "_compiled", lambda job, *rest: FACTS | {"given": job["config"]})
+    config = load("base", **SIZES | {"mesh.fsdp": -1})
+    run = left(tmp_path / "run", config, {5: 1.0})
+    given = ["--topology=cpu:8", f"--against={run}"]
+    outcome = call(plan.main, [*given, f"--json={tmp_path}/plan.json"])
+    assert outcome.status == 0, outcome.err
+    assert json.loads((tmp_path / "plan.json").read_text())["given"] == json.loads((run / "config.json").read_text())
+    assert against.measured(str(run), load("base", **SIZES | {"mesh.fsdp": 8}), HERE)["steps"] == 4
+    outcome = call(plan.main, [*given, "--config.model.width=32"])
+    assert outcome.status == 2
+    assert outcome.err.splitlines()[-1] == (
+        f"--against={run} plans the run's own config: leave --config.model.width out."
+    )
+    outcome = call(plan.main, ["--topology=cpu:8", "--against=gs://No/run"])
+    assert outcome.err.splitlines()[-1].startswith("--against=gs://No/run is no folder")
 
 
 @pytest.mark.rest

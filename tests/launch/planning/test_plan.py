@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -200,11 +201,16 @@ def test_what_makes_no_sense_is_refused_before_the_compiler_is_asked(
 @needs_compiler
 def test_where_parameters_lie_is_listed() -> None:
     keys = ["--config.model.num_layers=3", "--config.model.width=64", "--config.mesh.tensor=2"]
-    outcome = call(plan.main, ["--config=configs/base.py", "--topology=v5e:2x2", "--shardings", *keys])
+    given = ["--config=configs/base.py", "--topology=v5e:2x2", "--shardings", *keys]
+    outcome = call(plan.main, given)
     assert outcome.status == 0, outcome.err
     (line,) = [line for line in outcome.out.splitlines() if line.startswith("stack.blocks.attention.query.kernel ")]
     assert "layers=3, embed=64 over fsdp, heads=" in line
     assert " over tensor, head=" in line
+    assert "moments" not in line
+    outcome = call(plan.main, [*given, "--config.mesh.rules=optimizer"])
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("stack.blocks.mlp.down.kernel ")]
+    assert re.search(r" layers=3, mlp=\d+ over tensor, embed=64; moments layers=3, .* embed=64 over fsdp$", line), line
 
 
 @needs_compiler

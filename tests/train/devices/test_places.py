@@ -76,10 +76,13 @@ def test_parameters_are_whole_by_rules_that_say_so() -> None:
 def test_moments_are_split_where_parameters_are_whole() -> None:
     """They lie as those of fsdp do, where rules say so (Rajbhandari et al. 2020, section 5.1)."""
     split, moments, whole = (
-        small_experiment(**mesh_keys(1, 8, 1, 1), **{"mesh.rules": rules}).abstract
+        small_experiment(**mesh_keys(1, 8, 1, 1), **{"mesh.rules": rules})
         for rules in ("fsdp", "optimizer", "replicated")
     )
-    places = [jax.tree.map(lambda leaf: leaf.sharding.spec, one) for one in (split, moments, whole)]
+    places = [jax.tree.map(lambda leaf: leaf.sharding.spec, one.abstract) for one in (split, moments, whole)]
+    told = [[(one.spec, one.moments) for one in placements(each)] for each in (split, moments, whole)]
+    assert all(spec == of_moments for spec, of_moments in told[0] + told[2])
+    assert told[1] == [(spec, of) for (spec, _), (_, of) in zip(told[2], told[0], strict=True)]
     assert places[1].params == places[2].params
     assert places[1].opt_state == places[0].opt_state
     assert places[0].params != places[2].params
@@ -88,7 +91,8 @@ def test_moments_are_split_where_parameters_are_whole() -> None:
 def test_seeds_are_an_axis_in_front() -> None:
     population = small_experiment(**mesh_keys(2, 2, 1, 1), **{"train.seeds": 4, "mesh.place": "norm.scale=norm:fsdp"})
     (norm,) = [one for one in placements(population) if one.name == "norm.scale"]
-    assert norm == ("norm.scale", (4, 48), P("replica", "fsdp"), 4 * 4 * 48 // 4, ("seeds", "norm"))
+    spec = P("replica", "fsdp")
+    assert norm == ("norm.scale", (4, 48), spec, 4 * 4 * 48 // 4, ("seeds", "norm"), spec)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from model.errors import UserError
+from model.errors import Unanswered, UserError
 from train.run.bucket.address import MISSING
 
 _PATIENCE = 60  # seconds of trying again, where the network or the service fails for a moment
@@ -112,7 +112,7 @@ class GoogleObjects:
         except PreconditionFailed as error:
             raise Refused(str(error)) from error
         except (GoogleAPIError, GoogleAuthError, RequestException) as error:
-            raise UserError(_sentence(self._called, error)) from error
+            raise _told(self._called, error) from error
 
 
 def objects_of(address: str, flag: str = "--workdir") -> Objects:
@@ -120,23 +120,23 @@ def objects_of(address: str, flag: str = "--workdir") -> Objects:
     return GoogleObjects(address, flag)
 
 
-def _sentence(called: str, error: Exception) -> str:
+def _told(called: str, error: Exception) -> UserError:
     from google.auth.exceptions import GoogleAuthError
 
     bucket, code, flag = called.split("/")[2], int(getattr(error, "code", None) or 0), called.partition("=")[0]
     if isinstance(error, GoogleAuthError) or code == 401:
-        return (
+        return UserError(
             f"{called}: this machine is not logged in ({_short(error)}): run gcloud auth application-default login, or"
             " give the machine a service account."
         )
     if code == 404:
-        return f"{called}: there is no bucket {bucket}: make it, or give another {flag}."
+        return UserError(f"{called}: there is no bucket {bucket}: make it, or give another {flag}.")
     if code == 403:
-        return (
+        return UserError(
             f"{called} cannot be used by this account ({_short(error)}): grant it roles/storage.objectUser and"
             f" roles/storage.legacyBucketReader on {bucket}, or give another {flag}."
         )
-    return f"{called} does not answer ({_short(error)}): try again; what was saved before is intact."
+    return Unanswered(f"{called} does not answer ({_short(error)}): try again; what was saved before is intact.")
 
 
 def _short(error: Exception) -> str:

@@ -11,9 +11,9 @@ from train.run.bucket.owner import Lease, this_owner
 class RunInBucket:
     """A run's folder at gs://BUCKET/RUN: its `owner` takes it and writes, all others read; `folder` is the mirror."""
 
-    def __init__(self, address: str, owner: bool):
+    def __init__(self, address: str, owner: bool, flag: str = "--workdir"):
         self.folder = mirror_of(address, owner)
-        objects = objects_of(address)
+        objects = objects_of(address, flag)
         self._mirror = Mirror(objects, self.folder)
         self._lease = Lease(objects, this_owner()) if owner else None
         self._fetched = False
@@ -50,15 +50,16 @@ class RunInBucket:
             self._lease.release()
 
 
-def folder_of(workdir: str | Path) -> Path:
-    """The folder in which a run's own files are read: for gs://..., a copy of them that ends with this process.
+def folder_of(workdir: str | Path, flag: str = "--workdir") -> Path:
+    """The folder in which a run's own files are read: for gs://..., a copy of them that ends with this process; `flag`
+    is what chose it.
 
     Raises:
         UserError: the bucket cannot be read.
     """
-    if not in_bucket(workdir):
+    if not in_bucket(workdir, flag):
         return Path(workdir)
-    run = RunInBucket(str(workdir), owner=False)
+    run = RunInBucket(str(workdir), owner=False, flag=flag)
     run.open()
     return run.folder
 
