@@ -44,7 +44,7 @@ scores: .venv
 test: TIER = -m 'not rest'
 test-rest: TIER = -m 'rest and not tpu'
 test-all: TIER = -m 'not tpu'
-test-tpu: TIER = -m tpu --capture=no
+test-tpu: TIER = -m tpu -rP
 test-tpu: TESTS = tests/launch/planning/test_full_size.py
 test-tpu: BY = load
 BY ?= loadfile

@@ -50,7 +50,7 @@ def test_every_full_size_config_names_its_slice() -> None:
 def test_a_full_size_config_fits_its_slice(
     config: str, words: str, rows: str, peak: str, limit: str, sent: str, between: str
 ) -> None:
-    """And never has all logits at once, where it is said to make them in slices; `pytest -s` shows the story's line."""
+    """And never has all logits at once, where it is said to make them in slices; the line printed is the story's."""
     flags, overrides = cli.parse(plan.parser(), [f"--config={config}", *shlex.split(words)])
     changed = load(flags.config, **overrides)
     found = plan.plan(changed, parse_topology(flags.topology, flags.slices))
