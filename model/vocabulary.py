@@ -107,8 +107,8 @@ class Head(Module):
 def token_scores(x_BTD: jax.Array, readout: Readout, targets_BT: jax.Array) -> Terms:
     """What a loss needs to know of the logits of `x_BTD`; the target's is NaN for one outside of the vocabulary.
 
-    Where a device's float32 logits are more than `SLICE_BYTES`, they are never there at once: they are made slice by
-    slice of the vocabulary, and again for the gradients (`model.slices`). What is lost then is forward-mode
+    Where a device's float32 logits are more than two times `SLICE_BYTES`, they are never there at once: they are made
+    slice by slice of the vocabulary, and again for the gradients (`model.slices`). What is lost then is forward-mode
     differentiation (`jax.jvp`, `jax.linearize`, Hessians by them), which one slice has.
     """
     (B, T), V = targets_BT.shape, readout.form.vocab_size
@@ -131,9 +131,11 @@ def _kept(readout: Readout) -> bool:
 
 def num_slices(rows: int, length: int, vocab_size: int) -> int:
     """Into how many slices a device cuts its part of the vocabulary, so that its tokens' float32 logits of one slice
-    take at most `SLICE_BYTES`: 1 where the vocabulary is small or the tokens are few.
+    take at most `SLICE_BYTES`: 1 where the vocabulary is small or the tokens are few. Two would save little, and cost
+    as much as many: their products are done again for the gradients.
 
     The tokens of one seed; of a population all that share a device are there at once.
     """
     tokens, columns = rows * length / mesh_axes("batch", "length")[1], vocab_size // mesh_axes("vocab")[1]
-    return max(1, min(columns, math.ceil(4 * tokens * columns / SLICE_BYTES)))
+    slices = min(columns, math.ceil(4 * tokens * columns / SLICE_BYTES))
+    return slices if slices > 2 else 1
