@@ -36,7 +36,7 @@ from launch.planning.telling import shardings, table, told
 from model.errors import UserError
 from train.run.files.json_files import write
 
-MINUTES = 15.0
+MINUTES, MOST_MINUTES = 15.0, 10_000
 
 
 def parser() -> cli.Parser:
@@ -106,12 +106,12 @@ def _check(flags: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     for name, what in (("search", "a search"), ("against", "a run")):
         if name in given and "," in flags.topology:
             raise UserError(f"--topology={flags.topology}: {what} is on one slice; give one, or leave out --{name}.")
-    if not 0 < flags.minutes < math.inf:
-        raise UserError(f"--minutes={flags.minutes} must be above 0.")
+    if not 0 < flags.minutes <= MOST_MINUTES:
+        raise UserError(f"--minutes={flags.minutes:g} must be above 0 and at most {MOST_MINUTES}.")
     _batches(flags)
     for name in ("price", "watts"):
-        if (value := getattr(flags, name)) is not None and value < 0:
-            raise UserError(f"--{name}={value} must be at least 0.")
+        if (value := getattr(flags, name)) is not None and not 0 <= value < math.inf:
+            raise UserError(f"--{name}={value} must be a number of at least 0.")
     if flags.json and (not flags.json.endswith(".json") or not Path(flags.json).parent.is_dir()):
         raise UserError(f"--json={flags.json} must be a .json file in a folder that exists.")
 
@@ -210,9 +210,9 @@ def _try(config: ConfigDict, where: Slice) -> list[dict[str, Any]]:
         )
     size = largest_batch(config, where, planned, cli.say)
     cli.say(
-        f"the largest batch that fits, of halves: --config.data.batch_size={size}"
+        f"the largest batch that fits, to an eighth: --config.data.batch_size={size}"
         if size
-        else "no half of the batch fits; take more chips, or a smaller model"
+        else "no smaller batch fits; take more chips, or a smaller model"
     )
     return [*found, {"largest_batch": size}]
 

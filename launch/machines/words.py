@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import launch
 from launch import cli
+from launch.configs import load
 from model.errors import UserError
 
 _OURS = ("--coordinator", "--process-id", "--num-processes")  # whoever starts the processes tells them
@@ -16,8 +17,8 @@ def split(parser: cli.Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, 
     """The flags before `--`, the words after it, such as ['launch.train', '--config=...'], and the flags in these.
 
     Raises:
-        UserError: the words are none that the command takes, it cannot run as several processes, or a word says which
-            process it is.
+        UserError: the words are none that the command takes, or its config's; it cannot run as several processes, or a
+            word says which process it is.
     """
     own, after = list(argv), list[str]()
     if "--" in own:
@@ -34,7 +35,10 @@ def split(parser: cli.Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, 
     if made is None:
         able = ", ".join(name for name in _commands() if _several(name))
         raise UserError(f"-- {command}: it must be a command that runs as several processes: {able}.")
-    inner, _ = cli.parse(made, words)  # a mistake is told once and now, and not by every process
+    # A mistake is told once and now, and not by every process, where each may be paid for.
+    inner, overrides = cli.parse(made, words)
+    if getattr(inner, "config", None):
+        load(inner.config, **overrides)
     return flags, after, inner
 
 

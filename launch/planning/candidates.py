@@ -39,14 +39,16 @@ class Candidate:
     guess: tuple[float, float]
 
     def keeps_more(self, other: Self) -> bool:
-        """Whether it is the same on the same mesh, but keeps as much of as many tokens, or more."""
-        (more, kept), (less, keeps) = self._kept, other._kept
-        return self.mesh == other.mesh and more >= less and kept >= keeps
+        """Whether it is the same on the same mesh, but keeps as much of as many tokens, or more, and the sum of the
+        gradients of several micro-batches where the other does.
+        """
+        pairs = zip(self._kept, other._kept, strict=True)
+        return self.mesh == other.mesh and all(more >= less for more, less in pairs)
 
     @property
-    def _kept(self) -> tuple[float, int]:
-        train, data = self.config.train, self.config.data
-        return data.batch_size / train.accumulate, -REMATS.index(self.config.model.get("remat", "full"))
+    def _kept(self) -> tuple[float, int, bool]:
+        train, remat = self.config.train, self.config.model.get("remat", "full")
+        return self.config.data.batch_size / train.accumulate, -REMATS.index(remat), train.accumulate > 1
 
 
 def meshes(where: Slice) -> Iterator[Mesh]:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from launch.planning.chips import Slice
 from model.errors import UserError
+from train.devices.mesh import AXES
 
 Plan = Callable[[ConfigDict, Slice], dict[str, Any]]
 
@@ -15,8 +16,7 @@ Plan = Callable[[ConfigDict, Slice], dict[str, Any]]
 def tries(config: ConfigDict, where: Slice) -> Iterator[tuple[str, dict[str, Any]]]:
     """Changes that may make a config fit, each with the flags that make it, from the one that costs least on."""
     size, accumulate = config.data.batch_size, config.train.accumulate
-    ways = math.prod(max(config.mesh[axis], 1) for axis in ("replica", "fsdp"))
-    rows = where.devices if config.mesh.fsdp == -1 else ways
+    rows = _ways(config, where)
     remat = config.model.get("remat")
     if remat is not None and remat != "full":
         yield _told({"model.remat": "full"})
@@ -31,16 +31,23 @@ def tries(config: ConfigDict, where: Slice) -> Iterator[tuple[str, dict[str, Any
 
 
 def largest_batch(config: ConfigDict, where: Slice, plan: Plan, say: Callable[[str], None]) -> int | None:
-    """The largest batch that fits, of halves of the config's; None where not even a row for each device does."""
-    size = config.data.batch_size
-    while size % 2 == 0 and size > 1:
-        size //= 2
-        found = changed(config, where, plan, {"data.batch_size": size}, say)
-        if found is None:
-            return None
-        if found["fits"]:
-            return size
-    return None
+    """The largest batch below the config's that fits, to an eighth, of those that the mesh and micro-batches divide;
+    None where not even a row for each does.
+    """
+    least = _ways(config, where) * config.train.accumulate
+    fits, too_large = 0, -(-config.data.batch_size // least)
+    while too_large - fits > max(1, too_large // 8):
+        rows = (fits + too_large) // 2
+        found = changed(config, where, plan, {"data.batch_size": rows * least}, say)
+        fits, too_large = (rows, too_large) if found and found["fits"] else (fits, rows)
+    return fits * least or None
+
+
+def _ways(config: ConfigDict, where: Slice) -> int:
+    """Over how many devices the rows of a batch are spread."""
+    sizes = {axis: config.mesh[axis] for axis in AXES}
+    rest = where.devices // math.prod(size for size in sizes.values() if size != -1)
+    return math.prod(rest if sizes[axis] == -1 else sizes[axis] for axis in ("replica", "fsdp"))
 
 
 def changed(

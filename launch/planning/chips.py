@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import math
 
 from model.errors import UserError
@@ -62,6 +63,12 @@ CHIPS = {
 # This machine: fitted (`rates.fitted`) to steps of tests/launch/planning/test_here.py on two cores of an AMD EPYC at
 # which others were at work, 2026-11-27. How many times slower another one is, `--against` tells.
 HERE = {"cpu": Chip(5.6e10, 0, 1.9e9, 4.8e9, math.inf, 1, shared=True, call=8e-4)}
+# The slices that there are, by the axes of their chips: of three, below 64 chips these, and then cubes of 64. (Google
+# Cloud's pages of each TPU, and of TPUs in GKE.)
+GRIDS: dict[int, set[tuple[int, ...]]] = {
+    2: {(1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)},
+    3: {(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), *itertools.combinations_with_replacement(range(4, 36, 4), 3)},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Slice:
     @property
     def topology(self) -> str:
         """As it is asked for: v5e:16x16."""
-        return f"{self.name}:{'x'.join(map(str, self.grid))}"
+        return f"{self.name}:{_told(self.grid)}"
 
     @property
     def accelerator_type(self) -> str:
@@ -134,11 +141,18 @@ def parse_topology(text: str, slices: int = 1, here: bool = False) -> Slice:
     dims = known[name].dims
     if len(grid) != dims or not all(one.isascii() and one.isdecimal() and int(one) for one in grid):
         raise UserError(f"--topology={text}: slices of {name} have {_SIZES[dims]}, such as {name}:{example(name)}.")
+    made = tuple(map(int, grid))
+    grids = GRIDS.get(dims, {made})
+    if made not in grids:
+        closest = min(grids, key=lambda one: sum(abs(math.log(a / b)) for a, b in zip(one, made, strict=True)))
+        raise UserError(
+            f"--topology={text}: there are no such slices of {name}; the nearest is {name}:{_told(closest)}."
+        )
     if slices < 1:
         raise UserError(f"--slices={slices} must be at least 1.")
     if slices > 1 and known[name].shared:
         raise UserError(f"--slices={slices}: {text} is one machine; set it to 1.")
-    return Slice(name, tuple(map(int, grid)), slices)
+    return Slice(name, made, slices)
 
 
 _SIZES = {1: "one size", 2: "2 sizes", 3: "3 sizes"}
@@ -146,4 +160,8 @@ _SIZES = {1: "one size", 2: "2 sizes", 3: "3 sizes"}
 
 def example(name: str) -> str:
     """A grid of a chip."""
-    return "x".join(["4"] * (CHIPS | HERE)[name].dims)
+    return _told((4,) * (CHIPS | HERE)[name].dims)
+
+
+def _told(grid: tuple[int, ...]) -> str:
+    return "x".join(map(str, grid))

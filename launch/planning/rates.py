@@ -40,7 +40,7 @@ def step(found: dict[str, Any], where: Slice, remat: str, chip: Chip | None = No
     slices over a chip's share of it. Calls: collectives, each as often as it runs. A step of TPUs takes as long as the
     longest of them, as if all others went on beside it; one of a CPU as long as all of them together.
     """
-    chip, share = chip or where.chip, where.sharing
+    chip, share = chip or where.chip, min(where.sharing, found["devices"])  # a mesh may leave some of them idle
     flops = found.get("executed_flops_per_token") or _with_again(found, remat)
     parts = (
         flops * found["tokens_per_step"] / found["devices"] * share / chip.flops,

@@ -22,6 +22,7 @@ from train.devices.machine import cache_folder
 from train.run.files.json_files import dumps, loads, read_cache, write
 
 log = logging.getLogger("heed")
+_APART = ("JAX_PLATFORMS", "JAX_ENABLE_COMPILATION_CACHE", "JAX_COMPILATION_CACHE_DIR")
 FREE = ("evaluate_every", "evaluate_windows", "log_every", "checkpoint_every", "keep_last", "keep_best", "prompt")
 
 
@@ -109,8 +110,10 @@ def _key(job: dict[str, Any]) -> str:
     for name in ("jax", "jaxlib", "libtpu", "flax", "optax"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.update(f"{name} {importlib.metadata.version(name)}".encode())
-    if job["topology"].startswith("cpu:"):
-        found.update(os.environ.get("XLA_FLAGS", "").encode())
+    # What the compiler's process hears besides, and does not set itself.
+    own = "XLA_FLAGS" if job["topology"].startswith("cpu:") else "LIBTPU_INIT_ARGS"
+    heard = [name for name in os.environ if name == own or name.startswith("JAX_") and name not in _APART]
+    found.update(repr([(name, os.environ[name]) for name in sorted(heard)]).encode())
     for room in (model.__path__[0], train.__path__[0], Path(launch.__path__[0]) / "planning"):
         for file in sorted(Path(room).rglob("*.py")):
             found.update(file.read_bytes())

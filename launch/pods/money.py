@@ -44,6 +44,8 @@ def planned(file: str, topology: str, slices: int) -> tuple[Slice, str]:
     peaks, limit = [one["peak_bytes"] for one in parts], parts[0]["hbm_bytes"]
     peak = None if None in peaks else max(peaks)
     memory = f"{'more' if peak is None else f'{peak / 1e9:.2f}'} of {limit / 1e9:.2f} GB on each device"
+    if any("effort" in one for one in parts):
+        raise UserError(f"--plan={file} is of --effort=low, which is no final answer: make one without it, by {make}.")
     if plan["fits"] is not True:
         raise UserError(f"--plan={file} does not fit {wanted} ({memory}): change the config until launch.plan says so.")
     return parse_topology(plan["topology"], slices), f"by its plan it needs {memory}"

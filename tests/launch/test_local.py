@@ -206,14 +206,15 @@ def test_a_process_knows_of_no_other_launcher() -> None:
     [
         (["--processes=2"], ("nothing follows --", "launch.train")),
         (["--processes=2", "launch.train"], ("launch.train is no flag",)),
-        (["--processes=0", "--", *"launch.train --config=x --workdir=y".split()], ("--processes=0", "at least 1")),
-        (["--processes=1", "--devices=0", "--", *"launch.train --config=x --workdir=y".split()], ("--devices=0",)),
+        (["--processes=0", "--", *"launch.train --config=base --workdir=y".split()], ("--processes=0", "at least 1")),
+        (["--processes=1", "--devices=0", "--", *"launch.train --config=base --workdir=y".split()], ("--devices=0",)),
         (["--processes=2", "--", "launch.train", "--config=x"], ("--workdir", "launch.train --help")),
         (["--processes=2", "--", "launch.train", "--steps=9"], ("--config.train.steps",)),
         (["--processes=2", "--", "launch.train", "--process_id=1"], ("--process_id=1 after --", "leave it out")),
         (["--processes=2", "--", "launch.train", "--coordinator", "a:1"], ("--coordinator after --",)),
         (["--processes=2", "--", "launch.evaluate", "--num-processes=3"], ("--num-processes=3 after --",)),
         (["--processes=2", "--", "launch.bench", "--config=x"], ("launch.bench", "launch.train")),
+        (["--processes=2", "--", *"launch.train --config=gpt:quickstat --workdir=y".split()], ("quickstart",)),
         (["--processes=2", "--", "os"], ("-- os", "launch.train")),
     ],
 )  # fmt: skip

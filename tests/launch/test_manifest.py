@@ -304,9 +304,9 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["launch.train", "--config=c", "--workdir=runs/x"], ("--workdir=runs/x", "gs://")),
-        (["launch.train", "--config=c", "--workdir=gs://b/r", "--config.train.prompt=\udcff"], ("Unicode",)),
-        (["launch.bench", "--config=c"], ("launch.bench", "launch.train")),
+        (["launch.train", "--config=base", "--workdir=runs/x"], ("--workdir=runs/x", "gs://")),
+        (["launch.train", "--config=base", "--workdir=gs://b/r", "--config.train.prompt=\udcff"], ("Unicode",)),
+        (["launch.bench", "--config=base"], ("launch.bench", "launch.train")),
     ],
 )
 def test_a_command_that_pods_cannot_run_is_refused(words: list[str], parts: tuple[str, ...], tmp_path: Path) -> None:

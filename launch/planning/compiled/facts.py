@@ -1,6 +1,7 @@
 """What a step needs on devices that are not here, as the compiler for them says."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def known(experiment: Experiment, where: Slice) -> dict[str, Any]:
         "replicated_bytes": _replicated(experiment),
         "state_bytes": state_bytes(experiment),
         "placements": [
-            one._asdict() | {name: [*map(_place, getattr(one, name))] for name in ("spec", "moments")}
+            one._asdict() | {name: _places(getattr(one, name), experiment.mesh.shape) for name in ("spec", "moments")}
             for one in placements(experiment)
         ],
     }
@@ -134,8 +135,10 @@ def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     return found
 
 
-def _place(entry: Any) -> str:
-    return "+".join([entry] if isinstance(entry, str) else entry or ["whole"])
+def _places(spec: PartitionSpec, mesh: Mapping[str, int]) -> list[str]:
+    """The axes of a mesh that split each axis of an array: 'fsdp+tensor', or 'whole'."""
+    parts = [[entry] if isinstance(entry, str) else entry or [] for entry in spec]
+    return ["+".join(axis for axis in part if mesh[axis] > 1) or "whole" for part in parts]
 
 
 def _replicated(experiment: Experiment) -> dict[str, int]:

@@ -41,6 +41,11 @@ def test_ironwood_has_two_devices_a_chip_and_no_machines() -> None:
         ("v5e:0x4", "slices of v5e have 2 sizes"),
         ("v5e:\u00b2x4", "slices of v5e have 2 sizes"),
         ("v5e", "slices of v5e have 2 sizes"),
+        ("v5e:3x5", "there are no such slices of v5e; the nearest is v5e:4x4."),
+        ("v6e:1x3", "there are no such slices of v6e; the nearest is v6e:2x4."),
+        ("v6e:8x4", "there are no such slices of v6e; the nearest is v6e:"),
+        ("v5p:4x4x6", "there are no such slices of v5p; the nearest is v5p:4x4x"),
+        ("v5p:1x1x7", "there are no such slices of v5p; the nearest is v5p:2x2x4."),
         ("", "'' is none of"),
     ],
 )

@@ -10,7 +10,10 @@ from launch.configs import load
 from launch.planning import running
 from launch.planning.chips import parse_topology
 from launch.planning.telling import QUICK, told
+from launch.pods import money
+from model import UserError
 from tests.launch.planning.test_plan import TINY, needs_compiler
+from train.run.files.json_files import dumps
 
 WHERE = parse_topology("v5e:2x2")
 
@@ -42,3 +45,14 @@ def test_a_quick_answer_is_of_the_compiler(tmp_path: Path, monkeypatch: pytest.M
     assert QUICK not in told(final)
     assert low["argument_bytes"] == final["argument_bytes"]
     assert (low["peak_bytes"], low["collective_bytes"]) != (final["peak_bytes"], final["collective_bytes"])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_nothing_is_paid_for_by_a_quick_answer(whole: bool, tmp_path: Path) -> None:
+    """Of a run, or of one of the programs of an ablation."""
+    final = {"peak_bytes": 3, "hbm_bytes": 4}
+    one = {"topology": "v5e:2x2", "fits": True} | ({} if whole else {"programs": [final, final | {"effort": "low"}]})
+    file = tmp_path / "plan.json"
+    file.write_text(dumps(one | (final | {"effort": "low"} if whole else {})))
+    with pytest.raises(UserError, match=rf"^--plan={file} is of --effort=low, which is no final answer: make one"):
+        money.planned(str(file), "", 1)

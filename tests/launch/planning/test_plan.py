@@ -15,11 +15,13 @@ from typing import Any
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
 from launch import plan
 from launch.configs import load
 from launch.planning import running
-from launch.planning.chips import parse_topology
+from launch.planning.changes import largest_batch
+from launch.planning.chips import Slice, parse_topology
 from launch.planning.compiled.facts import LABELS, _needed, abstract_batch
 from launch.planning.running import planned
 from model import UserError
@@ -104,7 +106,8 @@ def test_what_does_not_fit_is_told_with_what_does(tmp_path: Path) -> None:
     size = one["tried"][-1]["largest_batch"]
     assert f"--config.data.batch_size={size}" in outcome.out
     assert planned(load("base", **keys | {"data.batch_size": size}), parse_topology(WHERE))["fits"]
-    assert not planned(load("base", **keys | {"data.batch_size": 2 * size}), parse_topology(WHERE))["fits"]
+    more = size + size // 4
+    assert not planned(load("base", **keys | {"data.batch_size": more}), parse_topology(WHERE))["fits"]
 
 
 @pytest.mark.rest
@@ -173,6 +176,36 @@ def test_a_kept_plan_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     planned(config, where)
     planned(config, where)
     assert len(asked) == 5
+    monkeypatch.setenv("XLA_FLAGS", "--of=another")  # which the compiler for TPUs is not given
+    planned(config, where)
+    assert len(asked) == 5
+    for name in ("LIBTPU_INIT_ARGS", "JAX_DEFAULT_MATMUL_PRECISION"):
+        monkeypatch.setenv(name, "another")
+        planned(config, where)
+    assert len(asked) == 7
+
+
+@pytest.mark.parametrize(
+    ("keys", "most", "largest", "tried"),
+    [
+        ({"data.batch_size": 24}, 16, 16, [8, 16]),  # 12 does not divide over eight devices
+        ({"data.batch_size": 24}, 7, None, [8]),
+        ({"data.batch_size": 64, "train.accumulate": 2, "mesh.tensor": 2}, 47, 40, [32, 48, 40]),
+        ({"data.batch_size": 4096}, 3000, 2816, [2048, 3072, 2560, 2816]),  # to an eighth
+        ({"data.batch_size": 8}, 7, None, []),
+    ],
+)
+def test_the_largest_batch_that_fits_is_found(
+    keys: dict[str, int], most: int, largest: int | None, tried: list[int]
+) -> None:
+    asked = []
+
+    def plan(config: ConfigDict, where: Slice) -> dict[str, Any]:
+        asked.append(config.data.batch_size)
+        return {"needed_bytes": 1, "fits": config.data.batch_size <= most}
+
+    assert largest_batch(load("base", **keys), parse_topology("v5e:2x4"), plan, lambda text: None) == largest
+    assert asked == tried
 
 
 @pytest.mark.parametrize(
@@ -184,7 +217,9 @@ def test_a_kept_plan_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["--topology=v5:4x4"], "'v5' is none of v4, v5e, v5p, v6e, tpu7x"),
         (["--topology=v5e:4x4", "--slices=0"], "--slices=0 must be at least 1."),
-        (["--topology=v5e:4x4", "--price=-1"], "--price=-1.0 must be at least 0."),
+        (["--topology=v5e:4x4", "--price=-1"], "--price=-1.0 must be a number of at least 0."),
+        (["--topology=v5e:4x4", "--price=nan"], "--price=nan must be a number of at least 0."),
+        (["--topology=v5e:4x4", "--watts=inf"], "--watts=inf must be a number of at least 0."),
         (["--topology=v5e:4x4", "--json=no/a.json"], "--json=no/a.json must be a .json file in a folder that exists."),
         (["--topology=v5e:4x4", "--config.data.batch_size=24x"], "--config.data.batch_size"),
     ],
@@ -220,9 +255,9 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused_in_a_sentence() -> Non
     )
     assert outcome.status == 2
     assert "does not divide evenly over the mesh's replica=1 x fsdp=16" in outcome.err.splitlines()[-1]
-    outcome = call(plan.main, ["--config=configs/base.py", "--topology=v5e:3x7"])
+    outcome = call(plan.main, ["--config=configs/base.py", "--topology=v5e:1x1"])
     assert outcome.status == 2
-    assert "--topology=v5e:3x7 is no slice that the compiler knows (" in outcome.err.splitlines()[-1]
+    assert "--topology=v5e:1x1 is no slice that the compiler knows (" in outcome.err.splitlines()[-1]
 
 
 @pytest.mark.rest

@@ -53,6 +53,9 @@ def test_devices_of_a_cpu_share_it_and_do_one_thing_after_the_other() -> None:
     expected = 6e9 * 32_000 / 1e11, 2 * 16 * 5e9 / 2e9, 16 * 9e9 / 2e9, 0, 0.07
     assert one == pytest.approx((*expected, sum(expected)))
     assert (where.chips, where.devices) == (1, 16)
+    # A mesh of two of them leaves it to these.
+    two = step(FOUND | {"devices": 2, "collective_calls": 70}, where, "none", chip)
+    assert two[:3] == pytest.approx((6e9 * 32_000 / 1e11, 2 * 2 * 5e9 / 2e9, 2 * 9e9 / 2e9))
 
 
 def test_a_machine_is_found_from_its_steps() -> None:

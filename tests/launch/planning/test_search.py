@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from launch import plan as command
 from launch.configs import load
 from launch.planning import against, rates, running
-from launch.planning.candidates import allowed, candidate, meshes
+from launch.planning.candidates import Candidate, allowed, candidate, meshes
 from launch.planning.chips import parse_topology
 from launch.planning.running import before
 from launch.planning.search import Search
@@ -176,6 +176,27 @@ def test_what_keeps_more_than_one_that_does_not_fit_is_not_compiled(
     assert "nothing fits; the nearest needs 16.25 GiB of 16.00 GiB: --config.mesh." in out
 
 
+def test_accumulation_needs_a_sum_of_gradients_besides() -> None:
+    """So what does not fit with it says nothing of the same micro-batch without."""
+    keys = KEYS | {"data.batch_size": 24}
+    model = make_model_config(load("base", **keys), 256)
+    every = allowed(load("base", **keys), WHERE, model, [12, 24, 48])
+    those = [candidate(one, WHERE, KNOWN, model) for one in every]
+
+    def of(batch: int, accumulate: int) -> Candidate:
+        return next(
+            one
+            for one in those
+            if (one.config.data.batch_size, one.config.train.accumulate) == (batch, accumulate)
+            and (one.mesh, one.config.model.remat) == (those[0].mesh, "full")
+        )
+
+    assert not of(12, 1).keeps_more(of(24, 2))
+    assert not of(24, 1).keeps_more(of(24, 2))
+    assert of(24, 2).keeps_more(of(12, 1))
+    assert of(48, 2).keeps_more(of(24, 2))
+
+
 def test_what_a_policy_needs_is_learned_from_its_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without remat nothing fits, which the guess does not know: after one try of it others come first."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -289,14 +310,15 @@ def test_other_batches_are_taken_where_they_are_named(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--search", "--minutes=0"], "--minutes=0.0 must be above 0."),
-        (["--search", "--minutes=nan"], "--minutes=nan must be above 0."),
+        (["--search", "--minutes=0"], "--minutes=0 must be above 0 and at most 10000."),
+        (["--search", "--minutes=nan"], "--minutes=nan must be above 0 and at most 10000."),
         (["--search", "--batches=8,x"], "--batches=8,x must be whole numbers above 0, by commas, such as 128,256."),
         (["--search", "--batches=0"], "--batches=0 must be whole numbers above 0, by commas, such as 128,256."),
         (["--search", "--topology=v5e:2x2,v5e:4x4"], "--topology=v5e:2x2,v5e:4x4: a search is on one slice; "),
         (["--search", "--shardings"], "--search and --shardings do not go together: leave one of them out."),
         (["--search", "--no-tries"], "--search and --no-tries do not go together: leave one of them out."),
         (["--search", "--effort=low"], "--search and --effort do not go together: leave one of them out."),
+        (["--search", "--minutes=40000"], "--minutes=40000 must be above 0 and at most 10000."),
         (["--minutes=3"], "--minutes is of a search: add --search, or leave it out."),
         (["--batches=8"], "--batches is of a search: add --search, or leave it out."),
         (
