@@ -159,14 +159,17 @@ def _nodes(pods: Pods, of: Slice) -> dict[str, Any]:
 
 
 def _variables(pods: Pods, of: Slice) -> list[dict[str, Any]]:
-    """What GKE does not tell: which slice this is, who a host alone is, and which attempt of the run."""
+    """What GKE does not tell: which slice this is, who a host alone is, which run, and which attempt of it."""
     alone = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"} if of.hosts == 1 else {}
     if of.slices > 1:
         first = f"{pods.name}-{_JOB}-0-0.{pods.name}"  # HOST.SUBDOMAIN of the first pod, as JobSet names them
         alone |= {"MEGASCALE_NUM_SLICES": str(of.slices), "MEGASCALE_COORDINATOR_ADDRESS": first}
-    alone["HEED_RUN"] = pods.name
     told: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in alone.items()]
-    paths = {"HEED_ATTEMPT": "metadata.annotations['jobset.sigs.k8s.io/restart-attempt']"}
+    # A name is one namespace's of one cluster; the uid, which JobSet tells since 0.9, is that of all attempts alone.
+    paths = {
+        "HEED_RUN": "metadata.labels['jobset.sigs.k8s.io/jobset-uid']",
+        "HEED_ATTEMPT": "metadata.annotations['jobset.sigs.k8s.io/restart-attempt']",
+    }
     if of.slices > 1:
         paths["MEGASCALE_SLICE_ID"] = "metadata.labels['jobset.sigs.k8s.io/job-index']"
     return told + [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in paths.items()]

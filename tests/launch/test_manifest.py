@@ -1,6 +1,7 @@
 """Manifests for GKE and scripts for SLURM: what JobSet's own schema allows, and words that nobody reads on the way."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -22,7 +23,10 @@ from launch import manifest
 from launch.machines import jobset, tree, unpack
 from launch.machines.jobset import Pods
 from launch.planning.chips import parse_topology
+from model.errors import UserError
+from tests.stores import Store
 from tests.tiny import Outcome, call
+from train.run.bucket.owner import Lease, this_owner
 
 HOSTILE = [
     "--config.train.prompt=\"a\" 'b' $(touch pwned) `touch pwned`\n; & | $HOME $$ $(HOME) $$(HOME) \\n ~ é \U0001f600",
@@ -189,7 +193,7 @@ def test_a_whole_manifest(tmp_path: Path) -> None:
     assert {8471, 8080, 8482} <= {port["containerPort"] for port in container(made)["ports"]}
     told = {one["name"]: one.get("value", one.get("valueFrom")) for one in container(made)["env"]}
     assert told == {
-        "HEED_RUN": "llama",
+        "HEED_RUN": {"fieldRef": {"fieldPath": "metadata.labels['jobset.sigs.k8s.io/jobset-uid']"}},
         "HEED_ATTEMPT": {"fieldRef": {"fieldPath": "metadata.annotations['jobset.sigs.k8s.io/restart-attempt']"}},
         "MEGASCALE_NUM_SLICES": "2",
         "MEGASCALE_COORDINATOR_ADDRESS": "llama-slice-0-0.llama",
@@ -200,6 +204,31 @@ def test_a_whole_manifest(tmp_path: Path) -> None:
     assert "kubectl apply --filename=" in done.out
     assert "kubectl delete jobsets --selector=heed-run=llama" in done.out
     assert "no --max-hours" not in done.out
+
+
+def test_a_run_is_told_from_another_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another namespace or cluster, also at a later attempt; an earlier attempt of its own is gone."""
+    env = container(yaml.safe_load(written(tmp_path, *GKE, *COMMAND)[0]))["env"]
+
+    def lease(uid: str, attempt: str, store: Store) -> Lease:
+        """Of a pod: JobSet gives it these, as labels and as annotations."""
+        marks = {"jobset-name": "llama", "jobset-uid": uid, "restart-attempt": attempt, "job-index": "0"}
+        for one in env:
+            inside = re.fullmatch(
+                r"metadata\.(labels|annotations)\['jobset\.sigs\.k8s\.io/(.+)'\]",
+                one.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", ""),
+            )
+            monkeypatch.setenv(one["name"], marks[inside[2]] if inside else one["value"])
+        return Lease(store, dataclasses.replace(this_owner(), machine=f"{uid} {attempt}"))
+
+    store = Store()
+    lease("a", "0", store).take()
+    with pytest.raises(UserError, match="is in use by process"):
+        lease("b", "1", store).take()
+    later = lease("a", "1", store)
+    later.take()
+    later.release()
+    assert not store.data
 
 
 def expanded(word: str, variables: dict[str, str]) -> str:
