@@ -1,5 +1,6 @@
 """A run in a bucket, against an emulator of the service on this machine: real requests, by all three clients."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -25,12 +26,14 @@ from launch.configs import load
 from model.errors import UserError
 from tests.launch.test_resume import assert_the_same
 from tests.several import run_together, slurm
+from tests.stores import Store
 from tests.tiny import CONFIG, call, end, metrics, start, words, write_text
 from train.data import open_data
 from train.data.stdlib import stdlib_builder
 from train.run.bucket.address import bucket_path
-from train.run.bucket.objects import GoogleObjects, Refused
-from train.run.bucket.owner import NAME, this_owner
+from train.run.bucket.mirror import Mirror
+from train.run.bucket.objects import GoogleObjects, Refused, Stored
+from train.run.bucket.owner import NAME, Lease, this_owner
 from train.run.files.json_files import dumps
 from train.run.files.step_files import saved_steps
 from train.run.folder import RunFolder
@@ -274,6 +277,101 @@ def test_a_step_is_there_once_its_mark_is(emulator: Path) -> None:
     assert {one.name for one in steps.iterdir()} == {"7", "broken-8"}
     objects.write("9/state/d", b"")  # past the one that lists, as arrays are
     assert {one.name for one in steps.iterdir()} == {"7", "9", "broken-8"}
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "taken over"])
+def test_an_owner_whose_first_answer_gets_lost_is_the_owner(earlier: bool) -> None:
+    """On the store that keeps to generations: the client's second try is refused by what its first has written."""
+    store, own = Store(), dataclasses.replace(this_owner(), run="r", attempt=2)
+    if earlier:
+        store.put(NAME, dumps(dataclasses.asdict(dataclasses.replace(own, id="other", attempt=1))).encode())
+    lease = Lease(store, own)
+    store.loses_answers = True
+    lease.take()
+    assert json.loads(store.data[NAME][0])["id"] == own.id
+    store.loses_answers = False
+    lease.renew()
+    lease.release()
+    assert not store.data
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledObjects(GoogleObjects):
+    """Those of a process that is killed before its last write or deletion but `left`."""
+
+    left = 10**9
+
+    def _counted(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+    def write(self, name: str, data: bytes, generation: int | None = None) -> Stored:
+        self._counted()
+        return super().write(name, data, generation)
+
+    def delete(self, name: str, generation: int | None = None) -> None:
+        self._counted()
+        super().delete(name, generation)
+
+
+def fetched(address: str, folder: Path) -> tuple[Mirror, Path]:
+    mirror = Mirror(GoogleObjects(address), folder)
+    mirror.fetch()
+    return mirror, folder / "metrics.jsonl"
+
+
+def test_a_folder_that_was_copied_as_it_is_doubles_no_line(emulator: Path, tmp_path: Path) -> None:
+    """Each file that grows becomes parts; its whole object goes, also one that an earlier process had to leave."""
+    objects, names = GoogleObjects("gs://mine/copied"), ("metrics.jsonl", "tensorboard/events")
+    for name in names:
+        objects.write(name, b"1\n")
+    mirror, lines = fetched("gs://mine/copied", tmp_path / "first")
+    (tmp_path / "first/tensorboard").mkdir()
+    for name in names:
+        (tmp_path / "first" / name).write_text("1\n2\n")
+    mirror.push()
+    assert sorted(objects.listed()) == [f"{name}.00001" for name in names]
+    objects.write("metrics.jsonl", b"1\n")
+    for turn in ("second", "third"):
+        mirror, lines = fetched("gs://mine/copied", tmp_path / turn)
+        assert lines.read_text() == "1\n2\n"
+        mirror.push()
+        assert sorted(objects.listed()) == [f"{name}.00001" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("there", "kept", "writes"),
+    [
+        ({"": b"1\n2\n3\n"}, "1\n2\n", 2),
+        ({".00001": b"1\n2\n3\n"}, "1\n2\n", 1),
+        ({".00001": b"1\n", ".00002": b"2\n3\n", ".00003": b"4\n", ".00004": b"5\n"}, "1\n2\n", 3),
+        ({"": b"1\n", ".00001": b"1\n2\n3\n", ".00002": b"4\n"}, "1\n2\n", 3),
+        ({".00001": b"1\n", ".00002": b"2\n"}, "1\n", 1),
+    ],
+    ids=["whole", "part", "parts", "both", "end"],
+)
+def test_no_line_is_lost_by_a_kill_between_any_two_writes(
+    there: dict[str, bytes], kept: str, writes: int, emulator: Path, tmp_path: Path
+) -> None:
+    """A run goes on after line 2 or 1, and writes 7: who comes next finds what is kept, and as much of the old."""
+    old = b"".join(data for suffix, data in there.items() if suffix or len(there) == 1).decode()
+    new = kept + ("" if kept == "1\n" else "7\n")
+    for left in range(writes + 1):
+        objects = KilledObjects(f"gs://mine/killed-{tmp_path.name}-{left}")
+        for suffix, data in there.items():
+            objects.write(f"metrics.jsonl{suffix}", data)
+        mirror = Mirror(objects, tmp_path / f"{left}")
+        mirror.fetch()
+        (tmp_path / f"{left}/metrics.jsonl").write_text(new)
+        objects.left = left
+        with pytest.raises(Killed) if left < writes else contextlib.nullcontext():
+            mirror.push()
+        found = fetched(objects.address, tmp_path / f"{left}-next")[1].read_text()
+        assert found == new or (left < writes and found.startswith(kept) and old.startswith(found))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The small files of a run in a bucket, and their mirror in a folder of this machine; checkpoints stay in the bucket.
 
-A file that grows (metrics.jsonl, events of TensorBoard) lies there as numbered parts, so that none is written twice.
-Steps of checkpoints have only their notes in the mirror, from which damaged files are mended.
+A file that grows (metrics.jsonl, events of TensorBoard) lies there as numbered parts, so that none is written twice;
+one that was put there whole, with a copied folder, becomes parts. Steps of checkpoints have only their notes in the
+mirror, from which damaged files are mended.
 """
 
 import collections
@@ -47,7 +48,8 @@ class Mirror:
                 self._there[name] = one
         steps = [name.split("/")[1] for name in found if re.fullmatch(rf"checkpoints/\d+/{COMMITTED}", name)]
         notes = {f"checkpoints/{step}/{NOTES}" for step in steps}
-        wanted = [name for name in found if "/" not in name or name in notes]
+        # Parts are written after what was there whole, and hold all of it.
+        wanted = [name for name in found if ("/" not in name and name not in self._parts) or name in notes]
         with full_disk(self.folder), ThreadPoolExecutor(_THREADS) as pool:
             self._clear()
             for step in steps:
@@ -78,18 +80,25 @@ class Mirror:
             self._sent[name] = now
 
     def _push_parts(self, name: str, data: bytes) -> None:
-        """Writes what comes after the parts that are there; those of lines that were dropped are deleted."""
+        """Writes what comes after the parts that are there; those of lines that were dropped are deleted.
+
+        No line that is kept is ever away: a part that differs is replaced, and only then the whole object deleted.
+        """
         parts, good, at = self._parts[name], 0, 0
         for part in parts:
             piece = data[at : at + part.size]
             if (len(piece), checksum(piece)) != (part.size, part.checksum):
                 break
             good, at = good + 1, at + part.size
-        for number in range(len(parts), good, -1):
+        rest = data[at:]
+        for number in range(len(parts), good + bool(rest), -1):
             self._objects.delete(_part(name, number))
             parts.pop()
-        if data[at:]:
-            parts.append(self._objects.write(_part(name, good + 1), data[at:]))
+        if rest:
+            parts[good:] = [self._objects.write(_part(name, good + 1), rest)]
+        if name in self._there:
+            self._objects.delete(name)
+            del self._there[name]
 
     def _read(self, name: str) -> bytes:
         for _ in range(_TRIES):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UserError
-from train.run.bucket.objects import Objects, Refused
+from train.run.bucket.objects import Objects, Refused, Stored
 from train.run.files.json_files import dumps, loads
 
 log = logging.getLogger("heed")
@@ -82,7 +82,13 @@ class Lease:
                 try:
                     self._write(self._generation)
                 except Refused:
-                    self._check_lost()
+                    other = None
+                    with contextlib.suppress(Refused):  # it is written at this very moment
+                        other = self._there()[0]
+                    self._lost = (
+                        f"--workdir={self._objects.address} has been taken over by {other or 'another process'}: this"
+                        " one saves no more; what it saved before is intact."
+                    )
         if self._lost:
             raise UserError(self._lost)
 
@@ -102,16 +108,26 @@ class Lease:
         return bool(self._lost)
 
     def _write(self, generation: int) -> None:
+        """In place of a generation. An answer that got lost is one to a second try, which is refused by our own."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         said = dumps(dataclasses.asdict(dataclasses.replace(self._owner, time=now)), indent=2)
-        self._generation = self._objects.write(NAME, said.encode(), generation).generation
+        try:
+            self._generation = self._objects.write(NAME, said.encode(), generation).generation
+        except Refused:
+            found, stored = self._there()
+            if found is None or stored is None or found.id != self._owner.id:
+                raise
+            self._generation = stored.generation
+
+    def _there(self) -> tuple[Owner | None, Stored | None]:
+        found = self._objects.read(NAME)
+        return (None, None) if found is None else (_parsed(found[0]), found[1])
 
     def _take_over(self) -> None:
-        found = self._objects.read(NAME)
-        if found is None:  # it has ended this moment
+        other, stored = self._there()
+        if stored is None:  # it has ended this moment
             self._write(0)
             return
-        other, stored = _parsed(found[0]), found[1]
         age = (self._now() - stored.updated).total_seconds()
         why = _gone(other, self._owner, age)
         if not why:
@@ -129,19 +145,6 @@ class Lease:
         now = self._objects.write(probe, b"").updated
         self._objects.delete(probe)
         return now
-
-    def _check_lost(self) -> None:
-        """After a refusal: an answer that got lost leaves us the owner, at a generation that we do not know."""
-        found, other = None, None
-        with contextlib.suppress(Refused):  # it is written at this very moment
-            found = self._objects.read(NAME)
-        if found is not None and (other := _parsed(found[0])) and other.id == self._owner.id:
-            self._generation = found[1].generation
-            return
-        self._lost = (
-            f"--workdir={self._objects.address} has been taken over by {other or 'another process'}: this one saves no"
-            " more; what it saved before is intact."
-        )
 
     def _renew_often(self) -> None:
         while not self._ended.wait(EVERY):
