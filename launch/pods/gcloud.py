@@ -19,6 +19,10 @@ class NotFound(UserError):
     """There is nothing of that name."""
 
 
+class Unclear(UserError):
+    """It failed in words that we do not know, and may have done what it was asked for."""
+
+
 # What gcloud says, and what we make of it: the first that is found. `{0}` is what the brackets hold.
 _MEANINGS: tuple[tuple[str, str], ...] = (
     (
@@ -49,7 +53,7 @@ def meaning(text: str) -> UserError:
             return UserError(sentence.format(*filter(None, found.groups())))
     lines = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
     said = next((line for line in lines if "ERROR" in line), lines[-1])
-    return UserError(f"gcloud failed: {said.strip().rstrip('.')}.")
+    return Unclear(f"gcloud failed: {said.strip().rstrip('.')}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,13 @@ from typing import Any
 
 from launch import cli
 from launch.pods import timer
-from launch.pods.gcloud import NotFound, Tpus
+from launch.pods.gcloud import NotFound, Tpus, Unclear, meaning
 from launch.pods.spec import LABEL, NODE, QUEUED, Found, Wanted, place
 from model.errors import UserError
 
 PAUSE_SECONDS = 15.0  # between two looks
-_LOOKS = 20  # after which what was asked for should be there
+_LOOKS = 20  # after which what was asked for should be there, and a failure of gcloud does not pass
+_SOON = 3  # looks in which what has only just been asked for appears
 
 
 def _described(tpus: Tpus, kind: str, name: str) -> dict[str, Any] | None:
@@ -42,6 +43,32 @@ def look(tpus: Tpus, name: str) -> Found | None:
         return Found(name, None, {name: node})
     left = {one: told for one, told in _nodes(tpus).items() if re.fullmatch(rf"{name}-\d+", one) and _run(told) == name}
     return Found(name, None, left) if left else None
+
+
+def look_on(tpus: Tpus, name: str) -> Found | None:
+    """As `look`, and again where gcloud fails, which may pass: a network comes back, somebody logs in.
+
+    Raises:
+        UserError: it goes on failing.
+    """
+    failed = 0
+    while True:
+        try:
+            return look(tpus, name)
+        except UserError as error:
+            if failed == _LOOKS:
+                raise
+            if not failed:
+                cli.say(f"{name}: not seen, which may pass: {error}")
+            failed += 1
+        time.sleep(PAUSE_SECONDS)
+
+
+def _look_soon(tpus: Tpus, name: str, looks: int) -> Found | None:
+    """As `look`, of what may only just have been asked for, and so appear a little later."""
+    while (found := look(tpus, name)) is None and (looks := looks - 1):
+        time.sleep(PAUSE_SECONDS)
+    return found
 
 
 def listed(tpus: Tpus) -> list[Found]:
@@ -87,7 +114,7 @@ def make(tpus: Tpus, wanted: Wanted, on_interrupt: Callable[[], None]) -> None:
     """Makes a resource and waits until it can be used; what fails or is interrupted is deleted again.
 
     Raises:
-        UserError: it failed, and is gone.
+        UserError: it failed, and is gone; or it can no longer be seen, after `on_interrupt()`.
         KeyboardInterrupt: after `on_interrupt()`.
     """
     text = timer.script(tpus.zone, wanted.name, wanted.queued, wanted.max_hours)
@@ -95,17 +122,22 @@ def make(tpus: Tpus, wanted: Wanted, on_interrupt: Callable[[], None]) -> None:
         script = Path(folder, "startup.py")
         script.write_text(text)
         try:
-            tpus.must_change(wanted.words(tpus, script), apart=True)
+            answer = tpus.change(wanted.words(tpus, script), apart=True)
             if tpus.dry:
                 cli.say(f"where startup-script is:\n{text}")
                 return
-            reason = _wait(tpus, wanted.name)
-        except KeyboardInterrupt:
+            refusal = meaning(answer.err) if answer.status else None
+            reason = str(refusal).rstrip(".") if refusal else _wait(tpus, wanted.name)
+            # What has failed still holds quota; and a create may fail after it has made what it was asked for.
+            left = _look_soon(tpus, wanted.name, _SOON if isinstance(refusal, Unclear) else 1) if reason else None
+            if mine := left is not None and left.metadata.get("heed-request") == wanted.request:
+                delete(tpus, wanted.name)
+        except (KeyboardInterrupt, UserError):
             on_interrupt()
             raise
+    if refusal and not mine:
+        raise refusal
     if reason:
-        if look(tpus, wanted.name):
-            delete(tpus, wanted.name)  # what has failed still holds quota
         raise UserError(f"--name={wanted.name} was not made, and nothing is left of it: {reason}.")
 
 
@@ -113,7 +145,7 @@ def _wait(tpus: Tpus, name: str) -> str:
     """Waits until a resource can be used; why it never will, or nothing."""
     said, looks = "", 0
     while True:
-        found, looks = look(tpus, name), looks + 1
+        found, looks = look_on(tpus, name), looks + 1
         if found is None and (said or looks > _LOOKS):
             return "somebody deleted it" if said else "it never came to be"
         if found:
@@ -134,10 +166,7 @@ def delete(tpus: Tpus, name: str, *, patient: bool = False) -> None:
     Raises:
         UserError: there is none, or it is not ours.
     """
-    found, looks = look(tpus, name), 1
-    while found is None and patient and looks < 3:
-        time.sleep(PAUSE_SECONDS)
-        found, looks = look(tpus, name), looks + 1
+    found = _look_soon(tpus, name, _SOON if patient else 1)
     if found is None:
         raise UserError(f"--name={name}: there is nothing of that name in {tpus.zone}; launch.pod list shows all.")
     if not found.ours:

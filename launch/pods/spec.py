@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ CAPACITY: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """A resource that is to be made. `started`: when the hours of one that it follows began, in seconds, or 0."""
+    """A resource that is to be made.
+
+    `started`: when the hours of one that it follows began, in seconds, or 0. `request`: which no other has.
+    """
 
     name: str
     accelerator_type: str
@@ -37,6 +41,7 @@ class Wanted:
     price: float | None
     account: str = ""
     started: float = 0.0
+    request: str = dataclasses.field(default_factory=lambda: secrets.token_hex(4))
 
     def words(self, tpus: Tpus, script: Path) -> list[str]:
         """The words of gcloud that make it, with its startup script."""
@@ -48,6 +53,7 @@ class Wanted:
             "heed-price": "unknown" if self.price is None else self.price,
             "heed-account": self.account,
             "heed-started": f"{self.started:.0f}" if self.started else "",
+            "heed-request": self.request,
         }
         shared = [
             f"--accelerator-type={self.accelerator_type}",

@@ -107,6 +107,10 @@ def tpus(kind, verb, rest, flags, state):
         fail(f"unrecognized arguments: {unknown}", 2)
     if verb in ("describe", "delete") and name not in table:
         fail(f"NOT_FOUND: Resource 'projects/p/locations/z/{kind}/{name}' was not found")
+    if verb == "describe" and table[name].get("late"):
+        table[name]["late"] -= 1
+        save(state)
+        fail(f"NOT_FOUND: Resource '{name}' was not found")
     if verb == "describe":
         if kind == "queued-resources":
             step(state, name)
@@ -128,6 +132,11 @@ def tpus(kind, verb, rest, flags, state):
             )
         if name in table:
             fail(f"ALREADY_EXISTS: Resource '{name}' already exists")
+        if "taken-meanwhile" in FAULTS:  # by a colleague, before our request comes
+            del FAULTS["taken-meanwhile"]
+            tpus(kind, verb, rest, flags | {"metadata": "heed-request=theirs"}, state)
+            save(state)
+            fail(FAULTS["create-says"])
         if kind == "tpu-vm":
             if "no-capacity" in FAULTS:
                 fail('{"code": 8, "message": "There is no more capacity in the zone"}')
@@ -141,6 +150,10 @@ def tpus(kind, verb, rest, flags, state):
                 spec["multisliceParams"] = several
             full = f"projects/p/locations/{flags['zone']}/queuedResources/{name}"
             table[name] = {"name": full, "state": {"state": "CREATING"}, "tpu": {"nodeSpec": [spec]}}
+            table[name]["late"] = FAULTS.get("late", 0)
+        if "create-says" in FAULTS and flags["metadata"] != "heed-request=theirs":
+            save(state)
+            fail(FAULTS["create-says"])
     return {}
 
 
