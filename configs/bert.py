@@ -124,7 +124,7 @@ def bert_base(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v5e:4x4: 256 rows, 2.23 of 16.91 GB a device, 0.68 GB sent
+    --topology=v5e:4x4: 256 rows, 2.02 of 16.91 GB a device, 0.63 GB sent
 
     .venv/bin/python -m launch.train --config=configs/bert.py:base --workdir=runs/bert_base \\
       --config.data.name=wikipedia --config.data.validation_split='train[99%:]' --config.data.train_split='train[:99%]'
@@ -137,7 +137,7 @@ def large(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v5e:4x4: 256 rows, 5.06 of 16.91 GB a device, 2.04 GB sent
+    --topology=v5e:4x4: 256 rows, 4.85 of 16.91 GB a device, 1.98 GB sent
 
     .venv/bin/python -m launch.train --config=configs/bert.py:large --workdir=runs/bert_large \\
       --config.data.name=wikipedia --config.data.validation_split='train[99%:]' --config.data.train_split='train[:99%]'

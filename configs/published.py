@@ -14,7 +14,7 @@ def gpt2(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v5e:4x4: 512 rows, 6.55 of 16.91 GB a device, 0.85 GB sent
+    --topology=v5e:4x4: 512 rows, 6.55 of 16.91 GB a device, 0.77 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:gpt2 --workdir=runs/gpt2 \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -34,7 +34,7 @@ def gptj_6b(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v6e:8x8: 256 rows, 5.09 of 33.55 GB a device, 35.20 GB sent
+    --topology=v6e:8x8: 256 rows, 5.09 of 33.55 GB a device, 34.79 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:gptj_6b --workdir=runs/gptj_6b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -53,7 +53,7 @@ def gptneox_20b(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v5p:4x4x4: 512 rows, 19.40 of 102.80 GB a device, 121.25 GB sent
+    --topology=v5p:4x4x4: 512 rows, 19.42 of 102.80 GB a device, 121.25 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:gptneox_20b --workdir=runs/gptneox_20b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -71,7 +71,7 @@ def llama_1b(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v5e:4x4: 64 rows, 2.70 of 16.91 GB a device, 7.48 GB sent
+    --topology=v5e:4x4: 64 rows, 2.71 of 16.91 GB a device, 6.96 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:llama_1b --workdir=runs/llama_1b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -90,9 +90,9 @@ def llama_8b(config: ConfigDict) -> None:
     --topology=v5e:16x16: 256 rows, 4.35 of 16.91 GB a device, 44.12 GB sent
     --topology=v6e:16x16 --config.data.batch_size=512: 512 rows, 8.41 of 33.55 GB a device, 44.26 GB sent
     --topology=v5p:4x4x4 --config.data.batch_size=128: 128 rows, 10.10 of 102.80 GB a device, 44.25 GB sent
-    --topology=tpu7x:4x4x4: 256 rows, 8.77 of 101.74 GB a device, 29.35 GB sent
+    --topology=tpu7x:4x4x4: 256 rows, 8.99 of 101.74 GB a device, 29.35 GB sent
     --topology=v5e:16x16 --slices=2 --config.mesh.replica=2 --config.data.batch_size=512:
-      512 rows, 4.52 of 16.91 GB a device, 41.38 GB sent, 0.07 between slices
+      512 rows, 4.53 of 16.91 GB a device, 41.38 GB sent, 0.07 between slices
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:llama_8b --workdir=runs/llama_8b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -110,7 +110,7 @@ def mistral_7b(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v6e:8x8: 256 rows, 17.20 of 33.55 GB a device, 43.21 GB sent
+    --topology=v6e:8x8: 256 rows, 17.20 of 33.55 GB a device, 42.95 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:mistral_7b --workdir=runs/mistral_7b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -181,7 +181,7 @@ def gemma3_1b(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v6e:4x4: 256 rows, 20.01 of 33.55 GB a device, 6.61 GB sent
+    --topology=v6e:4x4: 256 rows, 20.01 of 33.55 GB a device, 6.00 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:gemma3_1b --workdir=runs/gemma3_1b \\
       --config.data.name=lm1b --config.data.validation_split=test
