@@ -65,7 +65,9 @@ def ablation(
     runs = sum(one.runs for one in every)
     if any("effort" in one for one in found):
         say(f"  QUICK       {QUICK}")
-    say(f"  all         {runs:,} runs: {of_run(sums)}; evaluations, and rates beyond the edge of a grid, not counted")
+    say(
+        f"  all         {runs:,} runs: {of_run(found[0] | sums)}; evaluations, and rates beyond the edge of a grid, not counted"
+    )
     return {
         "plan": plan.name,
         "question": plan.question,

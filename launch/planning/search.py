@@ -42,6 +42,7 @@ class Search:
                 "config; change --config.data.batch_size or --topology."
             )
         facts = known(every[0][0])
+        self._tokens = config.train.seeds * config.data.batch_size * config.data.length
         those = [candidate(one, where, facts, model) for one in every]
         self.where, self.hbm, self.tried, self.ended = where, facts["hbm_bytes"], list[Tried](), ""
         self.nearest = min(those, key=lambda one: one.least_bytes)
@@ -112,7 +113,10 @@ class Search:
         if as_is and as_is[0]["fits"] and first.changes:
             lines.append(f"a token takes {_a_token(found) / _a_token(as_is[0]):.3g} of the time of the config as it is")
         if "data.batch_size" in first.changes:
-            lines.append("its batch is another than the config's, and learns otherwise")
+            times = found["tokens_per_step"] / self._tokens
+            lines.append(
+                f"its batch is another than the config's, {times:.3g} times the tokens a step, and learns otherwise"
+            )
         return "\n".join([*lines, f"the fastest by the model of time: {flags(first)}"])
 
     def _nearest(self) -> str:

@@ -21,7 +21,7 @@ ADDRESS = "gs://mine/try"
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = Store()
-    monkeypatch.setattr(run, "objects_of", lambda address: made)
+    monkeypatch.setattr(run, "objects_of", lambda address, flag="--workdir": made)
     return made
 
 
