@@ -195,7 +195,9 @@ def plan(
     found = planned(config, where, **how)
     step, mended = rates.step(found, where, config.model.get("remat", "none")), against.correction(where)
     seconds = step.seconds * mended["factor"]
-    found["model"] = dict(zip(rates.PARTS, step, strict=False)) | mended | {"seconds_per_step": seconds}
+    # Fitted to what was measured, it is no bound by what a chip can do.
+    mended |= {"fitted": where.chip.shared or mended["factor_origin"] is not None, "seconds_per_step": seconds}
+    found["model"] = dict(zip(rates.PARTS, step, strict=False)) | mended
     return found | rates.totals(found, seconds, where, price, watts)
 
 

@@ -65,9 +65,7 @@ def ablation(
     runs = sum(one.runs for one in every)
     if any("effort" in one for one in found):
         say(f"  QUICK       {QUICK}")
-    say(
-        f"  all         {runs:,} runs: {of_run(found[0] | sums)}; evaluations, and rates beyond the edge of a grid, not counted"
-    )
+    say(f"  all         {runs:,} runs: {of_run(found[0] | sums)}; without evaluations, and rates beyond a grid")
     return {
         "plan": plan.name,
         "question": plan.question,

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch.planning import rates
-from launch.planning.chips import parse_topology
 
 QUICK = (  # three steps of llama_8b and gpt2 on v5e and v5p, whose compiling took 0.25 to 0.5 of the time
     "at the compiler's low effort, and no final answer: of three steps it said 2 % less to 17 % more memory, and "
@@ -55,7 +54,7 @@ def told(found: dict[str, Any]) -> str:
     if "model" in found:
         known = rates.PARTS if found.get("collective_bytes") is not None else ("products", "memory")
         parts = ", ".join(f"{name} {found['model'][name]:.3g}" for name in known if found["model"][name])
-        lines.append(f"  a step      {found['model']['seconds_per_step']:.3g} s{_mended(found)} ({parts})")
+        lines.append(f"  a step      {found['model']['seconds_per_step']:.3g} s{_mended(found['model'])} ({parts})")
         if "against" in found:
             lines.append(f"  against     {_beside(found['against'])}")
         lines.append(f"  the run     {found['steps']:,} steps: {of_run(found)}")
@@ -66,21 +65,16 @@ def of_run(found: dict[str, Any]) -> str:
     """Chip-hours, cost and energy in words."""
     cost = "unknown (--price)" if found["cost"] is None else f"{_number(found['cost'])} USD"
     energy = "unknown (--watts)" if found["energy_kwh"] is None else f"{_number(found['energy_kwh'])} kWh"
-    least = "" if _is_about(found) else " at least"
+    least = "" if found["model"]["fitted"] else " at least"
     return f"{_number(found['chip_hours'])} chip-hours{least}; cost {cost}, energy {energy}"
 
 
-def _is_about(found: dict[str, Any]) -> bool:
-    """Whether the model of time is fitted to what was measured, and no bound by what a chip can do."""
-    return bool(found["model"]["factor_origin"]) or parse_topology(found["topology"], here=True).chip.shared
-
-
-def _mended(found: dict[str, Any]) -> str:
+def _mended(model: dict[str, Any]) -> str:
     """What a step's seconds are."""
-    said = f"{'' if _is_about(found) else ' at least'}, a model and not measured"
-    if not (origin := found["model"]["factor_origin"]):
+    said = f"{'' if model['fitted'] else ' at least'}, a model and not measured"
+    if not (origin := model["factor_origin"]):
         return said
-    return f"{said}, x{found['model']['factor']:.3g} by {origin['run']} ({origin['date']})"
+    return f"{said}, x{model['factor']:.3g} by {origin['run']} ({origin['date']})"
 
 
 def _beside(one: dict[str, Any]) -> str:
