@@ -15,10 +15,11 @@ from model.errors import UserError
 _LINES = 30  # of what hosts say when something fails
 _UV = "uv>=0.13,<0.14"
 # Bash, started as `bash -c SCRIPT heed WORDS...`: what the user gives is only ever "$1" and so on. Each says what it
-# has done on a line of its own, heed-..., so that the hosts which did can be counted.
+# has done on a line of its own, heed-..., so that the hosts which did can be counted. A run lives where its process is
+# in its folder: after a reboot another process may have its number.
 _UNPACK = """set -e
 mkdir -p "$HOME/heed/$1" && cd "$HOME/heed/$1"
-if [ ! -e run.status ] && kill -0 "$(cat run.pid 2>/dev/null)" 2>/dev/null; then echo heed-running; exit 0; fi
+if [ ! -e run.status ] && [ "/proc/$(cat run.pid 2>/dev/null)/cwd" -ef . ]; then echo heed-running; exit 0; fi
 if [ -d .git ]; then git ls-files -z | xargs -0 rm -f; rm -rf .git; fi
 tar -xzf "$HOME/heed-$1.tar.gz" && rm "$HOME/heed-$1.tar.gz"
 export PATH="$HOME/.local/bin:$PATH"
@@ -52,16 +53,16 @@ echo heed-started
 # Again and again, for what has only just begun may not have its group yet.
 _STOP = """cd "$HOME/heed/$1" && pid=$(cat run.pid) || exit 0
 for i in $(seq 100); do
+  [ "/proc/$pid/cwd" -ef . ] || exit 0
   kill -- "-$pid" 2>/dev/null
-  kill -0 "$pid" 2>/dev/null || exit 0
   sleep 0.1
 done
 kill -9 -- "-$pid"
 """
 _STATE = """cd "$HOME/heed/$1" 2>/dev/null || { echo heed-state nothing; exit 0; }
-if [ -e run.status ]; then echo "heed-state ended with status $(cat run.status)"
+if [ "/proc/$(cat run.pid 2>/dev/null)/cwd" -ef . ]; then echo heed-state running
+elif [ -e run.status ]; then echo "heed-state ended with status $(cat run.status)"
 elif [ ! -e run.pid ]; then echo heed-state not started
-elif kill -0 "$(cat run.pid)" 2>/dev/null; then echo heed-state running
 else echo heed-state lost; fi
 """
 _LOGS = """cd "$HOME/heed/$1" 2>/dev/null && [ -e run.pid ] || { echo "nothing was started here yet" >&2; exit 4; }

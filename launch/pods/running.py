@@ -33,37 +33,45 @@ class Run:
         return machines
 
     def watch(self, found: Found, machines: Machines | None, most: int, on_interrupt: Callable[[], None]) -> int:
-        """Waits for the run's end, and makes a preempted resource again, at most `most` times; 0 where it went well.
+        """Waits for the run's end; what is preempted or rebooted begins again, at most `most` times; 0 if it went well.
 
         Raises:
-            UserError: it is gone, preempted once too often, or out of hours.
+            UserError: it is gone, lost once too often, or out of hours.
         """
         restarts = 0
         cli.say(f"{self.name}: watched; Ctrl-C ends that, and not the run")
         while True:
             time.sleep(resources.PAUSE_SECONDS)
-            now = resources.look(self.tpus, self.name)
+            now = resources.look_on(self.tpus, self.name)
             if now is None:
                 raise UserError(f"--name={self.name} is gone: somebody deleted it, or its --max-hours are over.")
-            found = now if now.started else found  # what is preempted may no longer tell when it began
-            if reason := now.over or _lost(now, machines):
-                restarts += 1
-                self._check(found, restarts, most, reason)
-                cli.say(f"{self.name}: {reason}; it is made again, {restarts} of at most {most} times")
-                resources.delete(self.tpus, self.name)
-                resources.make(self.tpus, found.again(), on_interrupt)
-                again = resources.look(self.tpus, self.name)
-                machines = self.begin(again) if again else None
-            elif machines and now.ready and (states := machines.states()):
-                if all(state.startswith("ended") for state in states) and len(states) == machines.hosts:
+            found = now if any(now.nodes.values()) else found  # what is preempted may no longer tell when it began
+            reason, states = now.over or _lost(now, machines), list[str]()
+            if not reason and machines and now.ready:
+                states = machines.states()
+                if len(states) < machines.hosts or "running" in states:
+                    continue
+                if all(state.startswith("ended") for state in states):
                     cli.say(f"{self.name}: {states[0]}")
                     return int(any(state != "ended with status 0" for state in states))
+                reason = f"without its run, as after a reboot ({', '.join(dict.fromkeys(states))})"
+            if reason:
+                restarts += 1
+                self._check(found, restarts, most, reason)
+                verb = "started" if states else "made"
+                cli.say(f"{self.name}: {reason}; it is {verb} again, {restarts} of at most {most} times")
+                if not states:
+                    resources.delete(self.tpus, self.name)
+                    resources.make(self.tpus, found.again(), on_interrupt)
+                    now = resources.look_on(self.tpus, self.name)
+                machines = self.begin(now) if now else None
 
     def _check(self, found: Found, restarts: int, most: int, reason: str) -> None:
         hours = float(found.metadata["heed-max-hours"])
         if restarts > most:
             raise UserError(
-                f"--name={self.name} is {reason}, and --max-restarts={most} are used up: launch.pod delete."
+                f"--name={self.name} is {reason}, and --max-restarts={most} are used up: the same run again, or"
+                " launch.pod delete."
             )
         if found.started and time.time() >= found.started + hours * 3600:
             raise UserError(

@@ -13,6 +13,7 @@ from launch.pods.money import chips_of, cost
 LABEL = "heed-run"
 QUEUED, NODE = "queued-resources", "tpu-vm"
 _OVER = {"FAILED", "SUSPENDING", "SUSPENDED", "PREEMPTED", "STOPPING", "STOPPED", "TERMINATED"}
+_HAD_NODES = {"ACTIVE", "SUSPENDING", "SUSPENDED"}  # of a queued resource
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 # How capacity is asked for, in the words of queued resources.
 CAPACITY: dict[str, tuple[str, ...]] = {
@@ -133,9 +134,13 @@ class Found:
 
     @property
     def started(self) -> float:
-        """When the first of its nodes was made, or an earlier one that it follows, in seconds; 0 before that."""
-        times = [_time(node["createTime"]) for node in self.nodes.values() if node and "createTime" in node]
+        """When the first of its nodes was made, or an earlier one that it follows, in seconds; 0 before that.
+
+        Nodes that are gone take this with them: then the hours count from when they were asked for, which is earlier.
+        """
         told = float(self.metadata.get("heed-started", 0))
+        had = [self.queued] if self.queued and self.states[0] in _HAD_NODES else []
+        times = [_time(one["createTime"]) for one in [*filter(None, self.nodes.values())] or had if "createTime" in one]
         return told or min(times, default=0.0)
 
     @property

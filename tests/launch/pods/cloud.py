@@ -22,6 +22,7 @@ from launch.pods import resources
 from tests.tiny import Outcome, call
 
 ZONE = "--zone=us-west4-a"
+TRAIN = ("--", "launch.train", "--config=configs/gpt.py:gpt2", "--workdir=runs/try")
 PLAN = {"topology": "v5e:4x4", "fits": True, "peak_bytes": 7_000_000_000, "hbm_bytes": 16_900_000_000}
 # A host's Python writes down how it was started, and what of its environment the tests ask for.
 _PYTHON = r"""#!/bin/bash

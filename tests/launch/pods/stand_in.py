@@ -65,11 +65,14 @@ def node(name, flags, **more):
     }
 
 
+def created():
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(FAULTS.get("created", time.time()))) + ".123456789Z"
+
+
 def ready(told, name):
-    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(FAULTS.get("created", time.time()))) + ".123456789Z"
     points = [{"ipAddress": f"10.0.0.{i}"} for i in range(hosts(told["acceleratorType"]))]
     full = told["name"].rpartition("/")[0] + f"/{name}"
-    return {**told, "name": full, "state": "READY", "createTime": at, "networkEndpoints": points}
+    return {**told, "name": full, "state": "READY", "createTime": created(), "networkEndpoints": points}
 
 
 def names(queued):
@@ -150,7 +153,7 @@ def tpus(kind, verb, rest, flags, state):
                 spec["multisliceParams"] = several
             full = f"projects/p/locations/{flags['zone']}/queuedResources/{name}"
             table[name] = {"name": full, "state": {"state": "CREATING"}, "tpu": {"nodeSpec": [spec]}}
-            table[name]["late"] = FAULTS.get("late", 0)
+            table[name] |= {"createTime": created(), "late": FAULTS.get("late", 0)}
         if "create-says" in FAULTS and flags["metadata"] != "heed-request=theirs":
             save(state)
             fail(FAULTS["create-says"])
@@ -207,7 +210,8 @@ def main(words):
     if plain[0] == "projects":
         role = "roles/tpu.viewer" if "no-role" in FAULTS else "roles/editor"
         members = ["serviceAccount:7-compute@developer.gserviceaccount.com"]
-        return {"projectNumber": "7"} if plain[1] == "describe" else {"bindings": [{"role": role, "members": members}]}
+        binding = {"role": role, "members": members, **FAULTS.get("binding", {})}
+        return {"projectNumber": "7"} if plain[1] == "describe" else {"bindings": [binding]}
     if "logged-out-later" in FAULTS:
         fail("Your current active account [me@example.com] does not have any valid credentials")
     kind, verb, *rest = plain[2:]

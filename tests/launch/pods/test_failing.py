@@ -1,12 +1,17 @@
 """What fails half-way, at a stand-in of gcloud: nothing that is paid for may be left without a word."""
 
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep  # which `between` replaces in `time`
 
 import pytest
 
-from launch.pods import resources
-from tests.launch.pods.cloud import ZONE, Cloud
+from launch.pods import resources, running
+from launch.pods.remote import Machines
+from tests.launch.pods.cloud import TRAIN, ZONE, Cloud
 
 RESET = "TransportError: Connection reset"
 
@@ -17,9 +22,9 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
 
 
 def between(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> None:
-    """Between two looks there is one step after another."""
-    left = iter(steps)
-    monkeypatch.setattr(resources.time, "sleep", lambda _: next(left, lambda: None)())
+    """Between two looks there is one step after another; who looks on after that for ever fails."""
+    left = iter([*steps, *[lambda: None] * 99])
+    monkeypatch.setattr(resources.time, "sleep", lambda _: next(left)())
 
 
 @pytest.mark.parametrize("passes", [True, False])
@@ -79,3 +84,88 @@ def test_ctrl_c_deletes_what_appears_late(cloud: Cloud, monkeypatch: pytest.Monk
     between(monkeypatch, stop)
     assert cloud.create().status == 130
     assert cloud.state() == {"queued": {}, "nodes": {}}
+
+
+def hours_ago(hours: float) -> int:
+    return int(time.time() - hours * 3600)
+
+
+def suspended(cloud: Cloud, state: str = "SUSPENDED") -> None:
+    """Its machine vanishes."""
+    found = cloud.state()
+    found["queued"]["try"]["state"] = {"state": state}
+    cloud.state({**found, "nodes": {}})
+
+
+def test_hours_count_on_where_the_machine_has_vanished(cloud: Cloud) -> None:
+    asked = hours_ago(7)
+    cloud.faults(created=asked)
+    cloud.create("--capacity=spot")
+    suspended(cloud, "WAITING_FOR_RESOURCES")
+    assert " 0.0 h " in cloud.pod("list").out
+    suspended(cloud)
+    assert " 7.0 h " in cloud.pod("list").out
+    cloud.faults(unreachable=9)  # it goes no further than to be made again
+    cloud.pod("run", "--watch", *TRAIN)
+    _, again = cloud.calls("create")
+    assert any(f",heed-started={asked}," in word for word in again)
+    state = cloud.state()
+    state["queued"]["try"]["createTime"] = "2020-01-01T00:00:00Z"
+    del state["queued"]["try"]["tpu"]["nodeSpec"][0]["node"]["metadata"]["heed-started"]
+    cloud.state(state)
+    suspended(cloud)
+    assert "its --max-hours=8 are over" in cloud.pod("run", "--watch", *TRAIN).err
+
+
+@pytest.mark.parametrize("state", [pytest.param("SUSPENDED", marks=pytest.mark.rest), "ACTIVE"])
+def test_a_machine_that_vanishes_is_made_again(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    booted = hours_ago(2)
+    cloud.faults(created=booted)
+    cloud.create()
+    found = cloud.state()
+    found["queued"]["try"]["createTime"] = "2020-01-01T00:00:00Z"  # it was long in the queue
+    cloud.state(found)
+
+    def vanishes() -> None:
+        assert [cloud.ended(worker=worker) for worker in range(4)] == ["0"] * 4
+        suspended(cloud, state)
+        cloud.faults()
+
+    between(monkeypatch, vanishes)
+    watched = cloud.pod("run", "--watch", *TRAIN)
+    assert watched.status == 0, watched.err
+    assert "it is made again, 1 of at most 3 times" in watched.out
+    _, again = cloud.calls("create")
+    assert any(f",heed-started={booted}," in word for word in again)
+
+
+def test_a_run_that_hosts_lost_is_started_again(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.create()
+    waits = [cloud.home(worker=worker) / "wait" for worker in range(4)]
+    for file in waits:
+        file.parent.mkdir()
+        file.touch()
+
+    def reboot() -> None:
+        """All processes end, without a word; the number of one is another's then."""
+        for worker, file in enumerate(waits):
+            end, pid = time.monotonic() + 20, file.parent / "heed/try/run.pid"
+            while not (file.parent / "attempts").exists() and time.monotonic() < end:
+                sleep(0.02)
+            os.killpg(int(pid.read_text()), signal.SIGKILL)
+            file.unlink()
+            if worker == 2:
+                pid.write_text(str(os.getpid()))
+
+    between(monkeypatch, reboot)
+    watched = cloud.pod("run", "--watch", *TRAIN)
+    assert watched.status == 0, watched.err
+    assert "try: without its run, as after a reboot (lost); it is started again, 1 of at most 3 times" in watched.out
+    assert len(cloud.calls("create")) == 1
+    assert [len((file.parent / "attempts").read_text().splitlines()) for file in waits] == [2] * 4
+    (waits[0].parent / "heed/try/run.status").unlink()
+    between(monkeypatch)
+    monkeypatch.setattr(running.Run, "begin", lambda self, found: Machines.of(self.tpus, found))
+    given_up = cloud.pod("run", "--watch", "--max-restarts=0", *TRAIN)
+    assert given_up.status == 2
+    assert "(lost, ended with status 0), and --max-restarts=0 are used up: the same run again, or" in given_up.err

@@ -19,9 +19,8 @@ from launch.pods.gcloud import Tpus
 from launch.pods.remote import Machines
 from model.errors import UserError
 from tests.conftest import ROOT
-from tests.launch.pods.cloud import PLAN, ZONE, Cloud, environment
+from tests.launch.pods.cloud import PLAN, TRAIN, ZONE, Cloud, environment
 
-TRAIN = ("--", "launch.train", "--config=configs/gpt.py:gpt2", "--workdir=runs/try")
 # Whatever a shell would understand.
 HOSTILE = "--config.model.mask=a 'b' \"c\" $(touch hurt) `touch hurt`\n; touch hurt & \\ * ~ | > x  two  spaces"
 
@@ -193,10 +192,11 @@ def test_an_ablation_needs_what_its_largest_program_does(cloud: Cloud) -> None:
         ({"no_capacity": 1}, ["--direct"], "there is no capacity left in this zone"),
         ({"preempted_creating": 1}, [], "nothing is left of it: PREEMPTED."),
         ({"no_role": 1}, [], "nothing was created: that takes a typed yes."),
+        ({"binding": {"condition": {"title": "by day"}}}, [], "nothing was created: that takes a typed yes."),
     ],
 )
 def test_a_failure_of_gcloud_is_one_sentence_and_leaves_nothing(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, fault: dict[str, int], words: list[str], sentence: str
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any], words: list[str], sentence: str
 ) -> None:
     cloud.faults(**fault)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
