@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import itertools
 import math
+from collections.abc import Iterable
 
 from model.errors import UserError
 
@@ -134,9 +135,8 @@ def parse_topology(text: str, slices: int = 1, here: bool = False) -> Slice:
     name, _, sizes = text.partition(":")
     grid, known = sizes.split("x"), CHIPS | (HERE if here else {})
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
         raise UserError(
-            f"--topology={text}: {name!r} is none of {', '.join(known)}; the nearest is {near}:{example(near)}."
+            f"--topology={text}: {name!r} is none of {', '.join(known)}; the nearest is {_near(name, known)}."
         )
     dims = known[name].dims
     if len(grid) != dims or not all(one.isascii() and one.isdecimal() and int(one) for one in grid):
@@ -156,6 +156,17 @@ def parse_topology(text: str, slices: int = 1, here: bool = False) -> Slice:
 
 
 _SIZES = {1: "one size", 2: "2 sizes", 3: "3 sizes"}
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """A slice, for a name that is none: that of the same size, if the word is Google Cloud's, such as v5litepod-16."""
+    kind, _, count = name.rpartition("-")
+    for one, chip in CHIPS.items():
+        for grid in sorted(GRIDS[chip.dims]):
+            if kind in (one, chip.kind) and count == str(math.prod(grid) * (2 if chip.counts_cores else 1)):
+                return f"{one}:{_told(grid)}"
+    found = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
+    return f"{found}:{example(found)}"
 
 
 def example(name: str) -> str:

@@ -36,6 +36,10 @@ def test_ironwood_has_two_devices_a_chip_and_no_machines() -> None:
     [
         ("v5:4x4", "'v5' is none of v4, v5e, v5p, v6e, tpu7x; the nearest is v5"),
         ("h100:8", "'h100' is none of"),
+        ("v5e-8", "the nearest is v5e:2x4."),
+        ("v5litepod-256", "the nearest is v5e:16x16."),
+        ("v5p-128", "the nearest is v5p:4x4x4."),  # cores
+        ("v6e-7", "the nearest is v6e:4x4."),
         ("v5e:16", "slices of v5e have 2 sizes, such as v5e:4x4."),
         ("v5p:4x4", "slices of v5p have 3 sizes, such as v5p:4x4x4."),
         ("v5e:0x4", "slices of v5e have 2 sizes"),
