@@ -76,6 +76,7 @@ class Machines:
     tpus: Tpus
     name: str
     nodes: dict[str, int]  # hosts of each
+    project: str = ""  # as Google calls it, even where it is gcloud's own
 
     @classmethod
     def of(cls, tpus: Tpus, found: Found) -> "Machines":
@@ -89,7 +90,7 @@ class Machines:
                 f"--name={found.name} is {'+'.join(found.states)}, and all must be READY: launch.pod status."
             )
         counts = {node: len(told["networkEndpoints"]) for node, told in found.nodes.items() if told}
-        return cls(tpus, found.name, counts)
+        return cls(tpus, found.name, counts, found.project)
 
     @property
     def hosts(self) -> int:
@@ -116,7 +117,13 @@ class Machines:
         Raises:
             UserError: not every host said that it did.
         """
-        answer = self.everywhere(script, *words)
+        try:
+            answer = self.everywhere(script, *words)
+        except KeyboardInterrupt:
+            if said == "heed-started":
+                cli.say(f"stopped: the run of {self.name} is ended on the hosts that have begun it")
+                self.everywhere(_STOP)
+            raise
         if self.tpus.dry:
             return
         lines = [line.strip() for line in answer.out.splitlines()]
@@ -149,7 +156,7 @@ class Machines:
         Raises:
             UserError: it did not start on all of them, and runs on none.
         """
-        argv = ["env", f"HEED_RUN={self.tpus.zone}/{self.name}", ".venv/bin/python", "-m", *words]
+        argv = ["env", f"HEED_RUN={self.project}/{self.tpus.zone}/{self.name}", ".venv/bin/python", "-m", *words]
         self.must("heed-started", "the start", _START, " ".join(secrets), *argv)
 
     def states(self) -> list[str]:

@@ -54,7 +54,7 @@ class Run:
                 if all(state.startswith("ended") for state in states):
                     cli.say(f"{self.name}: {states[0]}")
                     return int(any(state != "ended with status 0" for state in states))
-                reason = f"without its run, as after a reboot ({', '.join(dict.fromkeys(states))})"
+                reason = f"without its run, as after a reboot ({', '.join(sorted({*states}))})"
             if reason:
                 restarts += 1
                 self._check(found, restarts, most, reason)

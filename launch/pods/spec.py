@@ -108,6 +108,11 @@ class Found:
         return next((place(one)[0] for one in (self.queued, *self.nodes.values()) if one), "")
 
     @property
+    def project(self) -> str:
+        """Whose it is."""
+        return next((str(one["name"]).split("/")[1] for one in (self.queued, *self.nodes.values()) if one), "")
+
+    @property
     def ours(self) -> bool:
         """Whether it carries our label with its own name."""
         return bool(self.spec.get("labels", {}).get(LABEL) == self.name)

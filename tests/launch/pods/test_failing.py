@@ -3,13 +3,14 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import sleep  # which `between` replaces in `time`
 
 import pytest
 
 from launch.pods import resources, running
+from launch.pods.gcloud import Answer, Tpus
 from launch.pods.remote import Machines
 from tests.launch.pods.cloud import TRAIN, ZONE, Cloud
 
@@ -139,18 +140,24 @@ def test_a_machine_that_vanishes_is_made_again(cloud: Cloud, monkeypatch: pytest
     assert any(f",heed-started={booted}," in word for word in again)
 
 
-def test_a_run_that_hosts_lost_is_started_again(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    cloud.create()
-    waits = [cloud.home(worker=worker) / "wait" for worker in range(4)]
-    for file in waits:
+def waiting(cloud: Cloud) -> list[Path]:
+    """On each host, the file while which is there its runs go on."""
+    files = [cloud.home(worker=worker) / "wait" for worker in range(4)]
+    for file in files:
         file.parent.mkdir()
         file.touch()
+    return files
+
+
+def test_a_run_that_hosts_lost_is_started_again(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.create()
+    waits = waiting(cloud)
 
     def reboot() -> None:
         """All processes end, without a word; the number of one is another's then."""
         for worker, file in enumerate(waits):
             end, pid = time.monotonic() + 20, file.parent / "heed/try/run.pid"
-            while not (file.parent / "attempts").exists() and time.monotonic() < end:
+            while not (file.parent / "heed/try/runs/try/config.json").exists() and time.monotonic() < end:
                 sleep(0.02)
             os.killpg(int(pid.read_text()), signal.SIGKILL)
             file.unlink()
@@ -168,4 +175,25 @@ def test_a_run_that_hosts_lost_is_started_again(cloud: Cloud, monkeypatch: pytes
     monkeypatch.setattr(running.Run, "begin", lambda self, found: Machines.of(self.tpus, found))
     given_up = cloud.pod("run", "--watch", "--max-restarts=0", *TRAIN)
     assert given_up.status == 2
-    assert "(lost, ended with status 0), and --max-restarts=0 are used up: the same run again, or" in given_up.err
+    assert "(ended with status 0, lost), and --max-restarts=0 are used up: the same run again, or" in given_up.err
+
+
+@pytest.mark.rest
+def test_ctrl_c_while_a_run_starts_leaves_it_on_no_host(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.create()
+    waits, change = waiting(cloud), Tpus.change
+
+    def start(tpus: Tpus, words: Sequence[str], **how: bool) -> Answer:
+        answer = change(tpus, words, **how)
+        if "heed-started" in answer.out:
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(Tpus, "change", start)
+    stopped = cloud.pod("run", *TRAIN)
+    states = cloud.pod("status").out
+    for file in waits:
+        file.unlink()
+    assert stopped.status == 130
+    assert "stopped: the run of try is ended on the hosts that have begun it" in stopped.out
+    assert "hosts: 4 lost (of 4)" in states

@@ -47,7 +47,7 @@ def test_a_run_from_its_making_to_its_end(cloud: Cloud, tmp_path: Path, monkeypa
         assert (home / "argv").read_text().split("\0")[:-1] == ["-m", *TRAIN[1:], HOSTILE]
         assert (home / "token").read_text() == 's3cret "$HOME"'
         (attempt,) = (home / "attempts").read_text().splitlines()
-        assert re.fullmatch(r"us-west4-a/[-a-z0-9]+ \d{10}", attempt)
+        assert re.fullmatch(r"p/us-west4-a/try \d{10}", attempt)
         assert not list(home.rglob("hurt"))
         assert (home / "heed/try/code.py").read_text() == "x = 1\n"
     assert "--require-hashes --requirement requirements.txt" in (cloud.home() / "uv").read_text()
