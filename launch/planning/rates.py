@@ -33,12 +33,14 @@ class Step(NamedTuple):
 def step(found: dict[str, Any], where: Slice, remat: str, chip: Chip | None = None) -> Step:
     """The model of a step, of its facts; of another `chip` than its slice's, if one is given.
 
-    Products: FLOPs per token that the program executes (where there is none, those of the model, and what `AGAIN` says)
-    x tokens of a device, over the chip's rate in bfloat16. Memory: twice what is there at the peak (parameters and
-    moments are read and written, activations written and read), over the rate of HBM. Links: bytes on the wire over
-    half of what all links of a chip carry, as each direction carries one half. Network: bytes on the wire between
-    slices over a chip's share of it. Calls: collectives, each as often as it runs. A step of TPUs takes as long as the
-    longest of them, as if all others went on beside it; one of a CPU as long as all of them together.
+    Products: FLOPs per token that the program executes (where there is none, those of the model, and what `AGAIN` says;
+    where it cannot be counted, also logits made again, and attention's way back as splash's kernels do it, so that
+    nothing is faster for want of a count) x tokens of a device, over the chip's rate in bfloat16. Memory: twice what is
+    there at the peak (parameters and moments are read and written, activations written and read), over the rate of HBM.
+    Links: bytes on the wire over half of what all links of a chip carry, as each direction carries one half. Network:
+    bytes on the wire between slices over a chip's share of it. Calls: collectives, each as often as it runs. A step of
+    TPUs takes as long as the longest of them, as if all others went on beside it; one of a CPU as long as all of them
+    together.
     """
     chip, share = chip or where.chip, min(where.sharing, found["devices"])  # a mesh may leave some of them idle
     flops = found.get("executed_flops_per_token") or _with_again(found, remat)
@@ -55,7 +57,11 @@ def step(found: dict[str, Any], where: Slice, remat: str, chip: Chip | None = No
 def _with_again(found: dict[str, Any], remat: str) -> float:
     of_matrices, of_attention = AGAIN[remat]
     attention: float = found["attention_flops_per_token"]
-    return attention * (1 + of_attention) + (found["flops_per_token"] - attention) * (1 + of_matrices)
+    known = attention * (1 + of_attention) + (found["flops_per_token"] - attention) * (1 + of_matrices)
+    if "executed_note" not in found:
+        return known
+    again: float = found.get("logits_again_flops_per_token", 0)
+    return known + again + attention / 2
 
 
 def fitted(measured: Sequence[tuple[dict[str, Any], float]], where: Slice) -> Chip:

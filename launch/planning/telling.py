@@ -31,6 +31,8 @@ def told(found: dict[str, Any]) -> str:
         lines.append(f"    logits made again  {again:.4g} more")
     if executed := found.get("executed_flops_per_token"):
         lines.append(f"    executed           {executed:.4g}, with all that the program does again")
+    elif note := found.get("executed_note"):
+        lines.append(f"    executed           guessed, for {note}")
     if found.get("collective_bytes") is not None:
         kinds = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in found["collective_bytes_by_kind"].items())
         lines.append(

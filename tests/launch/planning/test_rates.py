@@ -42,6 +42,10 @@ def test_what_is_done_again_is_known_of_the_program_or_stated() -> None:
     products = {name: step(FOUND, where, name).products * 1.97e14 / 2000 for name in REMAT}
     assert products == {"none": 6e9, "dots": pytest.approx(6e9 + 1e9 / 3), "full": pytest.approx(8e9)}
     assert AGAIN.keys() == REMAT.keys()
+    # As many as splash's kernels, three products of six more on the way back, and the logits.
+    uncounted = FOUND | {"executed_flops_per_token": None, "executed_note": "so", "logits_again_flops_per_token": 3e8}
+    found = step(uncounted, where, "dots").products * 1.97e14 / 2000
+    assert found == pytest.approx(6e9 + 1e9 / 3 + 1e9 / 2 + 3e8)
     known = FOUND | {"executed_flops_per_token": 7e9}
     assert all(step(known, where, name).products == pytest.approx(7e9 * 2000 / 1.97e14) for name in REMAT)
 
