@@ -13,7 +13,6 @@ from launch.configs import load
 from model import GPT, GPTConfig, UserError
 from model.families.encoder_decoder import Pairs
 from model.inspection import attention_weights
-from tests.tiers import tiered
 from train.data import ByteTokenizer
 from train.experiment import make_model_config
 
@@ -99,9 +98,8 @@ def test_of_a_model_that_looks_ahead_all_is_shown() -> None:
     assert shown_TS[0, -1] > 0
 
 
-@pytest.mark.parametrize(
-    "family", tiered([("encoder_decoder",), ("recurrent_encoder_decoder",)], lambda family: family.startswith("rec"))
-)
+@pytest.mark.rest
+@pytest.mark.parametrize("family", ["encoder_decoder", "recurrent_encoder_decoder"])
 def test_of_pairs_it_shows_what_is_looked_at_of_the_source(family: str) -> None:
     tokenizer = ByteTokenizer().with_marks(["start"])
     keys = {"family": family, "task": "translation", "model.num_layers": 2, "model.width": 16, "data.length": 7}

@@ -292,6 +292,7 @@ def test_more_steps_and_free_keys_are_allowed(keys: dict[str, Any], run: Path) -
     assert saved(run)[-1] == 15
 
 
+@pytest.mark.rest
 def test_text_on_both_sides_is_refused_or_told(keys: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(Path(keys["data.path"]).parent, tmp_path / "text")
     for number in range(97):
@@ -419,6 +420,7 @@ def test_an_altered_config_is_mended(keys: dict[str, Any], run: Path) -> None:
     assert (run / "config.json").read_text() == before
 
 
+@pytest.mark.rest
 def test_a_damaged_note_of_a_checkpoint_is_no_reason_to_lose_it(keys: dict[str, Any], run: Path) -> None:
     """Those of ours and of Orbax that hold no array."""
     shutil.rmtree(run / "checkpoints/8")
@@ -472,6 +474,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         assert_refused(call(command, [f"--workdir={tmp_path}", *argv]), f"--workdir={tmp_path}", "passport.json")
 
 
+@pytest.mark.rest
 def test_the_commands_themselves_end_with_the_sentence(keys: dict[str, Any], finished: Path, tmp_path: Path) -> None:
     misspelt = start("-m", "launch.train", *words(tmp_path / "run", keys | {"train.stepss": 9}))
     prompt = start("-m", "launch.generate", f"--workdir={finished}", b"--prompt=\xff")

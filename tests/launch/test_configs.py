@@ -1,6 +1,7 @@
 """Configs: every committed one parses, every key is read, and mistakes are answered in one sentence."""
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -136,6 +137,7 @@ def test_help_shows_every_key_once_with_its_default_and_meaning(chooser: str, na
             assert len(texts[key]) > 5
 
 
+@functools.cache
 def reads(*rooms: str) -> set[str]:
     """'holder.key' of each attribute that is read, and '"key"' of each name that is an index or that a loop visits."""
     found = set()

@@ -41,9 +41,8 @@ OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "full" else pytest.param(name, marks=pytest.mark.rest) for name in OUTPUTS]
-)
+@pytest.mark.rest
+@pytest.mark.parametrize("name", OUTPUTS)
 def test_training_outlives_its_output(keys: dict[str, Any], name: str, tmp_path: Path) -> None:
     done = shell(OUTPUTS[name], "train", *words(tmp_path / "run", keys))
     assert (done.returncode, done.stderr) == (0, "")

@@ -244,7 +244,8 @@ def full_pass(logits: Callable[[np.ndarray], Any], row: int) -> Scores:
     return scores
 
 
-@pytest.mark.parametrize("form", tiered([(form,) for form in FORMS], lambda form: form == "wu"))
+@pytest.mark.rest
+@pytest.mark.parametrize("form", FORMS)
 def test_cached_is_the_full_pass_of_an_encoder_decoder(form: str) -> None:
     """Each beam looks at its own row's source, and goes on from its own past; one program serves all."""
     (graphdef, params, pairs), beam = translator(), Beam(3, 1.0, form)

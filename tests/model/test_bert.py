@@ -157,6 +157,7 @@ def test_every_head_is_compared() -> None:
     assert set(HEADS.values()) == set(BERTConfig.HEADS) == BERT_TABLES.keys()
 
 
+@pytest.mark.rest
 def test_the_mean_of_a_row_is_that_of_its_tokens() -> None:
     """As of each row by itself, without its padding: the pooler and the answer of the mean, in NumPy."""
     model = BERT(config("class", pool="mean"), rngs=nnx.Rngs(0))

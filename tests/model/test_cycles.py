@@ -149,6 +149,7 @@ def _flat(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+@pytest.mark.rest
 def test_a_layer_keeps_what_its_mask_looks_back_to() -> None:
     """Rolling over many times its window, in pieces longer and shorter than it, with rows of different lengths, and
     with a token that is fed again: each row as alone and whole. What it keeps does not grow with the length."""

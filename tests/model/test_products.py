@@ -15,7 +15,6 @@ from model.layers import Linear
 from model.stack.block import Block
 from model.stack.config import REMAT
 from tests.small import random_batch, run
-from tests.tiers import tiered
 from train.devices.mesh import make_mesh, make_rules
 from train.sharding import placed
 from train.tasks.language_model import language_model
@@ -73,7 +72,8 @@ def test_a_mesh_is_not_asked_to_merge_axes() -> None:
     assert f"tensor<{B * T}x" not in text
 
 
-@pytest.mark.parametrize("remat", tiered([(one,) for one in REMAT], lambda one: one == "dots"))
+@pytest.mark.rest
+@pytest.mark.parametrize("remat", REMAT)
 def test_forward_mode_agrees_with_reverse_mode(remat: str) -> None:
     """The slope of the loss along a direction, by jvp, by linearize and from the gradient, for two seeds at once."""
     config = GPTConfig(**SIZES, tied=False, core="dense", remat=remat)

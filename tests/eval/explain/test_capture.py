@@ -147,6 +147,7 @@ def test_the_mean_is_of_tokens_alone() -> None:
     np.testing.assert_allclose(said[0], said[1], atol=1e-5)
 
 
+@pytest.mark.rest
 def test_gradients_pass_through_what_is_set() -> None:
     """That by weights is the value's share: d o / d w = v."""
     model, one, _ = made("gpt")
@@ -169,6 +170,7 @@ def intervene_sum(model: Any, one: Any, weights: jax.Array) -> jax.Array:
     return jnp.sum(jnp.sin(model(**one, taps=Taps({"stack.attention.weights": Hook(call)}))))
 
 
+@pytest.mark.rest
 def test_half_precision_and_a_budget() -> None:
     model, one, _ = made("gpt", **{"model.dtype": "bfloat16"})
     names = ["stack.attention.weights", "vectors"]
@@ -220,6 +222,7 @@ def test_what_can_only_be_read_is_not_set() -> None:
         intervene(model, {"decoder.0.cross.weights": zero}, **one)
 
 
+@pytest.mark.rest
 def test_more_than_the_budget_comes_in_parts() -> None:
     """First site by site, then layer by layer; what comes is the same, and nothing is left out."""
     model, one, _ = made("gpt")

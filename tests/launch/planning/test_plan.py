@@ -233,6 +233,7 @@ def test_what_makes_no_sense_is_refused_before_the_compiler_is_asked(
     assert sentence in outcome.err.splitlines()[-1]
 
 
+@pytest.mark.rest
 @needs_compiler
 def test_where_parameters_lie_is_listed() -> None:
     keys = ["--config.model.num_layers=3", "--config.model.width=64", "--config.mesh.tensor=2"]
@@ -248,6 +249,7 @@ def test_where_parameters_lie_is_listed() -> None:
     assert re.search(r" layers=3, mlp=\d+ over tensor, embed=64; moments layers=3, .* embed=64 over fsdp$", line), line
 
 
+@pytest.mark.rest
 @needs_compiler
 def test_a_batch_that_the_mesh_does_not_divide_is_refused_in_a_sentence() -> None:
     outcome = call(

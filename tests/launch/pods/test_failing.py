@@ -66,6 +66,7 @@ def test_what_a_colleague_made_meanwhile_is_not_touched(cloud: Cloud, says: str)
     assert cloud.calls("delete") == []
 
 
+@pytest.mark.rest
 def test_what_appears_late_is_waited_for_or_given_up(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     cloud.faults(late=4)
     assert cloud.create().status == 0
@@ -98,6 +99,7 @@ def suspended(cloud: Cloud, state: str = "SUSPENDED") -> None:
     cloud.state({**found, "nodes": {}})
 
 
+@pytest.mark.rest
 def test_hours_count_on_where_the_machine_has_vanished(cloud: Cloud) -> None:
     asked = hours_ago(7)
     cloud.faults(created=asked)

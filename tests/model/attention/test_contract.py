@@ -259,7 +259,7 @@ def test_the_check_passes_what_is_right_and_finds_what_is_wrong(dtype: str) -> N
 @pytest.mark.parametrize(
     "wrong", [without_segments, without_dropout, with_the_first_row_for_all, without_a_cap, without_places]
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.rest)])
 def test_a_run_stops_before_it_learns_with_a_core_that_is_not_exact(
     wrong: Any, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from model.attention.cores.splash_mask import BlockMask, computed_blocks
 from model.attention.cores.table import CORES
 from model.attention.dropout import Dropout
 from model.errors import UserError
+from tests.tiers import tiered
 
 SMALL = Sizes(128, 128, 128)
 RNG = np.random.default_rng(0)
@@ -93,7 +94,7 @@ def doubled(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x, np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", tiered([(name,) for name in CASES], [*CASES][::2].__contains__))
 def test_it_is_dense_in_float64_forward_and_backward(name: str) -> None:
     case, (q, k, v, do) = CASES[name], arrays(CASES[name])
     with jax.default_matmul_precision("highest"):
@@ -123,6 +124,7 @@ def test_alibi_is_exact_products_of_short_numbers() -> None:
     np.testing.assert_allclose(added_HS, slopes_H[:, None] * np.arange(2**16.0), rtol=2**-16)
 
 
+@pytest.mark.rest
 def test_seeds_layers_and_a_mesh() -> None:
     """Two seeds on `replica`, two scanned layers that are computed again, rows on `fsdp` and heads on `tensor`."""
     mesh = jax.make_mesh((2, 2, 2), ("replica", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)

@@ -176,6 +176,7 @@ def own(folder: Path, count: int = 60) -> dict[str, Any]:
     return SIZES | keys | {"data.length": 16, "data.batch_size": 8, "optimizer.learning_rate": 0.02, "train.prompt": ""}
 
 
+@pytest.mark.rest
 def test_a_run_learns_and_is_evaluated_with_its_names(tmp_path: Path) -> None:
     keys, run = (
         own(tmp_path) | {"train.steps": 30, "train.evaluate_every": 30, "model.norm_place": "pre"},

@@ -115,7 +115,8 @@ def test_packed_pairs_cost_what_they_cost_one_by_one(family: str) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("family", tiered([(one,) for one in KINDS], lambda family: family != "encoder_decoder"))
+@pytest.mark.rest
+@pytest.mark.parametrize("family", KINDS)
 def test_what_it_writes_is_the_likeliest_token_each_time(family: str) -> None:
     """Beside a loop that reads all again for each token; also where a row ends, and the others go on."""
     graphdef, params = model(family)

@@ -69,6 +69,7 @@ def test_it_is_the_product_of_all_layers(kind: str) -> None:
             assert np.isfinite(found[site][b]).all()
 
 
+@pytest.mark.rest
 def test_a_mean_of_rows_reads_them_all() -> None:
     model, inputs, target = case("bert-classification", **{"model.pool": "mean"})
     found, E = attention_gradient(model, inputs, target), maps(model, inputs, target)["stack.attention"]

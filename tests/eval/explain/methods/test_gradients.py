@@ -110,6 +110,7 @@ def test_a_target_that_there_is_not_is_refused(kind: str, changes: dict[str, Any
     assert str(refused.value).startswith(f"the target of {sentence}")
 
 
+@pytest.mark.rest
 def test_noise_is_drawn_again_the_same() -> None:
     """Without noise it is the gradient; with little, near it; of another seed, another."""
     given_ = case("gpt-language_model")
@@ -157,6 +158,7 @@ def test_noise_is_as_wide_as_the_numbers_of_an_example_are() -> None:
     assert noise_BT[0].std() == pytest.approx(spread * np.linalg.norm(w_D), rel=0.1)
 
 
+@pytest.mark.rest
 def test_what_stands_at_padding_reaches_no_map() -> None:
     """Be it no token at all; and a row's map is that which it has by itself, in half precision as in single."""
     model, inputs, target = case("bert-classification")
