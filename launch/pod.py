@@ -21,6 +21,7 @@ from typing import Any
 
 from launch import cli
 from launch.machines import names, tree
+from launch.machines.words import checked, parser_of
 from launch.pods import money, resources, running, spec
 from launch.pods.gcloud import Tpus
 from launch.pods.remote import Machines
@@ -110,8 +111,10 @@ def _longest(slices: int = 1) -> int:
 
 def run(flags: argparse.Namespace, tpus: Tpus, words: Sequence[str]) -> int:
     """Brings the committed code to all hosts, and starts a command there."""
-    if not words or not re.fullmatch(r"launch\.[a-z]+", words[0]):
-        raise UserError(f"what is to run comes last: {again(tpus, 'run', flags.name)} -- launch.train --config=...")
+    if not words or (made := parser_of(words[0])) is None:
+        told = f"{words[0]} is no command of heed's: what" if words else "what"
+        raise UserError(f"{told} is to run comes last: {again(tpus, 'run', flags.name)} -- launch.train --config=...")
+    checked(made, words[1:])
     secrets = [one for one in flags.secret.split(",") if one]
     if bad := [one for one in secrets if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", one)]:
         raise UserError(

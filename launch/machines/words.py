@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import launch
 from launch import cli
+from launch.ablation.plan import load_plan
 from launch.configs import load
 from model.errors import UserError
 
@@ -35,21 +36,38 @@ def split(parser: cli.Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, 
     if made is None:
         able = ", ".join(name for name in _commands() if _several(name))
         raise UserError(f"-- {command}: it must be a command that runs as several processes: {able}.")
-    # A mistake is told once and now, and not by every process, where each may be paid for.
+    return flags, after, checked(made, words)
+
+
+def checked(made: cli.Parser, words: Sequence[str]) -> argparse.Namespace:
+    """The flags in a command's words: a mistake in them, or in what is changed of the config or plan that they name, is
+    told once and now, and not by every process, where each may be paid for.
+
+    Raises:
+        UserError: there is one.
+    """
     inner, overrides = cli.parse(made, words)
     if getattr(inner, "config", None):
         load(inner.config, **overrides)
-    return flags, after, inner
+    if getattr(inner, "plan", None):
+        load_plan(inner.plan, **overrides)
+    return inner
 
 
 def _commands() -> list[str]:
     return [f"launch.{found.name}" for found in pkgutil.iter_modules(launch.__path__)]
 
 
-def _several(command: str) -> cli.Parser | None:
-    """The flags of a command that takes those of `hosts`."""
+def parser_of(command: str) -> cli.Parser | None:
+    """The flags of a command of this room, launch.train; None where it is none."""
     if command not in _commands():
         return None
     module = importlib.import_module(command)
     made: cli.Parser | None = module.parser() if hasattr(module, "parser") else None
+    return made
+
+
+def _several(command: str) -> cli.Parser | None:
+    """The flags of a command that takes those of `hosts`."""
+    made = parser_of(command)
     return made if made and {*_OURS} <= made.flags().keys() else None

@@ -189,3 +189,8 @@ class Machines:
         source = f"{next(iter(self.nodes))}:heed/{self.name}/{folder}"
         copy = self.tpus.words(NODE, "scp", source, str(to.parent), "--recurse", "--worker=0")
         self.tpus.must_change(copy)
+        if not self.tpus.dry:
+            running = (
+                "; the run goes on, and what it writes from now on is not in it" if "running" in self.states() else ""
+            )
+            cli.say(f"{self.name}: {folder} is here{running}")

@@ -72,7 +72,7 @@ def test_a_run_from_its_making_to_its_end(cloud: Cloud, tmp_path: Path, monkeypa
     assert cloud.pod("logs").status == 0
 
     monkeypatch.chdir(tmp_path)
-    assert cloud.pod("fetch", "--workdir=runs/try").status == 0
+    assert cloud.pod("fetch", "--workdir=runs/try").out.splitlines() == ["try: runs/try is here"]
     assert (tmp_path / "runs/try/config.json").read_text() == "{}\n"
     assert "exists here" in cloud.pod("fetch", "--workdir=runs/try").err
 
@@ -416,7 +416,16 @@ def test_flex_start_has_the_limit_of_google_itself(cloud: Cloud) -> None:
     ("words", "sentence"),
     [
         ([], "what is to run comes last"),
-        (["--", "rm", "-rf"], "what is to run comes last"),
+        (["--", "rm", "-rf"], "rm is no command of heed's: what is to run comes last"),
+        (["--", "launch.train", "--config=gpt:quickstat", "--workdir=x"], "the nearest is quickstart"),
+        (
+            ["--", "launch.train", "--config=base", "--workdir=x", "--config.train.steps=9x"],
+            "--config.train.steps='9x': a whole",
+        ),
+        (
+            ["--", "launch.ablate", "--plan=configs/ablations/scal.py", "--workdir=x"],
+            "--plan=configs/ablations/scal.py",
+        ),
         (["--secret=a b", *TRAIN], "--secret=a b must be the name of an entry"),
         (["--max-restarts=-1", *TRAIN], "--max-restarts=-1 must be at least 0."),
         (["--config.train.steps=9", *TRAIN], "runs nothing with a config"),
