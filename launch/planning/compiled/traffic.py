@@ -58,7 +58,8 @@ def collectives(hlo: str) -> list[Collective]:
         ValueError: nothing in the program says how often a loop with a collective runs.
     """
     bodies = computations(hlo)
-    trips = runs(bodies, max)
+    trips, partitions = runs(bodies, max), re.search(r"^HloModule .*num_partitions=(\d+)", hlo)
+    everyone = int(partitions[1]) if partitions else 1
     found: dict[tuple[str, ...], Collective] = {}
 
     def add(name: str, key: tuple[str, ...], one: Collective) -> None:
@@ -77,7 +78,7 @@ def collectives(hlo: str) -> list[Collective]:
             assert names, rest
             size = _bytes(_results(shape, kind, begun))
             key = kind, *(text or "" for text in names.groups())
-            add(name, key, Collective(kind, size, _among(kind, rest), bool(begun)))
+            add(name, key, Collective(kind, size, _among(kind, rest, everyone), bool(begun)))
         for shape, rest in re.findall(r"= (.*?) send\((.*megascale_transfer_type=.*)$", body, re.MULTILINE):
             kind = re.findall(r"transfer_type=\"(\w+)\"", rest)[0].lower().replace("_", "-")
             slices = re.findall(r"megascale_target=\"\{([\d,:]+)\}x", rest)
@@ -88,8 +89,10 @@ def collectives(hlo: str) -> list[Collective]:
     return list(found.values())
 
 
-def _among(kind: str, rest: str) -> int:
-    """How many devices are in a group: of those that are listed, or made of numbers in order, or along axes."""
+def _among(kind: str, rest: str, everyone: int) -> int:
+    """How many devices are in a group: of those that are listed, or made of numbers in order, or along axes; all where
+    none is named.
+    """
     if kind == "collective-permute":
         return 2
     if made := re.search(r"replica_groups=\[\d+,(\d+)\]<=", rest):
@@ -98,7 +101,7 @@ def _among(kind: str, rest: str) -> int:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(part or sizes[axis]) for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2]))
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
-    return listed[1].count(",") + 1 if listed else 1
+    return listed[1].count(",") + 1 if listed else everyone
 
 
 def _count(text: str) -> int:

@@ -216,3 +216,7 @@ def test_what_a_device_sends_is_told_by_the_size_of_its_group() -> None:
     assert (between.kind, between.bytes, between.among) == ("all-reduce", 18, 3)
     assert between.wire == 2 * 18 * 2 / 3
     assert traffic(WIRED)["all-reduce"] == 24  # of a slice alone
+    whole = "HloModule step, is_scheduled=true, num_partitions=7, x={}" + WIRED.removeprefix("HloModule step").replace(
+        "replica_groups={{0,4,8},{1,5,9}}", "replica_groups={}"
+    )
+    assert {one.kind: one.among for one in collectives(whole) if not one.slow}["all-reduce"] == 7
