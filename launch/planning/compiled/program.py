@@ -39,6 +39,24 @@ def runs(bodies: dict[str, str], together: Callable[[Iterable[float]], float]) -
     return {name: count(name) for name in bodies}
 
 
+def loops(bodies: dict[str, str]) -> dict[str, str]:
+    """The body of the innermost loop in which each computation lies, or ENTRY."""
+    callers, found = dict[str, str](), {"ENTRY": "ENTRY"}
+    for caller, body in bodies.items():
+        for line in body.splitlines():
+            for name in re.findall(r"%([^\s,}]+)", " ".join(_CALLED.findall(line))):
+                callers.setdefault(name, caller)
+                if " while(" in line:
+                    found[name] = name
+
+    def within(name: str) -> str:
+        if name not in found:
+            found[name] = within(callers[name]) if name in callers else name
+        return found[name]
+
+    return {name: within(name) for name in bodies}
+
+
 def _trips(line: str, caller: str, bodies: dict[str, str]) -> float:
     """How often a `while` runs: as XLA writes beside it (for CPUs), or what its counter takes, in equal steps, from one
     constant to the one that its condition wants it below; else infinitely.

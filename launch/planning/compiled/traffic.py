@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from launch.planning.compiled.program import Array, arrays, computations, runs
+from launch.planning.compiled.program import Array, arrays, computations, loops, runs
 
 KINDS = "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"
+_GOES_ON = "async_collective_fusion"
 _BITS = {"pred": 8, "bf16": 16} | {f"{kind}{bits}": bits for kind in "fsu" for bits in (8, 16, 32, 64)}
 
 
@@ -51,19 +52,20 @@ def collectives(hlo: str) -> list[Collective]:
     """All that a program sends between devices.
 
     One collective may be written many times, as parts of fusions that run beside it: it is counted by its channel, and
-    by its name in JAX, since all that `shard_map` makes share a channel. What goes on in small parts, in fusions in a
-    loop, counts where it begins. A loop without collectives may run as often as the data say.
+    by its name in JAX, or where the compiler drops that by its loop, since all that `shard_map` makes share a channel.
+    What goes on in small parts, in fusions in a loop, counts where it begins. A loop without collectives may run as
+    often as the data say.
 
     Raises:
         ValueError: nothing in the program says how often a loop with a collective runs.
     """
     bodies = computations(hlo)
-    trips, partitions = runs(bodies, max), re.search(r"^HloModule .*num_partitions=(\d+)", hlo)
+    trips, within, partitions = runs(bodies, max), loops(bodies), re.search(r"^HloModule .*num_partitions=(\d+)", hlo)
     everyone = int(partitions[1]) if partitions else 1
     found: dict[tuple[str, ...], Collective] = {}
 
     def add(name: str, key: tuple[str, ...], one: Collective) -> None:
-        apart = name.startswith("async_collective_fusion")
+        apart = name.startswith(_GOES_ON)
         times = 0 if apart else trips[name]
         if times == math.inf:
             raise ValueError(f"{one.kind} of %{name} is in a loop of which the program does not say how often it runs.")
@@ -77,14 +79,24 @@ def collectives(hlo: str) -> list[Collective]:
             names = re.search(r"channel_id=(\d+).*?(?:op_name=\"(.*?)\"|$)", rest)
             assert names, rest
             size = _bytes(_results(shape, kind, begun))
-            key = kind, *(text or "" for text in names.groups())
-            add(name, key, Collective(kind, size, _among(kind, rest, everyone), bool(begun)))
+            add(
+                name,
+                (kind, names[1], names[2] or within[name]),
+                Collective(kind, size, _among(kind, rest, everyone), bool(begun)),
+            )
         for shape, rest in re.findall(r"= (.*?) send\((.*megascale_transfer_type=.*)$", body, re.MULTILINE):
             kind = re.findall(r"transfer_type=\"(\w+)\"", rest)[0].lower().replace("_", "-")
             slices = re.findall(r"megascale_target=\"\{([\d,:]+)\}x", rest)
             channel = re.findall(r"channel_id=(\d+)", rest)[0]
             among = _count(slices[0]) if slices else 2
             add(name, ("send", channel), Collective(kind, _bytes(arrays(shape)[:1]), among, True, slow=True))
+    for key in [key for key, one in found.items() if not one.bytes and key[-1] in bodies]:  # begun outside of its loop
+        begun = {
+            other: one._replace(together=True) for other, one in found.items() if other[:2] == key[:2] and one.bytes
+        }
+        if begun:
+            found |= begun
+            del found[key]
     assert all(one.bytes for one in found.values()), f"nothing begins {found}"
     return list(found.values())
 

@@ -185,6 +185,40 @@ def test_the_gradient_of_a_bias_is_summed_over_devices_once(
     assert traffic(program.as_text())["all-reduce"] < 2 * 4 * N * H + B * T
 
 
+NAMELESS = """HloModule step
+
+%part (p: bf16[6]) -> bf16[6] {
+  ROOT %g.1 = bf16[6]{0} all-reduce(%p), channel_id=1, replica_groups={{0,1}}
+}
+
+%async_collective_fusion.2 (p: bf16[6]) -> bf16[6] {
+  ROOT %g.2 = bf16[6]{0} all-reduce(%p), channel_id=1, replica_groups={{0,1}}
+}
+
+%forward (p: bf16[6]) -> bf16[6] {
+  %f.1 = bf16[6]{0} fusion(%p), kind=kCustom, calls=%part
+  ROOT %f.2 = bf16[6]{0} fusion(%f.1), kind=kCustom, calls=%async_collective_fusion.2
+}
+
+%backward (p: bf16[6]) -> bf16[6] {
+  ROOT %g.3 = bf16[6]{0} all-reduce(%p), channel_id=1, replica_groups={{0,1}}
+}
+
+%limit (p: bf16[6]) -> pred[] {
+}
+
+ENTRY %main.1 (p: bf16[6]) -> bf16[6] {
+  %w.1 = bf16[6]{0} while(%p), condition=%limit, body=%forward, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %w.2 = bf16[6]{0} while(%w.1), condition=%limit, body=%backward, backend_config={"known_trip_count":{"n":"7"}}
+}
+"""
+
+
+def test_what_has_lost_its_name_is_told_apart_by_its_loop() -> None:
+    """As gathers of shard_map, which share a channel, have where the compiler writes them as sums."""
+    assert sorted((one.bytes, one.together) for one in collectives(NAMELESS)) == [(5 * 12, True), (7 * 12, False)]
+
+
 WIRED = """HloModule step
 
 ENTRY %main.1 (p: bf16[4,2]) -> bf16[4,2] {
