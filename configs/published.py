@@ -128,7 +128,7 @@ def qwen2_7b(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=tpu7x:4x4x4: 256 rows, 8.49 of 101.74 GB a device, 41.57 GB sent
+    --topology=tpu7x:4x4x4: 256 rows, 8.49 of 101.74 GB a device, 42.67 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:qwen2_7b --workdir=runs/qwen2_7b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -145,7 +145,7 @@ def qwen3_8b(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v5p:4x4x4: 256 rows, 18.34 of 102.80 GB a device, 44.70 GB sent
+    --topology=v5p:4x4x4: 256 rows, 18.34 of 102.80 GB a device, 45.96 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:qwen3_8b --workdir=runs/qwen3_8b \\
       --config.data.name=lm1b --config.data.validation_split=test
@@ -163,7 +163,7 @@ def gemma2_9b(config: ConfigDict) -> None:
 
     By the compiler for TPUs (`make test-tpu`, 2026-11-27), not yet run:
 
-    --topology=v5p:4x4x4: 256 rows, 20.14 of 102.80 GB a device, 54.08 GB sent
+    --topology=v5p:4x4x4: 256 rows, 20.14 of 102.80 GB a device, 55.93 GB sent
 
     .venv/bin/python -m launch.train --config=configs/gpt.py:gemma2_9b --workdir=runs/gemma2_9b \\
       --config.data.name=lm1b --config.data.validation_split=test
