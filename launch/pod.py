@@ -173,14 +173,14 @@ def again(tpus: Tpus, action: str, name: str, *more: str) -> str:
     return command("pod", action, f"--name={name}", f"--zone={tpus.zone}", *project, *more)
 
 
-def on_interrupt(tpus: Tpus, name: str) -> Callable[[], None]:
-    """What Ctrl-C does while a resource is made: delete it, or, at the next one, say how."""
+def on_interrupt(tpus: Tpus, name: str) -> Callable[[str], None]:
+    """What Ctrl-C does while a resource is made by a request: delete it, or, at the next one, say how."""
 
-    def stop() -> None:
+    def stop(request: str) -> None:
         by_hand = again(tpus, "delete", name)
         cli.say(f"stopped: {name} is deleted, which takes a minute or two; Ctrl-C leaves that to you:\n  {by_hand}")
         try:
-            resources.delete(tpus, name, patient=True)
+            resources.delete(tpus, name, patient=True, request=request)
         except (KeyboardInterrupt, UserError) as error:
             cli.say(f"{name} may still be there, and cost money ({error or 'stopped'}):\n  {by_hand}")
 

@@ -110,12 +110,12 @@ def check_free(tpus: Tpus, name: str, nodes: list[str]) -> None:
             raise UserError(f"--name={name} would need a machine called {node}, which exists: give another --name.")
 
 
-def make(tpus: Tpus, wanted: Wanted, on_interrupt: Callable[[], None]) -> None:
+def make(tpus: Tpus, wanted: Wanted, on_interrupt: Callable[[str], None]) -> None:
     """Makes a resource and waits until it can be used; what fails or is interrupted is deleted again.
 
     Raises:
-        UserError: it failed, and is gone; or it can no longer be seen, after `on_interrupt()`.
-        KeyboardInterrupt: after `on_interrupt()`.
+        UserError: it failed, and is gone; or it can no longer be seen, after `on_interrupt(its request)`.
+        KeyboardInterrupt: after `on_interrupt(its request)`.
     """
     text = timer.script(tpus.zone, wanted.name, wanted.queued, wanted.max_hours)
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ def make(tpus: Tpus, wanted: Wanted, on_interrupt: Callable[[], None]) -> None:
             if mine := left is not None and left.metadata.get("heed-request") == wanted.request:
                 delete(tpus, wanted.name)
         except (KeyboardInterrupt, UserError):
-            on_interrupt()
+            on_interrupt(wanted.request)
             raise
     if refusal and not mine:
         raise refusal
@@ -158,17 +158,19 @@ def _wait(tpus: Tpus, name: str) -> str:
         time.sleep(PAUSE_SECONDS)
 
 
-def delete(tpus: Tpus, name: str, *, patient: bool = False) -> None:
+def delete(tpus: Tpus, name: str, *, patient: bool = False, request: str = "") -> None:
     """Deletes a resource that carries our label, and waits until it and all its nodes are gone.
 
-    `patient`: it may only just have been asked for, and so appear a little later.
+    `patient`: it may only just have been asked for, and so appear a little later. `request`: only what that one made.
 
     Raises:
-        UserError: there is none, or it is not ours.
+        UserError: there is none, or it is not ours, or another request's.
     """
     found = _look_soon(tpus, name, _SOON if patient else 1)
     if found is None:
         raise UserError(f"--name={name}: there is nothing of that name in {tpus.zone}; launch.pod list shows all.")
+    if request and found.metadata.get("heed-request") != request:
+        raise UserError(f"--name={name} is of another request, made meanwhile under that name, and stays.")
     if not found.ours:
         raise UserError(f"--name={name} has no label {LABEL}={name}, so heed did not make it: delete it with gcloud.")
     if found.queued and "DELETING" not in found.states[:1]:

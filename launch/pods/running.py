@@ -32,7 +32,7 @@ class Run:
         cli.say(f"{self.name}: the run belongs to its {machines.hosts} hosts now")
         return machines
 
-    def watch(self, found: Found, machines: Machines | None, most: int, on_interrupt: Callable[[], None]) -> int:
+    def watch(self, found: Found, machines: Machines | None, most: int, on_interrupt: Callable[[str], None]) -> int:
         """Waits for the run's end; what is preempted or rebooted begins again, at most `most` times; 0 if it went well.
 
         Raises:
@@ -86,7 +86,7 @@ def _lost(now: Found, machines: Machines | None) -> str:
     return ""
 
 
-def started(run: Run, found: Found, watch: bool, most: int, on_interrupt: Callable[[], None]) -> int:
+def started(run: Run, found: Found, watch: bool, most: int, on_interrupt: Callable[[str], None]) -> int:
     """Starts a run, and watches it where that is asked for."""
     if watch and not found.ours:
         raise UserError(f"--name={run.name} was not made by heed, and so it is not made again: leave --watch out.")

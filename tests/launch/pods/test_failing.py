@@ -9,6 +9,7 @@ from time import sleep  # which `between` replaces in `time`
 
 import pytest
 
+from launch import pod
 from launch.pods import resources, running
 from launch.pods.gcloud import Answer, Tpus
 from launch.pods.remote import Machines
@@ -54,6 +55,16 @@ def test_what_was_made_by_a_create_that_failed_is_deleted(cloud: Cloud, words: l
     assert failed.status == 2
     assert f"was not made, and nothing is left of it: gcloud failed: ERROR: (gcloud) {RESET}." in failed.err
     assert cloud.state() == {"queued": {}, "nodes": {}}
+
+
+def test_what_is_interrupted_deletes_nothing_of_another_request(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same name and with our label, as where a colleague was a moment earlier."""
+    assert cloud.create().status == 0
+    pod.on_interrupt(Tpus("us-west4-a", "", False), "try")("another")
+    assert "--name=try is of another request, made meanwhile under that name, and stays." in capsys.readouterr().out
+    assert cloud.calls("delete") == []
 
 
 @pytest.mark.parametrize("says", [RESET, "ALREADY_EXISTS: it is there"])
